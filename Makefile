@@ -1,0 +1,31 @@
+# `make demo` runs the main job, `make test` the tests; each builds .venv on its first call.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test lint env clean
+
+demo: $(READY)
+	$(BIN)/blendprune demo --output output/demo
+
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+env: $(READY)
+
+$(READY): requirements.txt requirements-detectron2.txt setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 \
+		--require-hashes --upgrade --target "$$site" -r requirements-detectron2.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) output build *.egg-info

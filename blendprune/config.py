@@ -1,0 +1,43 @@
+"""Config keys of blendprune, in the manner of detectron2's projects."""
+
+
+def add_prune_config(cfg):
+    """Add ``MODEL.PRUNE``, ``MODEL.FINETUNE`` and the ``PRUNER`` node; keys that exist are kept.
+
+    Args:
+        cfg (CfgNode): a detectron2 config, for example the one from ``get_cfg()``.
+    """
+    # Leave forward early with the raw, differentiable head outputs, so that a graph can be traced.
+    _default(cfg.MODEL, "PRUNE", False)
+    # Take the widths of the model from the "struct" of the checkpoint at MODEL.WEIGHTS.
+    _default(cfg.MODEL, "FINETUNE", False)
+
+    _default(cfg, "PRUNER", type(cfg)())
+    # Exactly one of the next four is above 0; each is a fraction, 0 < x < 1.
+    # Fraction of the channels to remove.
+    _default(cfg.PRUNER, "PRUNING_RATIO", 0.0)
+    # FLOPs to keep, as a fraction of the dense model's (one multiply-add is one FLOP).
+    _default(cfg.PRUNER, "MAX_FLOPS", 0.0)
+    # Parameters to keep, as a fraction of the dense model's.
+    _default(cfg.PRUNER, "MAX_PARAMS", 0.0)
+    # Latency to keep, as a fraction of the dense model's, measured on this machine.
+    _default(cfg.PRUNER, "MAX_LATENCY", 0.0)
+    # Which channels go first: see blendprune.pruning.IMPORTANCES.
+    _default(cfg.PRUNER, "IMPORTANCE", "taylor")
+    # Rank the channels of all layers together (True) or those of each layer alone (False).
+    _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
+    # Cut in this many steps, with new scores before each.
+    _default(cfg.PRUNER, "ROUNDS", 5)
+    # Widths become multiples of this number; 0 leaves them free.
+    _default(cfg.PRUNER, "ROUND_TO", 0)
+    # No layer loses more than this fraction of its channels.
+    _default(cfg.PRUNER, "MAX_PRUNING_RATIO", 0.9)
+    # Names of modules whose output width stays.
+    _default(cfg.PRUNER, "IGNORED_LAYERS", [])
+    # Images of DATASETS.TRAIN from which data-driven scores are computed.
+    _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
+
+
+def _default(node, key, value):
+    if key not in node:
+        node[key] = value

@@ -1,0 +1,150 @@
+"""``BlendMask``, of AdelaiDet or our own: the FINETUNE and PRUNE branches, and the early exit.
+
+Replaced: ``__init__``, because upstream's fixes the image to three channels
+(``pixel_mean.view(3, 1, 1)``) and keeps its normalizer in a lambda, which nothing can pickle.
+Extended: ``forward``, which leaves early with the raw head outputs under ``model_prune``.
+
+Left alone: everything the parts themselves do; they are built by the functions that upstream's
+``__init__`` calls, in the same order, so the same seed gives the same weights.
+"""
+
+import torch
+from torch import nn
+
+from .. import structure
+from ..errors import ConfigError, StructError
+from ._patch import Patch, importable
+
+
+def mode(cfg):
+    """Read ``MODEL.PRUNE`` and ``MODEL.FINETUNE``.
+
+    Args:
+        cfg (CfgNode): with or without the two keys.
+
+    Returns:
+        tuple[bool, bool]: prune, finetune.
+
+    Raises:
+        ConfigError: one is not a bool, both are set, or FINETUNE has no weights to go by.
+    """
+    flags = [cfg.MODEL.get(key, False) for key in ("PRUNE", "FINETUNE")]
+    for key, flag in zip(("PRUNE", "FINETUNE"), flags):
+        if not isinstance(flag, bool):
+            raise ConfigError(f"MODEL.{key} is {flag!r}: set it to True or False.")
+    if all(flags):
+        raise ConfigError(
+            "MODEL.PRUNE and MODEL.FINETUNE are both set: prune first (PRUNE True), then fine-tune "
+            "the file it wrote (FINETUNE True, PRUNE False)."
+        )
+    if flags[1] and not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "finetuning model need a model file! Set MODEL.WEIGHTS to a pruned checkpoint, or "
+            "MODEL.FINETUNE False."
+        )
+    return tuple(flags)
+
+
+def build(model, cfg, upstream):
+    """Build a BlendMask into ``model``: dense, or with the widths of a checkpoint.
+
+    Args:
+        model (BlendMask): not initialised yet.
+        cfg (CfgNode): its config.
+        upstream (module): the module that defines the class.
+    """
+    from detectron2.modeling import build_backbone, build_proposal_generator
+    from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
+
+    from ..modeling.normalizer import Normalizer
+
+    prune, finetune = mode(cfg)
+    struct = structure.read(cfg.MODEL.WEIGHTS) if finetune else None
+    loss_on = cfg.MODEL.BASIS_MODULE.LOSS_ON
+    if finetune:
+        cfg = _with_basis_loss(cfg, struct)
+
+    nn.Module.__init__(model)
+    model.device = torch.device(cfg.MODEL.DEVICE)
+    model.instance_loss_weight = cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT
+    model.backbone = build_backbone(cfg)
+    shapes = model.backbone.output_shape()
+    model.proposal_generator = build_proposal_generator(cfg, shapes)
+    model.blender = upstream.build_blender(cfg)
+    model.basis_module = upstream.build_basis_module(cfg, shapes)
+
+    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    model.combine_on = combine.ENABLED
+    if model.combine_on:
+        model.panoptic_module = build_sem_seg_head(cfg, shapes)
+        model.combine_overlap_threshold = combine.OVERLAP_THRESH
+        model.combine_stuff_area_limit = combine.STUFF_AREA_LIMIT
+        model.combine_instances_confidence_threshold = combine.INSTANCES_CONFIDENCE_THRESH
+
+    attention = cfg.MODEL.BASIS_MODULE.NUM_BASES * cfg.MODEL.BLENDMASK.ATTN_SIZE**2
+    model.top_layer = nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, attention, 3, padding=1)
+    nn.init.normal_(model.top_layer.weight, std=0.01)
+    nn.init.zeros_(model.top_layer.bias)
+    model.normalizer = Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, model.device)
+    model.to(model.device)
+
+    structure.remember(model, cfg)
+    if finetune:
+        structure.restructure(model, struct)
+        model.basis_module.loss_on = loss_on
+    model.model_prune = model.proposal_generator.model_prune = prune
+
+
+def forward(wrapped, instance, args, kwargs):
+    """Leave early with the raw head outputs if ``model_prune`` is set.
+
+    Returns:
+        dict[str, list[Tensor]]: see :func:`blendprune.pruning.outputs.blendmask_outputs`.
+    """
+    if not getattr(instance, "model_prune", False):
+        return wrapped(*args, **kwargs)
+    from ..pruning.outputs import blendmask_outputs
+
+    return blendmask_outputs(instance, *args, **kwargs)
+
+
+def _with_basis_loss(cfg, struct):
+    """Return a config that builds the segmentation head if, and only if, the checkpoint has it."""
+    has_head = any(name.startswith("basis_module.seg_head.") for name in struct["modules"])
+    if cfg.MODEL.BASIS_MODULE.LOSS_ON and not has_head:
+        raise StructError(
+            "MODEL.BASIS_MODULE.LOSS_ON is True, but the model was pruned without its segmentation "
+            "head: prune with LOSS_ON True, or fine-tune with MODEL.BASIS_MODULE.LOSS_ON False."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BASIS_MODULE.LOSS_ON = has_head
+    return cfg
+
+
+def _install(module, edits):
+    def __init__(self, cfg):  # noqa: N807
+        build(self, cfg, module)
+
+    edits.set(module.BlendMask, "__init__", __init__)
+    edits.wrap(module.BlendMask, "forward", forward)
+
+
+PATCHES = [
+    Patch(
+        name="prune-and-finetune-blendmask",
+        module="adet.modeling.blendmask.blendmask",
+        watches=("BlendMask",),
+        digests=(),
+        install=_install,
+        when=lambda: importable("adet"),
+    ),
+    Patch(
+        name="prune-and-finetune-blendmask",
+        module="blendprune.modeling.blendmask",
+        watches=("BlendMask",),
+        digests=(),
+        install=_install,
+        when=lambda: not importable("adet"),
+    ),
+]

@@ -1,0 +1,73 @@
+"""``detectron2.checkpoint.DetectionCheckpointer``: checkpoints that carry ``"struct"``.
+
+Extended: ``save`` (inherited from fvcore; the patch is set on detectron2's class alone, so other
+users of fvcore's are not reached), ``_load_file`` and ``_load_model``. It reaches AdelaiDet's
+``AdetCheckpointer`` and every subclass.
+
+Why here: fvcore drops weights of another shape with a warning, so that a pruned file in a dense
+model would train from random weights; and a file with a pickled module fails with torch's own text,
+which advises to switch the check off. Loading is otherwise left alone.
+"""
+
+import pickle
+
+from .. import structure
+from ..errors import CheckpointError
+from ._patch import Patch
+
+
+def save(wrapped, instance, args, kwargs):
+    """Save ``"struct"`` beside ``"model"``."""
+    if instance.save_dir and instance.save_to_disk and "struct" not in kwargs:
+        kwargs = {**kwargs, "struct": structure.structure_of(instance.model)}
+    return wrapped(*args, **kwargs)
+
+
+def load_file(wrapped, instance, args, kwargs):
+    """Read a file; one that needs unpickling is refused with the way out."""
+    try:
+        return wrapped(*args, **kwargs)
+    except pickle.UnpicklingError:
+        structure.refuse_pickled_module(args[0], args[0])
+        raise
+
+
+def load_model(wrapped, instance, args, kwargs):
+    """Load weights; those of a pruned model are refused by a model of other widths."""
+    checkpoint = args[0]
+    struct = checkpoint.get("struct")
+    if isinstance(struct, dict) and struct.get("format") == structure.FORMAT:
+        struct = structure.validate(struct)
+        if structure.is_pruned(struct):
+            _refuse_other_widths(struct, checkpoint["model"], instance.model)
+    return wrapped(*args, **kwargs)
+
+
+def _refuse_other_widths(struct, weights, model):
+    current = model.state_dict()
+    for key, value in weights.items():
+        if key in current and tuple(current[key].shape) != tuple(value.shape):
+            raise CheckpointError(
+                f"the checkpoint holds a pruned model ({struct['size'] / 1e6:.1f} M of "
+                f"{struct['dense_size'] / 1e6:.1f} M numbers; {key} is {tuple(value.shape)}), but "
+                f"the model it is loaded into has {tuple(current[key].shape)}: set MODEL.FINETUNE "
+                "True and MODEL.WEIGHTS to this checkpoint, or call blendprune.load(path)."
+            )
+
+
+def _install(module, edits):
+    checkpointer = module.DetectionCheckpointer
+    edits.wrap(checkpointer, "save", save)
+    edits.wrap(checkpointer, "_load_file", load_file)
+    edits.wrap(checkpointer, "_load_model", load_model)
+
+
+PATCHES = [
+    Patch(
+        name="save-struct",
+        module="detectron2.checkpoint.detection_checkpoint",
+        watches=("DetectionCheckpointer._load_file", "DetectionCheckpointer._load_model"),
+        digests=(),
+        install=_install,
+    )
+]

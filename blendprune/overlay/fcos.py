@@ -1,0 +1,49 @@
+"""``FCOS.forward``, of AdelaiDet or our own: the early exit under ``model_prune``.
+
+Extended: with ``model_prune`` set on the instance, forward returns what the head gives, before
+targets, losses or NMS cut the gradient graph. Without it nothing changes.
+"""
+
+from ._patch import Patch, importable
+
+
+def forward(wrapped, instance, args, kwargs):
+    """Leave early with the raw head outputs if ``model_prune`` is set.
+
+    Returns:
+        tuple[dict, dict]: lists of tensors, one per FPN level, under ``"logits"``, ``"reg"``,
+        ``"ctrness"`` and ``"top_feats"``, and an empty dict in the place of the losses.
+    """
+    if not getattr(instance, "model_prune", False):
+        return wrapped(*args, **kwargs)
+    return _head(instance, *args, **kwargs)
+
+
+def _head(fcos, images, features, gt_instances=None, top_module=None):
+    features = [features[name] for name in fcos.in_features]
+    logits, reg, ctrness, top_feats, _ = fcos.fcos_head(features, top_module, False)
+    return {"logits": logits, "reg": reg, "ctrness": ctrness, "top_feats": top_feats}, {}
+
+
+def _install(module, edits):
+    edits.wrap(module.FCOS, "forward", forward)
+
+
+PATCHES = [
+    Patch(
+        name="exit-fcos-early",
+        module="adet.modeling.fcos.fcos",
+        watches=("FCOS.forward", "FCOSHead.forward"),
+        digests=(),
+        install=_install,
+        when=lambda: importable("adet"),
+    ),
+    Patch(
+        name="exit-fcos-early",
+        module="blendprune.modeling.fcos",
+        watches=("FCOS.forward",),
+        digests=(),
+        install=_install,
+        when=lambda: not importable("adet"),
+    ),
+]

@@ -1,0 +1,462 @@
+"""A model's structure as plain data: the numbers that pruning changes, module by module.
+
+A structure (the ``"struct"`` of a checkpoint) is a dict of str, int and list, so that
+``torch.load(..., weights_only=True)`` reads it and reading it executes nothing::
+
+    {"format": "blendprune.struct", "version": 1,
+     "meta_architecture": "BlendMask",
+     "config": "MODEL:\\n  ...",                      # the YAML the model was built from, or ""
+     "dense_size": 32301234, "size": 8912345,         # numbers in the state dict, before and now
+     "modules": {"backbone.bottom_up.stem.conv1":
+                     {"in_channels": 3, "out_channels": 32, "groups": 1, "weight": [32, 3, 7, 7]},
+                 "backbone": {"_out_feature_channels": {"p3": 128, "p4": 128}}, ...}}
+
+Per module, an int is an attribute, a list the shape of one of its own tensors, a dict an attribute
+that maps names to ints. Module names are those of upstream's state dict, with or without overlay.
+"""
+
+from itertools import chain
+
+import torch
+from torch import nn
+
+from .errors import CheckpointError, StructError, UnsafeStructError
+
+FORMAT = "blendprune.struct"
+VERSION = 1
+
+#: Attributes that hold a width, on whatever module has them as an int.
+WIDTHS = (
+    "in_channels",
+    "out_channels",
+    "groups",
+    "num_features",
+    "num_channels",
+    "num_groups",
+    "in_features",
+    "out_features",
+    "in_channels_to_top_module",
+)
+#: Attributes that map names to widths.
+WIDTH_DICTS = ("_out_feature_channels",)
+
+#: A BasicBlock with norms of its own, and the conv whose ``norm`` each one is upstream.
+BLOCK_NORMS = {"norm3": "shortcut", "norm1": "conv1", "norm2": "conv2"}
+
+_MAX_MODULES, _MAX_NAME, _MAX_DIMS, _MAX_WIDTH = 100_000, 512, 8, 1 << 31
+
+
+def structure_of(model):
+    """Describe a model, dense or pruned.
+
+    Args:
+        model (nn.Module): any model, DDP-wrapped or not.
+
+    Returns:
+        dict: the structure, see the module's docstring. :func:`restructure` is its inverse.
+    """
+    model = _unwrap(model)
+    size = state_size(model)
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "meta_architecture": type(model).__name__,
+        "config": getattr(model, "blendprune_config", ""),
+        "dense_size": getattr(model, "blendprune_dense_size", size),
+        "size": size,
+        "modules": {
+            name: entry for name, module in named_modules(model) if (entry := _entry(module))
+        },
+    }
+
+
+def remember(model, cfg):
+    """Attach what a later :func:`structure_of` needs: the config, and the size while still dense.
+
+    Args:
+        model (nn.Module): a model just built from ``cfg``, before its first cut.
+        cfg (CfgNode): the config it was built from.
+    """
+    model.blendprune_config = cfg.dump()
+    model.blendprune_dense_size = state_size(model)
+
+
+def state_size(model):
+    """Count the numbers in a model's state dict."""
+    return sum(t.numel() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
+
+
+def named_modules(model):
+    """Yield ``(name, module)`` under the names that upstream's state dict uses.
+
+    Only a BasicBlock under the overlay differs: its ``norm1`` is upstream's ``conv1.norm``.
+    """
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        parent, _, leaf = name.rpartition(".")
+        if leaf in BLOCK_NORMS:
+            conv = getattr(modules[parent], BLOCK_NORMS[leaf], None)
+            if getattr(conv, "norm", module) is None:
+                name = f"{name[: -len(leaf)]}{BLOCK_NORMS[leaf]}.norm"
+        yield name, module
+
+
+def restructure(model, struct):
+    """Re-shape a dense model in place; to be called before its optimizer and DDP exist.
+
+    Everything is checked before anything is changed. Weights keep the leading slice of what they
+    held; load the checkpoint's own afterwards.
+
+    Args:
+        model (nn.Module): built by the same architecture and config, dense.
+        struct (dict): from :func:`structure_of`, possibly through a file.
+
+    Raises:
+        StructError: ``struct`` is malformed or belongs to another model.
+    """
+    model = _unwrap(model)
+    struct = validate(struct)
+    if struct["meta_architecture"] != type(model).__name__:
+        raise StructError(
+            f'the "struct" is of a {struct["meta_architecture"]}, but the model is a '
+            f"{type(model).__name__}: set MODEL.META_ARCHITECTURE to {struct['meta_architecture']}."
+        )
+    current = {name: (module, _entry(module)) for name, module in named_modules(model)}
+    _compare_names(struct["modules"], {name for name, (_, entry) in current.items() if entry})
+    for name, entry in struct["modules"].items():
+        _compare_entry(name, entry, *current[name])
+
+    moved = {}
+    for name, entry in struct["modules"].items():
+        module = current[name][0]
+        for key, value in entry.items():
+            if isinstance(value, list):
+                _shrink(module, key, value, moved)
+            else:
+                setattr(module, key, dict(value) if isinstance(value, dict) else value)
+
+
+def read(path):
+    """Read the structure from a checkpoint.
+
+    Args:
+        path (str): any address detectron2's PathManager knows.
+
+    Returns:
+        dict: the structure, validated.
+
+    Raises:
+        CheckpointError: the file is missing or unreadable.
+        StructError: it holds no structure, or a malformed one.
+    """
+    return _struct_in(read_checkpoint(path), path)
+
+
+def load(path, *, model=None, device=None):
+    """Rebuild a model from a checkpoint alone: its structure, then its weights, strictly.
+
+    Args:
+        path (str): a checkpoint saved under the overlay; any address PathManager knows.
+        model (nn.Module): the dense model, where it is not built from a detectron2 config.
+        device (str): defaults to the config's device, or the CPU where that one is absent.
+
+    Returns:
+        nn.Module: the model in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or does not fit its own structure.
+        StructError: it holds no structure, a malformed one, or one of another model.
+    """
+    checkpoint = read_checkpoint(path)
+    struct = _struct_in(checkpoint, path)
+    if model is None:
+        model = _build_dense(struct, device, path)
+    elif device is not None:
+        model.to(device)
+    restructure(model, struct)
+    try:
+        model.load_state_dict(checkpoint["model"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f'the weights in {path} do not fit its own "struct" ({_first_line(error)}): '
+            "the file was altered; save it anew from the model it came from."
+        ) from None
+    return model.eval()
+
+
+def read_checkpoint(path):
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        path (str): any address detectron2's PathManager knows.
+
+    Returns:
+        dict: the file's contents, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or not a checkpoint.
+        UnsafeStructError: it holds a pickled module.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    try:
+        local = PathManager.get_local_path(path)
+        with open(local, "rb"):
+            pass
+    except Exception as error:  # each PathManager handler raises errors of its own
+        raise CheckpointError(
+            f"cannot open the model file {path!r} ({_first_line(error)}): check MODEL.WEIGHTS."
+        ) from None
+    try:
+        checkpoint = torch.load(local, map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch all have errors of their own
+        refuse_pickled_module(local, path)
+        raise CheckpointError(
+            f"cannot read {path!r} as a checkpoint ({_first_line(error)}): the file is truncated "
+            "or not a PyTorch file; copy it again."
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{path!r} holds a {type(checkpoint).__name__}, not a checkpoint.")
+    return checkpoint
+
+
+def refuse_pickled_module(local, path):
+    """Raise UnsafeStructError if a file can only be read by executing what is in it."""
+    try:
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(local)
+    except Exception:  # not a zip file at all: the caller's own error says more
+        return
+    if classes:
+        raise UnsafeStructError(
+            f"{path!r} holds pickled objects ({classes[0]}, …), and reading them executes code: "
+            f"if you trust the file, run `blendprune convert --allow-pickle {path} OUTPUT.pth` "
+            "and use OUTPUT.pth."
+        )
+
+
+def convert(path, output, *, allow_pickle=False):
+    """Rewrite a checkpoint whose ``"struct"`` is a pickled module in the plain form.
+
+    Args:
+        path (str): a checkpoint of a hand-patched fork; any address PathManager knows.
+        output (str): the file to write.
+        allow_pickle (bool): say True only for a file you trust: reading it executes code.
+
+    Raises:
+        UnsafeStructError: ``allow_pickle`` is False and the file needs it.
+        CheckpointError: the file cannot be read, or its ``"struct"`` is not a module.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    local = PathManager.get_local_path(path)
+    if not allow_pickle:
+        checkpoint = read_checkpoint(path)
+    else:
+        try:
+            checkpoint = torch.load(local, map_location="cpu", weights_only=False)
+        except Exception as error:
+            raise CheckpointError(f"cannot read {path!r} ({_first_line(error)}).") from None
+    struct = checkpoint.get("struct")
+    if isinstance(struct, nn.Module):
+        checkpoint["struct"] = structure_of(struct)
+        checkpoint["model"] = struct.state_dict()
+    else:
+        validate(struct)
+    save_atomically(checkpoint, output)
+
+
+def save_atomically(obj, path):
+    """``torch.save`` that leaves either the whole file or none."""
+    from detectron2.utils.file_io import PathManager
+
+    partial = f"{path}.partial"
+    try:
+        with PathManager.open(partial, "wb") as file:
+            torch.save(obj, file)
+        PathManager.mv(partial, path)
+    except BaseException:
+        if PathManager.exists(partial):
+            PathManager.rm(partial)
+        raise
+
+
+def validate(struct):
+    """Return ``struct`` if it is well-formed.
+
+    Raises:
+        StructError: it is not; nothing was allocated or executed.
+    """
+    if not isinstance(struct, dict) or struct.get("format") != FORMAT:
+        raise StructError(
+            'this checkpoint has no "struct" of blendprune: save it with blendprune.apply() in '
+            "effect, or set MODEL.FINETUNE False to load a dense model."
+        )
+    if struct.get("version") != VERSION:
+        raise StructError(
+            f'the "struct" has version {struct.get("version")!r}, this blendprune reads {VERSION}: '
+            "install the release that wrote the file."
+        )
+    for key, kind in (("meta_architecture", str), ("config", str), ("modules", dict)):
+        _require(isinstance(struct.get(key), kind), f"its {key!r} is not a {kind.__name__}")
+    for key in ("size", "dense_size"):
+        _require(_is_width(struct.get(key), 1 << 62), f"its {key!r} is not a positive int")
+    _require(len(struct["modules"]) <= _MAX_MODULES, "it lists too many modules")
+    for name, entry in struct["modules"].items():
+        _require(isinstance(name, str) and len(name) <= _MAX_NAME, "a module's name is not a str")
+        _require(isinstance(entry, dict), f"the entry of {name!r} is not a dict")
+        for key, value in entry.items():
+            _require(isinstance(key, str), f"a key of {name!r} is not a str")
+            if isinstance(value, list):
+                fits = len(value) <= _MAX_DIMS and all(map(_is_width, value))
+            elif isinstance(value, dict):
+                fits = key in WIDTH_DICTS and all(map(_is_width, value.values()))
+            else:
+                fits = key in WIDTHS and _is_width(value)
+            _require(fits, f"{name}.{key} = {str(value)[:40]} is not a width")
+    return struct
+
+
+def is_pruned(struct):
+    """Whether a validated structure is of a model that was cut."""
+    return struct["size"] < struct["dense_size"]
+
+
+def _entry(module):
+    tensors = chain(
+        module._parameters.items(),
+        ((k, v) for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set),
+    )
+    widths = {k: v for k in WIDTHS if type(v := getattr(module, k, None)) is int}
+    shapes = {k: list(t.shape) for k, t in tensors if t is not None and t.dim() > 0}
+    dicts = {k: dict(v) for k in WIDTH_DICTS if isinstance(v := getattr(module, k, None), dict)}
+    return {**widths, **shapes, **dicts}
+
+
+def _compare_names(wanted, found):
+    for name in wanted:
+        if name not in found:
+            raise StructError(
+                f'the "struct" has a module {name!r} that the model lacks: build the model from '
+                "the config the checkpoint was pruned with."
+            )
+    for name in found:
+        if name not in wanted:
+            raise StructError(
+                f'the model has a module {name!r} that the "struct" lacks: build the model from '
+                "the config the checkpoint was pruned with."
+            )
+
+
+def _compare_entry(name, entry, module, dense):
+    if entry.keys() != dense.keys():
+        odd = sorted(entry.keys() ^ dense.keys())[0]
+        raise StructError(
+            f'the "struct" and the model differ in {name}.{odd}: build the model from the config '
+            "the checkpoint was pruned with."
+        )
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            fits = value.keys() == dense[key].keys()
+            pairs = [(v, dense[key].get(k, 0)) for k, v in value.items()]
+        elif isinstance(value, list):
+            fits = isinstance(dense[key], list) and len(value) == len(dense[key])
+            pairs = list(zip(value, dense[key])) if fits else []
+        else:
+            fits, pairs = isinstance(dense[key], int), [(value, dense[key])]
+        if not fits or any(new > old for new, old in pairs):
+            raise StructError(
+                f'the "struct" wants {name}.{key} = {value}, the model has {dense[key]}, and '
+                "pruning only makes widths smaller: build the model from the config the checkpoint "
+                "was pruned with (class counts included)."
+            )
+    if not _agrees(entry, module):
+        raise StructError(f'the "struct" contradicts itself in {name}: {entry}.')
+
+
+def _agrees(entry, module):
+    """Whether the widths of a layer fit the shapes of its tensors."""
+    weight = entry.get("weight")
+    if weight is None:
+        return True
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return weight[:2] == [entry["in_channels"], entry["out_channels"] // entry["groups"]]
+    if {"in_channels", "out_channels"} <= entry.keys():
+        inputs = weight[1] * entry.get("groups", getattr(module, "groups", 1))
+        return [weight[0], inputs] == [entry["out_channels"], entry["in_channels"]]
+    if {"in_features", "out_features"} <= entry.keys():
+        return weight == [entry["out_features"], entry["in_features"]]
+    width = entry.get("num_features", entry.get("num_channels"))
+    return width is None or all(v == [width] for v in entry.values() if isinstance(v, list))
+
+
+def _shrink(module, key, shape, moved):
+    old = module._parameters.get(key)
+    is_parameter = old is not None
+    if not is_parameter:
+        old = module._buffers[key]
+    if list(old.shape) == shape:
+        return
+    if id(old) not in moved:  # a tensor that two modules share stays shared
+        new = old.data[tuple(slice(n) for n in shape)].clone()
+        moved[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new, old
+    setattr(module, key, moved[id(old)][0])
+
+
+def _build_dense(struct, device, path):
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.modeling import build_model
+
+    from . import modeling
+    from .config import add_prune_config
+
+    if not struct["config"]:
+        raise StructError(f"{path} carries no config: pass the dense model, load(path, model=…).")
+    modeling.register()
+    cfg = get_cfg()
+    add_prune_config(cfg)
+    cfg.set_new_allowed(True)
+    try:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
+    except Exception as error:  # yaml and yacs have many
+        raise StructError(f"the config in {path} cannot be read ({_first_line(error)}).") from None
+    if device is None:
+        absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+        device = "cpu" if absent else cfg.MODEL.DEVICE
+    cfg.MODEL.DEVICE = str(device)
+    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
+    cfg.MODEL.WEIGHTS = ""
+    if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
+        raise StructError(
+            f"the config in {path} builds a {cfg.MODEL.META_ARCHITECTURE}, but its structure is of "
+            f"a {struct['meta_architecture']}: the file was altered."
+        )
+    model = build_model(cfg)
+    remember(model, cfg)
+    return model
+
+
+def _struct_in(checkpoint, path):
+    if "struct" not in checkpoint:
+        raise StructError(
+            f'{path!r} has no "struct": save it with blendprune.apply() in effect, or set '
+            "MODEL.FINETUNE False to load a dense model."
+        )
+    return validate(checkpoint["struct"])
+
+
+def _unwrap(model):
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
+
+
+def _is_width(value, limit=_MAX_WIDTH):
+    return type(value) is int and 0 < value < limit
+
+
+def _require(holds, what):
+    if not holds:
+        raise StructError(f'the "struct" of this checkpoint is malformed: {what}; save it anew.')
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
