@@ -1,0 +1,84 @@
+"""Attributes of upstream modules that repeat a width, brought in step with the actual widths."""
+
+import torch
+from detectron2.layers import CNNBlockBase
+from detectron2.modeling.backbone import Backbone
+from torch import nn
+
+
+def sync_attributes(model):
+    """Make the attributes that upstream reads agree with the widths of the layers.
+
+    Covers ``CNNBlockBase.in_channels`` / ``out_channels``, ``Backbone._out_feature_channels`` (and
+    so ``output_shape()``), and ``in_channels_to_top_module`` of FCOS and its head. Dicts are
+    replaced, never changed, so a shallow copy of ``vars(module)`` is enough to go back.
+
+    Args:
+        model (nn.Module): a detectron2-style model; its backbones run once on a small zero image.
+    """
+    for backbone in _outermost_backbones(model):
+        _sync_backbone(backbone)
+    for head in model.modules():
+        if hasattr(head, "in_channels_to_top_module") and hasattr(head, "bbox_pred"):
+            head.in_channels_to_top_module = head.bbox_pred.in_channels
+    for module in model.modules():
+        if hasattr(module, "in_channels_to_top_module") and hasattr(module, "fcos_head"):
+            module.in_channels_to_top_module = module.fcos_head.in_channels_to_top_module
+
+
+def _outermost_backbones(model):
+    found, inside = [], set()
+    for module in model.modules():
+        if isinstance(module, Backbone) and module not in inside:
+            found.append(module)
+            inside.update(module.modules())
+    return found
+
+
+def _sync_backbone(backbone):
+    # Only a forward tells which layer feeds which named feature, for any backbone alike.
+    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        return
+    channels = {}
+
+    def record(module, inputs, output):
+        if isinstance(output, torch.Tensor) and output.dim() == 4:
+            width_in = inputs[0].shape[1] if isinstance(inputs[0], torch.Tensor) else None
+            channels[module] = (width_in, output.shape[1])
+        elif isinstance(output, dict):
+            channels[module] = {name: x.shape[1] for name, x in output.items()}
+
+    watched = [m for m in backbone.modules() if isinstance(m, (CNNBlockBase, Backbone))]
+    for module in list(watched):
+        names = getattr(module, "_out_feature_channels", {})
+        watched += [child for name, child in module.named_children() if name in names]
+    handles = [module.register_forward_hook(record) for module in dict.fromkeys(watched)]
+    modes = [(module, module.training) for module in backbone.modules()]
+    try:
+        backbone.eval()
+        side = max(64, 2 * (backbone.size_divisibility or 1))
+        with torch.no_grad():
+            backbone(first.weight.new_zeros(1, first.in_channels, side, side))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+
+    for module in watched:
+        if isinstance(module, CNNBlockBase) and isinstance(channels.get(module), tuple):
+            module.in_channels, module.out_channels = channels[module]
+        if hasattr(module, "_out_feature_channels"):
+            module._out_feature_channels = _feature_channels(module, channels)
+
+
+def _feature_channels(backbone, channels):
+    features = dict(backbone._out_feature_channels)
+    children = dict(backbone.named_children())
+    for name in features:
+        if name in channels.get(backbone, {}):
+            features[name] = channels[backbone][name]
+        elif isinstance(channels.get(children.get(name)), tuple):
+            features[name] = channels[children[name]][1]
+    return features

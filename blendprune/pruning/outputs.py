@@ -1,0 +1,158 @@
+"""Where each architecture ends: its raw, differentiable outputs and the layers that give them."""
+
+import torch
+from detectron2.structures import ImageList
+from detectron2.utils.events import EventStorage
+
+from .view import is_norm, is_prunable_layer
+
+
+def is_blendmask(model):
+    """Whether the model has BlendMask's parts: FCOS head, top layer and basis module."""
+    return (
+        hasattr(model, "basis_module")
+        and hasattr(model, "top_layer")
+        and hasattr(getattr(model, "proposal_generator", None), "fcos_head")
+    )
+
+
+def blendmask_outputs(model, batched_inputs):
+    """Raw outputs of every branch of a BlendMask, before any decoding, training-only ones too.
+
+    Args:
+        model (nn.Module): AdelaiDet's BlendMask or one of the same parts.
+        batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
+
+    Returns:
+        dict[str, list[Tensor]]: ``"logits"`` (N, classes, Hi, Wi), ``"reg"`` (N, 4, Hi, Wi),
+        ``"ctrness"`` (N, 1, Hi, Wi) and ``"top_feats"`` (N, bases·attn², Hi, Wi), one tensor a
+        level; ``"bases"`` (N, bases, H, W); where the model has the branch, ``"basis_sem"``
+        (N, classes + 1, H, W) of the auxiliary head and ``"sem_seg"`` of the panoptic head.
+    """
+    images = [model.normalizer(x["image"].to(model.device)) for x in batched_inputs]
+    images = ImageList.from_tensors(images, model.backbone.size_divisibility)
+    features = model.backbone(images.tensor)
+
+    generator = model.proposal_generator
+    levels = [features[name] for name in generator.in_features]
+    logits, reg, ctrness, top_feats, _ = generator.fcos_head(levels, model.top_layer, False)
+
+    basis_module = model.basis_module
+    # In training mode its forward wants targets for the auxiliary loss; the head runs below.
+    training, basis_module.training = basis_module.training, False
+    try:
+        basis_out, _ = basis_module(features, None)
+    finally:
+        basis_module.training = training
+
+    outputs = {
+        "logits": list(logits),
+        "reg": list(reg),
+        "ctrness": list(ctrness),
+        "top_feats": list(top_feats),
+        "bases": list(basis_out["bases"]),
+    }
+    if hasattr(basis_module, "seg_head"):
+        first = features[basis_module.in_features[0]]
+        outputs["basis_sem"] = [basis_module.seg_head(first)]
+    if getattr(model, "combine_on", False):
+        outputs["sem_seg"] = [model.panoptic_module.layers(features)]
+    return outputs
+
+
+def head_outputs(model, batched_inputs):
+    """Raw differentiable outputs that together depend on every branch of the model.
+
+    For BlendMask, its parts are run one by one (:func:`blendmask_outputs`). For any other model,
+    its real forward runs, and what the prediction layers gave is collected by forward hooks; a
+    branch that only the training forward takes is then not covered.
+
+    Args:
+        model (nn.Module): any detectron2-style model, inside or outside the prunable view.
+        batched_inputs (list[dict]): detectron2's format.
+
+    Returns:
+        list[Tensor]: with gradient history if gradients are enabled.
+    """
+    if is_blendmask(model):
+        outputs = blendmask_outputs(model, batched_inputs)
+        return [x for branch in outputs.values() for x in branch]
+    calls = _record_calls(model, lambda: _forward(model, batched_inputs))
+    if not torch.is_grad_enabled():
+        return [output for _, output, _ in calls]
+    sinks = _sinks(calls)
+    return [output for module, output, _ in calls if module in sinks]
+
+
+def prediction_layers(model, batched_inputs):
+    """The layers whose output width means something, and so must stay.
+
+    They are the convs and linears whose output reaches no other conv or linear.
+
+    Args:
+        model (nn.Module): a detectron2-style model inside the prunable view.
+        batched_inputs (list[dict]): detectron2's format.
+
+    Returns:
+        list[nn.Module]: in execution order.
+    """
+    with torch.enable_grad():
+        calls = _record_calls(model, lambda: _run(model, batched_inputs))
+        sinks = _sinks(calls)
+    return [m for m in dict.fromkeys(module for module, _, _ in calls) if m in sinks]
+
+
+def _run(model, batched_inputs):
+    if is_blendmask(model):
+        blendmask_outputs(model, batched_inputs)
+    else:
+        _forward(model, batched_inputs)
+
+
+def _forward(model, batched_inputs):
+    # Some detectors log scalars while they run, and look for a storage to log to.
+    with EventStorage():
+        model(batched_inputs)
+
+
+def _record_calls(model, run):
+    """(module, output, grad_fn) of every conv, linear and norm call, in execution order."""
+    calls = []
+
+    def record(module, inputs, output):
+        if isinstance(output, torch.Tensor):
+            # Read now: an in-place activation will put its own grad_fn on the output.
+            calls.append((module, output, output.grad_fn))
+
+    handles = [
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if is_prunable_layer(module) or is_norm(module)
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _sinks(calls):
+    """Modules among the convs and linears called whose output feeds none of the others."""
+    layer_of = {
+        grad_fn: module
+        for module, _, grad_fn in calls
+        if grad_fn is not None and is_prunable_layer(module)
+    }
+    feeding, seen, stack = set(), set(), []
+    for node in layer_of:
+        stack += [source for source, _ in node.next_functions]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in layer_of:
+            feeding.add(layer_of[node])
+        stack += [source for source, _ in node.next_functions]
+    return set(layer_of.values()) - feeding

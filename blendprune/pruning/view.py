@@ -1,0 +1,189 @@
+"""The prunable view: a model shown in a form that Torch-Pruning's DependencyGraph can follow.
+
+DependencyGraph maps each module to the ``grad_fn`` of its output, so a module must be one operator.
+detectron2's ``Conv2d`` runs its norm and activation inside its own ``forward``, FrozenBatchNorm2d
+has buffers where parameters are expected, and NaiveGroupNorm is several operators. Inside the view
+each of them is one standard torch module; it is the same object as before, because FPN (and users)
+hold references to modules that a replacement would miss. Only ``module.__class__`` is swapped.
+"""
+
+import contextlib
+import functools
+import sys
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import nn
+
+from .attributes import sync_attributes
+
+
+@contextlib.contextmanager
+def prunable(model):
+    """Show ``model`` to Torch-Pruning as plain convs and norms, and fold it back on leaving.
+
+    Inside, every parameter requires grad (also of frozen stages, and the weights of FrozenBN),
+    state-dict keys are unchanged, and outputs are the same (FrozenBN: to rounding). On leaving,
+    by an exception too, classes, ``requires_grad`` flags and training modes are what they were;
+    where widths changed, attributes that upstream reads (``output_shape()``, …) follow them.
+    Views nest.
+
+    Args:
+        model (nn.Module): changed in place while the view is open.
+
+    Yields:
+        nn.Module: ``model`` itself.
+
+    Example::
+
+        with blendprune.prunable(model):
+            pruner = tp.pruner.MagnitudePruner(model, inputs, ..., forward_fn=head_outputs)
+            pruner.step()
+    """
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    modes = [(module, module.training) for module in model.modules()]
+    before = _shapes(model)
+    entered = []
+    try:
+        for module in list(model.modules()):
+            row = _row_of(module)
+            if row is not None:
+                plain, (_, _, enter, leave) = type(module), row
+                module.__class__ = _view_class(plain, row[1])
+                entered.append((module, plain, leave))
+                enter(module)
+        for p in model.parameters():
+            if p.is_floating_point():
+                p.requires_grad_(True)
+        yield model
+    finally:
+        for module, plain, leave in reversed(entered):
+            leave(module)
+            module.__class__ = plain
+        for name, p in model.named_parameters():
+            if p.is_floating_point():
+                p.requires_grad_(flags.get(name, True))
+        for module, mode in modes:
+            module.training = mode
+        if _shapes(model) != before:
+            # A half-done cut may not run; the exception under way says more than this one would.
+            failing = sys.exc_info()[0] is not None
+            with contextlib.suppress(Exception) if failing else contextlib.nullcontext():
+                sync_attributes(model)
+
+
+def _shapes(model):
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+class _PlainConv:
+    """Conv2d whose forward, and so whose hooks, see the convolution alone."""
+
+    def forward(self, x):
+        return F.conv2d(
+            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def __call__(self, x):
+        y = nn.Module.__call__(self, x)
+        if self.norm is not None:
+            y = self.norm(y)
+        if self.activation is not None:
+            y = self.activation(y)
+        return y
+
+
+class _FixedBatchNorm(nn.BatchNorm2d):
+    """FrozenBatchNorm2d as a BatchNorm2d that never leaves its fixed statistics."""
+
+    _version = FrozenBatchNorm2d._version
+    affine = True
+    track_running_stats = True
+    momentum = 0.0
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+    def forward(self, x):
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+class _OneGroupNorm(nn.GroupNorm):
+    """A group norm written out in several operators, as the one operator."""
+
+
+def _stay(module):
+    pass
+
+
+def _buffers_to_parameters(module):
+    for name in ("weight", "bias"):
+        buffer = module._buffers.pop(name)
+        module._parameters[name] = nn.Parameter(buffer)
+
+
+def _parameters_to_buffers(module):
+    buffers = {name: module._parameters.pop(name).detach() for name in ("weight", "bias")}
+    # In upstream's order, so that state_dict() lists the same keys in the same order.
+    module._buffers = type(module._buffers)({**buffers, **module._buffers})
+
+
+def _is_fused_conv(module):
+    return isinstance(module, Conv2d) and (module.norm is not None or module.activation is not None)
+
+
+def _is_frozen_norm(module):
+    return isinstance(module, FrozenBatchNorm2d)
+
+
+def _is_naive_group_norm(module):
+    # Recognised by name, so that AdelaiDet need not be installed.
+    return any(cls.__name__ == "NaiveGroupNorm" for cls in type(module).__mro__)
+
+
+# One row a type: which modules, the class they show, what to do on entering and on leaving.
+_ROWS = (
+    (_is_fused_conv, _PlainConv, _stay, _stay),
+    (_is_frozen_norm, _FixedBatchNorm, _buffers_to_parameters, _parameters_to_buffers),
+    (_is_naive_group_norm, _OneGroupNorm, _stay, _stay),
+)
+
+
+def _row_of(module):
+    if getattr(type(module), "_blendprune_view", False):
+        return None
+    return next((row for row in _ROWS if row[0](module)), None)
+
+
+@functools.lru_cache(maxsize=None)
+def _view_class(plain, shown):
+    # A mixin goes in front of the class it alters; a full module class stands in its place.
+    bases = (shown,) if issubclass(shown, nn.Module) else (shown, plain)
+    return type(f"Prunable{plain.__name__}", bases, {"_blendprune_view": True})
+
+
+def is_prunable_layer(module):
+    """Whether the module has an output width that is its own to choose (a conv or a linear)."""
+    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+
+
+def is_norm(module):
+    """Whether the module normalises channels and so follows the width of its input."""
+    return isinstance(
+        module,
+        (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d),
+    ) or _is_naive_group_norm(module)
+
+
+@contextlib.contextmanager
+def evaluating(model, grad=False):
+    """Eval mode for every module, modes restored on leaving; gradients on or off as asked."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.set_grad_enabled(grad):
+            yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
