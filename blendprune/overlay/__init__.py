@@ -13,14 +13,23 @@ from dataclasses import dataclass
 import wrapt
 
 from ..errors import ConfigError
-from . import adelaidet, basic_block, blendmask, build_model, checkpointer, config, fcos
+from . import adelaidet, basic_block, blendmask, build_model, checkpointer, config, fcos, launch
 from ._patch import importable
 
 __all__ = ["PatchStatus", "applied", "apply", "revert", "status"]
 
 PATCHES = [
     patch
-    for file in (config, adelaidet, basic_block, build_model, checkpointer, fcos, blendmask)
+    for file in (
+        config,
+        adelaidet,
+        basic_block,
+        build_model,
+        checkpointer,
+        fcos,
+        blendmask,
+        launch,
+    )
     for patch in file.PATCHES
 ]
 
@@ -126,6 +135,11 @@ def status():
         for patch in PATCHES
         if patch.when()
     ]
+
+
+def drift_policy():
+    """Return the ``on_drift`` that is in force, or None while nothing is applied."""
+    return _on_drift
 
 
 def import_targets():

@@ -81,7 +81,7 @@ class Edits:
         self.on_undo(lambda: _rebind(after, before))
 
     def additions(self, mapping, add, *args):
-        """Call ``add(*args)``; keys it adds to ``mapping`` (a dict of dicts) are removed on undo."""
+        """Call ``add(*args)``; on undo, keys it added to ``mapping`` (nested dicts) go again."""
         before = _keys(mapping)
         add(*args)
         self.on_undo(lambda: _remove_new(mapping, before))
@@ -106,7 +106,7 @@ class Patch:
     Attributes:
         name (str): what the change is called in patches/ and in ``status()``.
         module (str): dotted name of the upstream module that is edited.
-        watches (tuple[str]): names in it whose source the change was written against.
+        watches (tuple[str]): names in it that change, or whose source the change relies on.
         digests (tuple[str]): the digests of that source it is known to fit; empty: not checked.
         install (callable): ``install(module, edits)``.
         when (callable): whether the patch has a place in this environment.
@@ -124,8 +124,8 @@ class Patch:
 
     @property
     def target(self):
-        """Dotted path of what is changed."""
-        return ", ".join(f"{self.module}.{name}" for name in self.watches) or self.module
+        """What is changed, as ``module: Name, Name``."""
+        return f"{self.module}: {', '.join(self.watches)}" if self.watches else self.module
 
     def check(self, module, on_drift):
         """Compare upstream's source with the digests.

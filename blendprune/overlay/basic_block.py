@@ -132,7 +132,7 @@ PATCHES = [
         name="separate-basic-block-norms",
         module="detectron2.modeling.backbone.resnet",
         watches=("BasicBlock",),
-        digests=(),
+        digests=("a1a1147775d41da0",),
         install=_install,
     )
 ]

@@ -135,7 +135,7 @@ PATCHES = [
         name="prune-and-finetune-blendmask",
         module="adet.modeling.blendmask.blendmask",
         watches=("BlendMask",),
-        digests=(),
+        digests=("11e24795b778c20d",),
         install=_install,
         when=lambda: importable("adet"),
     ),

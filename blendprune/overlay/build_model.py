@@ -31,7 +31,7 @@ PATCHES = [
         name="remember-config",
         module="detectron2.modeling.meta_arch.build",
         watches=("build_model",),
-        digests=(),
+        digests=("92332efc6ea8c4c6",),
         install=_install,
     )
 ]

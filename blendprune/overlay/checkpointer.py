@@ -66,8 +66,8 @@ PATCHES = [
     Patch(
         name="save-struct",
         module="detectron2.checkpoint.detection_checkpoint",
-        watches=("DetectionCheckpointer._load_file", "DetectionCheckpointer._load_model"),
-        digests=(),
+        watches=tuple(f"DetectionCheckpointer.{n}" for n in ("save", "_load_file", "_load_model")),
+        digests=("f0da3b39937061ac", "206d29d19b326c8c"),
         install=_install,
     )
 ]

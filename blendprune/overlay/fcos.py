@@ -34,7 +34,7 @@ PATCHES = [
         name="exit-fcos-early",
         module="adet.modeling.fcos.fcos",
         watches=("FCOS.forward", "FCOSHead.forward"),
-        digests=(),
+        digests=("0a3ce19402aba0ef",),
         install=_install,
         when=lambda: importable("adet"),
     ),

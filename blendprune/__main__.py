@@ -1,0 +1,162 @@
+"""The command line: ``blendprune demo | prune | run | status | convert``."""
+
+import argparse
+import json
+import logging
+import os
+import runpy
+import sys
+
+import blendprune
+
+from .errors import BlendpruneError, ConfigError
+
+
+def main(argv=None):
+    """Run one command.
+
+    Returns:
+        int: 0; 1 when ``status`` found drift; 2 after a sentence on stderr that says what is wrong.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except BlendpruneError as error:
+        print(f"blendprune: {error}", file=sys.stderr)
+        return 2
+
+
+def demo(args):
+    """Run the whole story on digit scenes."""
+    blendprune.apply()
+    from . import demo as story
+    from .report.table import report_table
+
+    report = story.run(args.output)
+    print(report_table(report))
+    print(f"\n{os.path.join(args.output, 'report.json')}")
+    return 0
+
+
+def prune(args):
+    """Prune the model of a config."""
+    blendprune.apply()
+    logging.getLogger("fvcore").setLevel(logging.WARNING)
+    from .job import prune_from_config
+    from .report.table import report_table
+
+    cfg = _config(args)
+    output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
+    report = prune_from_config(cfg, output, progress=lambda line: print(f"- {line}", flush=True))
+    print(report_table(report))
+    print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
+    return 0
+
+
+def run(args):
+    """Run a script as ``python SCRIPT ARGS`` would, under the overlay."""
+    if not os.path.isfile(args.script):
+        raise ConfigError(f"there is no script {args.script!r}: give the path of a train_net.py.")
+    blendprune.apply()
+    sys.argv = [args.script, *args.args]
+    sys.path[0] = os.path.dirname(os.path.abspath(args.script))
+    runpy.run_path(args.script, run_name="__main__")
+    return 0
+
+
+def status(args):
+    """Import every patched module and show how it stands with each patch."""
+    import warnings
+
+    from tabulate import tabulate
+
+    from .overlay import import_targets
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blendprune.apply(on_drift="warn")
+        import_targets()
+    rows = blendprune.status()
+    if args.json:
+        print(json.dumps([vars(row) for row in rows], indent=2))
+    else:
+        table = [(r.name, r.target, r.upstream, " ".join((r.state, r.detail))) for r in rows]
+        print(tabulate(table, headers=("patch", "target", "upstream", "state")))
+    return int(any(row.state == "drifted" for row in rows))
+
+
+def convert(args):
+    """Rewrite a hand-patched fork's checkpoint in the safe form."""
+    blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
+    print(args.output)
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="blendprune", description=blendprune.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    sub = commands.add_parser("demo", help="train, prune, fine-tune, evaluate; offline, 2 cores")
+    sub.add_argument("--output", default="output/demo", metavar="DIR")
+    sub.set_defaults(command=demo)
+
+    sub = commands.add_parser("prune", help="prune the trained model of a config")
+    sub.add_argument("--config-file", required=True, metavar="FILE")
+    target = sub.add_mutually_exclusive_group()
+    for flag, what in (
+        ("--pruning-ratio", "fraction of the channels to remove"),
+        ("--max-flops", "fraction of the FLOPs to keep"),
+        ("--max-params", "fraction of the parameters to keep"),
+        ("--max-latency", "fraction of the latency to keep"),
+    ):
+        target.add_argument(flag, type=float, metavar="X", help=what)
+    sub.add_argument("--importance", metavar="NAME", help="taylor, magnitude, …")
+    sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
+    sub.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    sub.set_defaults(command=prune)
+
+    sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
+    sub.add_argument("script", metavar="SCRIPT")
+    sub.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS")
+    sub.set_defaults(command=run)
+
+    sub = commands.add_parser("status", help="list the patches; exit code 1 on drift")
+    sub.add_argument("--json", action="store_true")
+    sub.set_defaults(command=status)
+
+    sub = commands.add_parser("convert", help='rewrite a checkpoint whose "struct" is pickled')
+    sub.add_argument("--allow-pickle", action="store_true", help="you trust the file")
+    sub.add_argument("input", metavar="INPUT")
+    sub.add_argument("output", metavar="OUTPUT")
+    sub.set_defaults(command=convert)
+    return parser
+
+
+def _config(args):
+    """Merge the config file, the flags, and the KEY VALUE tail, which wins."""
+    from detectron2.config import get_cfg
+
+    from . import modeling
+
+    modeling.register()
+    cfg = get_cfg()
+    flags = {
+        "PRUNING_RATIO": args.pruning_ratio,
+        "MAX_FLOPS": args.max_flops,
+        "MAX_PARAMS": args.max_params,
+        "MAX_LATENCY": args.max_latency,
+        "IMPORTANCE": args.importance,
+    }
+    given = [(f"PRUNER.{key}", value) for key, value in flags.items() if value is not None]
+    try:
+        cfg.merge_from_file(args.config_file)
+        cfg.merge_from_list([item for pair in given for item in pair])
+        cfg.merge_from_list(args.opts)
+    except Exception as error:  # yaml, yacs and PathManager have many
+        what = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(f"cannot use the config {args.config_file!r}: {what}") from None
+    return cfg
+
+
+if __name__ == "__main__":
+    sys.exit(main())

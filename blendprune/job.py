@@ -1,0 +1,237 @@
+"""The job behind ``blendprune prune``: from a config and trained weights to three files."""
+
+import copy
+import json
+import os
+import shutil
+import tempfile
+import time
+
+import torch
+
+from . import modeling, structure
+from .errors import CheckpointError, ConfigError
+
+_TARGETS = {
+    "PRUNING_RATIO": "pruning_ratio",
+    "MAX_FLOPS": "max_flops",
+    "MAX_PARAMS": "max_params",
+    "MAX_LATENCY": "max_latency",
+}
+
+
+def prune_from_config(cfg, output_dir, progress=None):
+    """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
+
+    Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
+    script: MODEL.FINETUNE is True, MODEL.WEIGHTS set) and ``report.json`` to ``output_dir``: all
+    three or none.
+
+    Args:
+        cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
+        output_dir (str): a local folder, made if need be.
+        progress (callable): called with one line of text at each step.
+
+    Returns:
+        dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
+        ``after``), ``wall_s``, ``layers``, ``notes``.
+
+    Raises:
+        ConfigError: a key of the config cannot hold, or the folder cannot be written.
+        CheckpointError: the weights cannot be read, or are not a trained model of this config.
+        PruningError: the model cannot be cut as asked.
+    """
+    from . import pruning
+    from .report.latency import compare_latency
+
+    start = time.perf_counter()
+    say = progress or (lambda line: None)
+    arguments = _arguments(cfg)
+    _make_writable(output_dir)
+
+    say(f"loading {cfg.MODEL.WEIGHTS}")
+    model = build_trained(cfg)
+    dense = copy.deepcopy(model).eval()
+    data = None
+    if pruning.needs_data(arguments["importance"]):
+        say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {', '.join(cfg.DATASETS.TRAIN)}")
+        data = calibration_batches(cfg)
+    result = pruning.prune(model, data=data, progress=say, **arguments)
+
+    say("measuring latency")
+    model.eval()
+    inputs = pruning.example_inputs(model)
+    latency = compare_latency({"before": dense, "after": model}, inputs)
+    report = {
+        **result.to_dict(),
+        "latency_ms": latency,
+        "threads": torch.get_num_threads(),
+        "device": cfg.MODEL.DEVICE,
+        "wall_s": round(time.perf_counter() - start, 1),
+    }
+    _write(output_dir, model, finetune_config(cfg, output_dir), report)
+    return report
+
+
+def build_trained(cfg):
+    """Build the model of a config and load its trained weights; a pruned one keeps its widths.
+
+    Args:
+        cfg (CfgNode): with MODEL.WEIGHTS set; MODEL.PRUNE and MODEL.FINETUNE do not matter.
+
+    Returns:
+        nn.Module: in training mode, as detectron2 builds it.
+
+    Raises:
+        ConfigError: MODEL.WEIGHTS is empty.
+        CheckpointError: the file cannot be read, or lacks weights that the model has.
+    """
+    from detectron2.modeling import build_model
+
+    if not cfg.MODEL.WEIGHTS:
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model that is to be cut.")
+    modeling.register()
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
+    try:
+        model = build_model(cfg)
+    except KeyError as error:
+        raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
+    structure.remember(model, cfg)
+    _load_weights(model, cfg.MODEL.WEIGHTS)
+    return model
+
+
+def calibration_batches(cfg):
+    """Read ``PRUNER.CALIBRATION_IMAGES`` training images, augmented as for training.
+
+    Args:
+        cfg (CfgNode): with DATASETS.TRAIN registered.
+
+    Returns:
+        list[list[dict]]: batches in detectron2's format, with ``"instances"``.
+
+    Raises:
+        ConfigError: the images cannot be read.
+    """
+    from detectron2.data import build_detection_train_loader
+    from detectron2.utils.env import seed_all_rng
+
+    from .data.mapper import DatasetMapperWithBasis
+
+    per_batch = max(1, min(cfg.SOLVER.IMS_PER_BATCH, cfg.PRUNER.CALIBRATION_IMAGES, 8))
+    seed_all_rng(max(cfg.SEED, 0))
+    try:
+        loader = build_detection_train_loader(
+            cfg,
+            mapper=DatasetMapperWithBasis(cfg, True),
+            total_batch_size=per_batch,
+            num_workers=0,
+        )
+        batches = iter(loader)
+        return [next(batches) for _ in range(-(-cfg.PRUNER.CALIBRATION_IMAGES // per_batch))]
+    except (KeyError, OSError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
+            f"({_first_line(error)}): register the dataset or set DETECTRON2_DATASETS, or use "
+            "PRUNER.IMPORTANCE magnitude, which needs no data."
+        ) from None
+
+
+def finetune_config(cfg, output_dir):
+    """Derive the config that fine-tunes what :func:`prune_from_config` writes to ``output_dir``.
+
+    Frozen BatchNorm becomes BatchNorm, as its statistics no longer fit.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE = False, True
+    cfg.MODEL.WEIGHTS = os.path.join(os.path.abspath(output_dir), "model_pruned.pth")
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"
+    # The dense run's own folder holds a last_checkpoint that --resume would pick up.
+    cfg.OUTPUT_DIR = os.path.join(os.path.abspath(output_dir), "finetune")
+    del cfg["PRUNER"]
+    return cfg
+
+
+def _arguments(cfg):
+    node = cfg.PRUNER
+    targets = {name: node[key] for key, name in _TARGETS.items() if node[key] != 0.0}
+    if len(targets) != 1:
+        raise ConfigError(
+            f"{len(targets) or 'none'} of {', '.join(f'PRUNER.{key}' for key in _TARGETS)} set: "
+            "set exactly one, to a fraction between 0 and 1."
+        )
+    return {
+        **targets,
+        "importance": node.IMPORTANCE,
+        "global_pruning": node.GLOBAL_PRUNING,
+        "rounds": node.ROUNDS,
+        "round_to": node.ROUND_TO or None,
+        "max_pruning_ratio": node.MAX_PRUNING_RATIO,
+        "ignored_layers": tuple(node.IGNORED_LAYERS),
+    }
+
+
+def _load_weights(model, path):
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    class Recorder(DetectionCheckpointer):
+        def _load_model(self, checkpoint):
+            struct = checkpoint.get("struct")
+            if isinstance(struct, dict):
+                structure.restructure(self.model, struct)
+            self.incompatible = super()._load_model(checkpoint)
+            return self.incompatible
+
+    if not path.endswith(".pkl"):  # detectron2's own conversions read those
+        structure.read_checkpoint(path)
+    recorder = Recorder(model, save_to_disk=False)
+    try:
+        recorder.load(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # fvcore, pickle and PathManager have many
+        raise CheckpointError(f"cannot load {path!r} ({_first_line(error)}).") from None
+    lacking = [
+        key for key in recorder.incompatible.missing_keys if not key.endswith("num_batches_tracked")
+    ]
+    lacking += [key for key, _, _ in recorder.incompatible.incorrect_shapes]
+    if lacking:
+        raise CheckpointError(
+            f"{path!r} lacks {len(lacking)} weights of this config's model ({lacking[0]}, …): set "
+            "MODEL.WEIGHTS to the trained model, not to the backbone it started from."
+        )
+
+
+def _make_writable(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the output folder {folder!r} ({error.strerror}): choose another with "
+            "--output."
+        ) from None
+
+
+def _write(folder, model, cfg, report):
+    staging = tempfile.mkdtemp(prefix=".partial-", dir=folder)
+    try:
+        with open(os.path.join(staging, "report.json"), "w") as file:
+            json.dump(report, file, indent=2)
+        with open(os.path.join(staging, "config.yaml"), "w") as file:
+            file.write(cfg.dump())
+        checkpoint = {"model": model.state_dict(), "struct": structure.structure_of(model)}
+        torch.save(checkpoint, os.path.join(staging, "model_pruned.pth"))
+        for name in os.listdir(staging):
+            os.replace(os.path.join(staging, name), os.path.join(folder, name))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
