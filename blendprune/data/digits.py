@@ -1,0 +1,208 @@
+"""Digit scenes on disk, in COCO's format, and their registration with detectron2.
+
+::
+
+    write_digits("datasets/digits")                    write_digits("datasets", layout="coco")
+    datasets/digits/                                   datasets/coco/
+      digits.json         how it was made                digits.json
+      train/000001.png …                                 train2017/000001.png …
+      test/000001.png …                                  val2017/000001.png …
+      annotations/train.json                             annotations/instances_train2017.json
+      annotations/test.json                              annotations/instances_val2017.json
+                                                         thing_train2017/000001.npz …
+
+The first is for `register_digits`. The second is what detectron2 finds as ``coco_2017_train`` and
+``coco_2017_val`` when ``DETECTRON2_DATASETS`` names the folder, so an unmodified train_net.py trains on
+it; ``thing_train2017`` is the semantic map that AdelaiDet's mapper reads for ``BASIS_MODULE.LOSS_ON``.
+Masks are run-length coded: training needs ``INPUT.MASK_FORMAT bitmask``.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from iopath.common.file_io import file_lock
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from ..errors import ConfigError
+from .scenes import NUM_CLASSES, draw_scene, split_scans
+
+DIGITS_TRAIN, DIGITS_TEST = "digits_train", "digits_test"
+# Raised whenever the same arguments would draw different scenes.
+_VERSION = 1
+_MANIFEST = "digits.json"
+_LAYOUTS = {
+    "digits": {"train": ("train", "train"), "test": ("test", "test")},
+    "coco": {
+        "train": ("train2017", "instances_train2017"),
+        "test": ("val2017", "instances_val2017"),
+    },
+}
+
+
+def write_digits(root, num_train=1000, num_test=200, image_size=128, seed=0, layout="digits"):
+    """Draw the scenes and write them, unless they are there already.
+
+    The folder appears when it is complete: a run that is interrupted leaves none behind, and the
+    next one starts anew. Scene ``i`` of a split depends on the seed and the size alone, so a larger
+    set begins with the smaller one.
+
+    Args:
+        root (str): the folder to write; with ``layout="coco"`` its subfolder ``coco``.
+        num_train (int), num_test (int): how many scenes of each split.
+        image_size (int): width and height in pixels.
+        seed (int): decides which scans are kept for testing, and all scenes.
+        layout (str): "digits" or "coco", see above. COCO's categories are 80, with their own names:
+            digit d is number d of them (0 a person, 9 a traffic light), the others stay unused.
+
+    Returns:
+        str: the folder that holds the data.
+
+    Raises:
+        ConfigError: an argument cannot hold, the folder holds something else, or it cannot be
+            written.
+    """
+    if layout not in _LAYOUTS:
+        raise ConfigError(f"layout is {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
+    if min(num_train, num_test) < 1 or image_size < 32:
+        raise ConfigError(
+            f"{num_train} training and {num_test} test scenes of {image_size} pixels were asked for; "
+            "each split needs at least 1 scene of at least 32 pixels."
+        )
+    folder = Path(root, "coco") if layout == "coco" else Path(root)
+    folder = Path(os.path.abspath(folder))
+    made_from = {
+        "version": _VERSION,
+        "num_train": num_train,
+        "num_test": num_test,
+        "image_size": image_size,
+        "seed": seed,
+        "layout": layout,
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(folder)):
+            if not _is_complete(folder, made_from):
+                _write_all(folder, made_from)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write digit scenes to {folder} ({error.strerror}): choose another folder."
+        ) from None
+    return str(folder)
+
+
+def register_digits(root):
+    """Register ``digits_train`` and ``digits_test``; again with another folder moves them there.
+
+    Args:
+        root (str): a folder written by `write_digits` with ``layout="digits"``.
+
+    Raises:
+        ConfigError: the folder is not complete.
+    """
+    folder = Path(os.path.abspath(root))
+    if not (folder / _MANIFEST).is_file() or not (folder / "annotations" / "train.json").is_file():
+        raise ConfigError(
+            f"{folder} holds no digit scenes; call write_digits({str(root)!r}) first."
+        )
+    for split, name in ("train", DIGITS_TRAIN), ("test", DIGITS_TEST):
+        images, annotations = _LAYOUTS["digits"][split]
+        json_file = str(folder / "annotations" / f"{annotations}.json")
+        if name in DatasetCatalog.list():
+            if MetadataCatalog.get(name).get("json_file") == json_file:
+                continue
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        classes = [category["name"] for category in _categories("digits")]
+        register_coco_instances(name, {"thing_classes": classes}, json_file, str(folder / images))
+
+
+def _is_complete(folder, made_from):
+    manifest = folder / _MANIFEST
+    if manifest.is_file():
+        found = json.loads(manifest.read_text())
+        if found == made_from:
+            return True
+        raise ConfigError(
+            f"{folder} holds digit scenes made from {found}, not from {made_from}; "
+            "choose another folder or delete that one."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} exists and holds no digit scenes; choose another folder or delete that one."
+        )
+    return False
+
+
+def _write_all(folder, made_from):
+    partial = folder.with_name(f".{folder.name}.partial")
+    # Left by a run that was killed; the lock says that nobody writes it now.
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_splits(partial, made_from)
+        (partial / _MANIFEST).write_text(json.dumps(made_from, indent=1) + "\n")
+        partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_splits(folder, made_from):
+    seed, layout = made_from["seed"], made_from["layout"]
+    splits = zip(("train", "test"), split_scans(seed), strict=True)
+    for number, (split, scans) in enumerate(splits, start=1):
+        images, annotations = _LAYOUTS[layout][split]
+        (folder / images).mkdir(parents=True)
+        records = {"images": [], "annotations": [], "categories": _categories(layout)}
+        for index in range(made_from[f"num_{split}"]):
+            rng = np.random.default_rng([seed, number, index])
+            scene = draw_scene(scans, rng, made_from["image_size"])
+            _add_scene(records, scene, folder / images / f"{index + 1:06d}.png")
+            if layout == "coco" and split == "train":
+                _write_semantic_map(scene, folder / "thing_train2017" / f"{index + 1:06d}.npz")
+        (folder / "annotations").mkdir(exist_ok=True)
+        (folder / "annotations" / f"{annotations}.json").write_text(json.dumps(records))
+
+
+def _add_scene(records, scene, path):
+    Image.fromarray(scene.image).save(path)
+    height, width = scene.image.shape[:2]
+    image_id = len(records["images"]) + 1
+    records["images"].append(
+        {"id": image_id, "file_name": path.name, "height": height, "width": width}
+    )
+    codes = mask_utils.encode(np.asfortranarray(scene.masks.transpose(1, 2, 0), dtype=np.uint8))
+    for code, label, scan in zip(codes, scene.labels, scene.scans, strict=True):
+        records["annotations"].append(
+            {
+                "id": len(records["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": records["categories"][label]["id"],
+                "bbox": mask_utils.toBbox(code).tolist(),
+                "area": int(mask_utils.area(code)),
+                "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
+                "iscrowd": 0,
+                "scan": int(scan),
+            }
+        )
+
+
+def _write_semantic_map(scene, path):
+    """Write 0 for the background and 1 + label elsewhere, as AdelaiDet's preparation script does."""
+    path.parent.mkdir(exist_ok=True)
+    semantic = np.zeros(scene.masks.shape[1:], np.uint8)
+    for mask, label in zip(scene.masks, scene.labels, strict=True):
+        semantic[mask] = label + 1
+    np.savez_compressed(path, mask=semantic)
+
+
+def _categories(layout):
+    if layout == "coco":
+        # detectron2's metadata of coco_2017_* insists on these names, in this order.
+        return [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    return [{"id": digit + 1, "name": str(digit)} for digit in range(NUM_CLASSES)]
