@@ -37,7 +37,9 @@ def _outermost_backbones(model):
 
 def _sync_backbone(backbone):
     # Only a forward tells which layer feeds which named feature, for any backbone alike.
-    first = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    # The innermost backbone is the one that sees the image; FPN lists its own convs before it.
+    innermost = [m for m in backbone.modules() if isinstance(m, Backbone)][-1]
+    first = next((m for m in innermost.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None:
         return
     channels = {}

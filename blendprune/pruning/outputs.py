@@ -16,12 +16,13 @@ def is_blendmask(model):
     )
 
 
-def blendmask_outputs(model, batched_inputs):
+def blendmask_outputs(model, batched_inputs, inference_only=False):
     """Raw outputs of every branch of a BlendMask, before any decoding, training-only ones too.
 
     Args:
         model (nn.Module): AdelaiDet's BlendMask or one of the same parts.
         batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
+        inference_only (bool): leave out the auxiliary head, which only training runs.
 
     Returns:
         dict[str, list[Tensor]]: ``"logits"`` (N, classes, Hi, Wi), ``"reg"`` (N, 4, Hi, Wi),
@@ -52,7 +53,7 @@ def blendmask_outputs(model, batched_inputs):
         "top_feats": list(top_feats),
         "bases": list(basis_out["bases"]),
     }
-    if hasattr(basis_module, "seg_head"):
+    if hasattr(basis_module, "seg_head") and not inference_only:
         first = features[basis_module.in_features[0]]
         outputs["basis_sem"] = [basis_module.seg_head(first)]
     if getattr(model, "combine_on", False):
@@ -60,7 +61,7 @@ def blendmask_outputs(model, batched_inputs):
     return outputs
 
 
-def head_outputs(model, batched_inputs):
+def head_outputs(model, batched_inputs, inference_only=False):
     """Raw differentiable outputs that together depend on every branch of the model.
 
     For BlendMask, its parts are run one by one (:func:`blendmask_outputs`). For any other model,
@@ -70,12 +71,13 @@ def head_outputs(model, batched_inputs):
     Args:
         model (nn.Module): any detectron2-style model, inside or outside the prunable view.
         batched_inputs (list[dict]): detectron2's format.
+        inference_only (bool): leave out branches that only training has (``"basis_sem"``).
 
     Returns:
         list[Tensor]: with gradient history if gradients are enabled.
     """
     if is_blendmask(model):
-        outputs = blendmask_outputs(model, batched_inputs)
+        outputs = blendmask_outputs(model, batched_inputs, inference_only)
         return [x for branch in outputs.values() for x in branch]
     calls = _record_calls(model, lambda: _forward(model, batched_inputs))
     if not torch.is_grad_enabled():

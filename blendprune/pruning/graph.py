@@ -1,0 +1,229 @@
+"""Channel groups: which layers lose the same channel together, and which must stay, with why."""
+
+import fnmatch
+import math
+import re
+from dataclasses import dataclass, field
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+from ..errors import ConfigError, PruningError
+from .outputs import head_outputs, prediction_layers
+from .view import is_norm, is_prunable_layer
+
+# Autograd operators that act on every channel alone and leave the channel dimension where it is.
+_CHANNEL_WISE = re.compile(
+    r"(Add|Sub|Rsub|Mul|Div|Neg|Pow|Exp|Log|Sqrt|Rsqrt|Abs|Square|Sigmoid|Relu|LeakyRelu|Elu|Gelu"
+    r"|Silu|Tanh|Softplus|Hardtanh|Hardswish|Hardsigmoid|Mish|Clamp|ClampMin|ClampMax|Clone|Alias"
+    r"|ToCopy|NativeDropout|Upsample\w+2D|MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D"
+    r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D)Backward\d*"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of one layer that loses channels with its group.
+
+    Attributes:
+        layer (str): module name (for a parameter outside any known layer, the parameter's).
+        role (str): ``"out"`` for what makes or normalises the channels, ``"in"`` for what reads.
+        per_channel (int): entries of the layer that one channel of the group stands for; above 1
+            where a linear reads a flattened map.
+    """
+
+    layer: str
+    role: str
+    per_channel: int
+
+
+@dataclass
+class ChannelGroup:
+    """Layers whose channels can only be removed together.
+
+    Attributes:
+        root (str): name of the layer that the group is named after.
+        width (int): channels now.
+        members (list[Member]): every layer side that changes with the group.
+        slots (int): equal parts (of a group norm or a grouped conv) that must keep equal counts.
+        aligned (bool): the parts must also keep the same positions, as grouped convs want.
+        stays (str): why the width must stay; empty if it may change.
+    """
+
+    root: str
+    width: int
+    members: list
+    slots: int = 1
+    aligned: bool = False
+    stays: str = ""
+    handle: object = field(default=None, repr=False)
+
+    @property
+    def prunable(self):
+        return not self.stays
+
+    @property
+    def kind(self):
+        """Groups of one kind have the same make-up, whatever their widths."""
+        items = [(type(dep.target.module).__name__, dep.handler.__name__) for dep, _ in self.handle]
+        return tuple(sorted(items))
+
+
+class ChannelGraph:
+    """The dependency graph of a model inside the prunable view.
+
+    Args:
+        model (nn.Module): inside :func:`blendprune.prunable`.
+        example_inputs (list[dict]): detectron2's format.
+        ignored_layers (Sequence[str | nn.Module]): layers whose output width stays: modules, names,
+            or glob patterns of names; a container stands for everything in it.
+
+    Attributes:
+        notes (list[str]): what does not take part in pruning and why, one sentence each.
+    """
+
+    def __init__(self, model, example_inputs, ignored_layers=()):
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self.ignored = resolve_layers(model, ignored_layers)
+        self.notes = []
+        with torch.enable_grad():
+            model.eval()
+            self.predictions = set(prediction_layers(model, example_inputs))
+            try:
+                self.dependencies = tp.DependencyGraph().build_dependency(
+                    model, example_inputs, forward_fn=head_outputs, verbose=False
+                )
+            except (IndexError, KeyError, AttributeError) as error:
+                raise PruningError(
+                    f"the dependency graph of {type(model).__name__} cannot be traced: {error!r}; "
+                    "check that its outputs are differentiable"
+                ) from error
+        self._note_unreached()
+
+    def groups(self):
+        """All groups at their present widths.
+
+        Returns:
+            list[ChannelGroup]: those that stay included.
+        """
+        return [self._describe(handle) for handle in self.dependencies.get_all_groups()]
+
+    def cut(self, group, channels):
+        """Remove channels of a group from all its members.
+
+        Args:
+            group (ChannelGroup): one of :meth:`groups`.
+            channels (Sequence[int]): indices in ``range(group.width)``.
+        """
+        root = group.handle[0].dep
+        channels = sorted(int(channel) for channel in channels)
+        self.dependencies.get_pruning_group(root.target.module, root.handler, channels).prune()
+
+    def _describe(self, handle):
+        root = handle[0].dep.target.module
+        width = len(handle[0].idxs)
+        members, parts, aligned, reasons = [], [1], False, {}
+        for dep, indices in handle:
+            module = dep.target.module
+            out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
+            name = self._name_of(module)
+            if name is None:
+                if isinstance(module, tp.ops._ElementWiseOp) and not _is_channel_wise(module):
+                    reasons.setdefault(f"unknown operator {module._grad_fn}", root)
+                continue
+            members.append(Member(name, "out" if out else "in", max(1, len(indices) // width)))
+            if out and module in self.ignored:
+                reasons["ignored"] = module
+            if out and module in self.predictions:
+                reasons["prediction layer"] = module
+            if isinstance(module, nn.GroupNorm):
+                parts.append(module.num_groups)
+            elif isinstance(module, nn.modules.conv._ConvNd) and not _is_depthwise(module):
+                parts.append(module.groups)
+                aligned |= module.groups > 1
+        slots = math.lcm(*parts)
+        if width % slots:
+            reasons[f"width {width} does not divide into {slots} equal parts"] = root
+        group = ChannelGroup(self.names[root], width, members, slots, aligned, handle=handle)
+        for reason in sorted(
+            reasons,
+            key=lambda r: (
+                ("ignored", "prediction layer").index(r)
+                if r in ("ignored", "prediction layer")
+                else 9
+            ),
+        ):
+            because = self.names.get(reasons[reason], group.root)
+            group.stays = reason if because == group.root else f"{reason} ({because})"
+            break
+        return group
+
+    def _name_of(self, module):
+        if isinstance(module, nn.Parameter):
+            return self.dependencies._param_to_name.get(module)
+        return self.names.get(module)
+
+    def _note_unreached(self):
+        reached = self.dependencies.module2node
+        for module, name in self.names.items():
+            if (is_prunable_layer(module) or is_norm(module)) and module not in reached:
+                self.notes.append(f"{name}: no output depends on it in the traced forward")
+
+
+def group_notes(groups):
+    """One sentence for every group that stays although it does not end in a prediction.
+
+    Args:
+        groups (list[ChannelGroup]): from :meth:`ChannelGraph.groups`.
+
+    Returns:
+        list[str]: sentences.
+    """
+    plain = ("", "prediction layer")
+    return [
+        f"{g.root}: all {g.width} channels stay: {g.stays}" for g in groups if g.stays not in plain
+    ]
+
+
+def resolve_layers(model, layers):
+    """Modules that ``layers`` stands for, those inside a named container included.
+
+    Args:
+        model (nn.Module): where to look.
+        layers (Sequence[str | nn.Module]): modules, names, or glob patterns of names.
+
+    Returns:
+        set[nn.Module]: at least one for each entry.
+
+    Raises:
+        ConfigError: an entry is no module of the model.
+    """
+    modules = dict(model.named_modules())
+    known = set(modules.values())
+    found = set()
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        if isinstance(layer, str):
+            matches = [
+                m for name, m in modules.items() if name and fnmatch.fnmatchcase(name, layer)
+            ]
+        else:
+            matches = [layer] if layer in known else []
+        if not matches:
+            shown = repr(layer) if isinstance(layer, str) else type(layer).__name__
+            raise ConfigError(
+                f"ignored_layers has {shown}, which is no module of {type(model).__name__}; "
+                "names are those of model.named_modules()"
+            )
+        for match in matches:
+            found.update(match.modules())
+    return found
+
+
+def _is_channel_wise(op):
+    return _CHANNEL_WISE.fullmatch(str(op._grad_fn)) is not None
+
+
+def _is_depthwise(conv):
+    return conv.groups == conv.out_channels and conv.groups > 1

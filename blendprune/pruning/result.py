@@ -1,0 +1,73 @@
+"""What a pruning did, as data and as a table."""
+
+from dataclasses import asdict, dataclass, field
+
+from tabulate import tabulate
+
+
+@dataclass
+class PruningReport:
+    """What :func:`blendprune.prune` did.
+
+    Attributes:
+        flops (dict[str, int]): ``"before"`` and ``"after"``, for the example inputs up to the raw
+            head outputs; one multiply-add is one FLOP.
+        params (dict[str, int]): ``"before"`` and ``"after"``.
+        layers (dict[str, dict[str, int]]): name of each conv and linear → its output channels,
+            ``"before"`` and ``"after"``.
+        notes (list[str]): what did not take part, and why.
+        wall_s (float): seconds.
+        latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
+    """
+
+    flops: dict
+    params: dict
+    layers: dict
+    notes: list = field(default_factory=list)
+    wall_s: float = 0.0
+    latency_ms: dict = field(default_factory=dict)
+
+    def to_dict(self):
+        """The report as JSON-ready data."""
+        return asdict(self)
+
+
+def pruning_table(report):
+    """The report as a table: totals first, then every layer whose width changed.
+
+    ::
+
+                                          before    after  kept
+        ------------------------------  --------  -------  ------
+        FLOPs (M)                          12540     3860  31 %
+        params (k)                         32300     8900  28 %
+        backbone.bottom_up.stem.conv1         64       32  50 %
+        …
+
+    Args:
+        report (PruningReport): from :func:`blendprune.prune`.
+
+    Returns:
+        str: plain text.
+    """
+    rows = [
+        _row("FLOPs (M)", report.flops, 1e6),
+        _row("params (k)", report.params, 1e3),
+    ]
+    if report.latency_ms:
+        rows.append(_row("latency (ms)", report.latency_ms, 1))
+    rows += [
+        _row(name, widths, 1)
+        for name, widths in report.layers.items()
+        if widths["before"] != widths["after"]
+    ]
+    return tabulate(rows, headers=["", "before", "after", "kept"])
+
+
+def _row(name, values, unit):
+    before, after = values["before"], values["after"]
+    shown = [
+        round(value / unit) if value >= 10 * unit else round(value / unit, 2)
+        for value in (before, after)
+    ]
+    return [name, *shown, f"{after / before:.0%}".replace("%", " %") if before else ""]

@@ -1,0 +1,183 @@
+"""How many channels each group keeps, and which, for a target."""
+
+import bisect
+import math
+from dataclasses import dataclass
+
+from ..errors import TargetUnreachable
+
+# A target is met from below, within this fraction of it.
+TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What widths a group may take.
+
+    Attributes:
+        round_to (int): widths become multiples of it (those that change).
+        max_pruning_ratio (float): no group loses more than this fraction of its dense width.
+        global_pruning (bool): rank the channels of all groups together.
+        isomorphic (bool): rank the channels of groups of the same make-up together.
+    """
+
+    round_to: int = 1
+    max_pruning_ratio: float = 0.9
+    global_pruning: bool = True
+    isomorphic: bool = False
+
+
+@dataclass
+class _Chunk:
+    """Channels of one group that go together, after those before it in the group have gone."""
+
+    group: int
+    channels: list
+    score: float
+    order: float = 0.0
+
+
+def chunks_of(index, group, score, dense_width, limits):
+    """The channels of a group in the order in which they may go.
+
+    Args:
+        index (int): number of the group.
+        group (ChannelGroup): at its present width.
+        score (Tensor): (width,).
+        dense_width (int): its width before the first cut.
+        limits (Limits): what widths it may take.
+
+    Returns:
+        list[_Chunk]: least important first, scores ascending.
+    """
+    parts = score.view(group.slots, -1)
+    size = parts.shape[1]
+    if group.aligned:
+        parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
+    # Each part loses its own least important position; a group norm then keeps equal counts.
+    ranks = parts.argsort(dim=1, stable=True)
+    # In any part, sorted ascending: entry k is what the k-th step costs on average.
+    steps = parts.gather(1, ranks).mean(0).tolist()
+    least = max(1, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
+    chunks, channels, scores, highest = [], [], [], -math.inf
+    width = group.width
+    for k in range(size - 1):
+        width -= group.slots
+        if width < least:
+            break
+        channels += [part * size + int(ranks[part, k]) for part in range(group.slots)]
+        scores.append(steps[k])
+        if width % limits.round_to == 0:
+            highest = max(highest, sum(scores) / len(scores))
+            chunks.append(_Chunk(index, channels, highest))
+            channels, scores = [], []
+    return chunks
+
+
+class Search:
+    """Choice of channels to remove from a model at its present widths.
+
+    Args:
+        groups (list[ChannelGroup]): all groups, those that stay included.
+        scores (list[Tensor | None]): one a group; None where the group stays.
+        dense_widths (list[int]): widths before the first cut.
+        limits (Limits): what widths they may take.
+    """
+
+    def __init__(self, groups, scores, dense_widths, limits):
+        self.widths = [group.width for group in groups]
+        scopes = {}
+        for index, (group, score) in enumerate(zip(groups, scores)):
+            if score is not None:
+                if limits.isomorphic:
+                    scope = group.kind
+                else:
+                    scope = () if limits.global_pruning else index
+                members, chunks = scopes.setdefault(scope, ([], []))
+                members.append(index)
+                chunks += chunks_of(index, group, score, dense_widths[index], limits)
+        # A chunk's place is the fraction of its scope's dense channels gone once it has gone: so
+        # scopes shrink alike, and a group ranked alone shrinks like every other.
+        self.chunks = []
+        for members, chunks in scopes.values():
+            dense = sum(dense_widths[index] for index in members)
+            gone = dense - sum(self.widths[index] for index in members)
+            for chunk in sorted(chunks, key=lambda chunk: chunk.score):
+                gone += len(chunk.channels)
+                chunk.order = gone / dense
+                self.chunks.append(chunk)
+        self.chunks.sort(key=lambda chunk: chunk.order)
+
+    def by_ratio(self, ratio):
+        """Channels to remove so that each scope has lost a fraction of its dense channels.
+
+        Args:
+            ratio (float): 0 < ratio < 1.
+
+        Returns:
+            dict[int, list[int]]: group number → channel indices.
+        """
+        return _merge(chunk for chunk in self.chunks if chunk.order <= ratio + 1e-9)
+
+    def by_cost(self, cost, target):
+        """Channels to remove so that the cost is at most the target and close to it.
+
+        Args:
+            cost (Callable): list of widths, one a group → FLOPs or parameters.
+            target (float): in the unit of ``cost``.
+
+        Returns:
+            dict[int, list[int]]: group number → channel indices.
+
+        Raises:
+            TargetUnreachable: even with every allowed channel gone the cost is above the target.
+        """
+        if self.least(cost) > target:
+            raise TargetUnreachable("the widths that are allowed do not reach it", self.least(cost))
+        # Narrowing an auxiliary head saves no FLOPs of inference, so leave it alone.
+        saving = {
+            index
+            for index in {chunk.group for chunk in self.chunks}
+            if cost(self._widths_without(c for c in self.chunks if c.group == index))
+            < cost(self.widths)
+        }
+        chunks = [chunk for chunk in self.chunks if chunk.group in saving]
+        count = bisect.bisect_left(
+            range(len(chunks) + 1),
+            True,
+            key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
+        )
+        return _merge(self._fill_up(chunks[:count], cost, target))
+
+    def least(self, cost):
+        """Cost with every channel gone that may go."""
+        return cost(self._widths_without(self.chunks))
+
+    def _fill_up(self, gone, cost, target):
+        # The last chunk may have been a large one: give back what still fits under the target.
+        kept_from = set()
+        for chunk in reversed(list(gone)):
+            now = cost(self._widths_without(gone))
+            if now >= (1 - TOLERANCE / 8) * target:
+                break
+            if chunk.group in kept_from:
+                continue
+            without = [other for other in gone if other is not chunk]
+            if cost(self._widths_without(without)) <= target:
+                gone = without
+            else:
+                kept_from.add(chunk.group)
+        return gone
+
+    def _widths_without(self, chunks):
+        widths = list(self.widths)
+        for chunk in chunks:
+            widths[chunk.group] -= len(chunk.channels)
+        return widths
+
+
+def _merge(chunks):
+    channels = {}
+    for chunk in chunks:
+        channels.setdefault(chunk.group, []).extend(chunk.channels)
+    return channels
