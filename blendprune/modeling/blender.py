@@ -1,0 +1,111 @@
+"""Blender of BlendMask (arXiv:2001.00309, section 3.3): bases weighted by attention give masks."""
+
+from detectron2.layers import cat
+from detectron2.modeling.poolers import ROIPooler
+from torch.nn import functional as F
+
+from blendprune.errors import ConfigError
+
+
+def build_blender(cfg):
+    """Build the blender of a config."""
+    return Blender(cfg)
+
+
+class Blender:
+    """Cuts each instance's region out of the bases and blends it by the instance's attention.
+
+    It has no weights, hence is no ``nn.Module``.
+
+    Args:
+        cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
+    """
+
+    def __init__(self, cfg):
+        blendmask = cfg.MODEL.BLENDMASK
+        self.pooler_resolution = blendmask.BOTTOM_RESOLUTION
+        self.attn_size = blendmask.ATTN_SIZE
+        self.attn_len = cfg.MODEL.BASIS_MODULE.NUM_BASES * self.attn_size**2
+        self.top_interp = blendmask.TOP_INTERP
+        self.pooler = ROIPooler(
+            output_size=self.pooler_resolution,
+            scales=blendmask.POOLER_SCALES,
+            sampling_ratio=blendmask.POOLER_SAMPLING_RATIO,
+            pooler_type=blendmask.POOLER_TYPE,
+            canonical_level=2,
+        )
+
+    def __call__(self, bases, proposals, gt_instances):
+        """Compute the mask loss, or the masks if there is no ground truth.
+
+        Args:
+            bases (list[Tensor]): one tensor (N, NUM_BASES, H, W).
+            proposals (dict or list[Instances]): FCOS's extras in training, its detections in
+                inference; the latter get ``pred_masks`` (n, 1, R, R), probabilities.
+            gt_instances (list[Instances] or None): ground truth per image.
+
+        Returns:
+            tuple: ``(None, losses)`` in training, ``(detections, {})`` in inference.
+        """
+        if gt_instances is None:
+            return self._masks(bases, proposals), {}
+        return None, {"loss_mask": self._loss(bases, proposals, gt_instances)}
+
+    def _loss(self, bases, proposals, gt_instances):
+        positives = proposals["instances"]
+        if len(positives) == 0:
+            # Zero, but with a gradient: every worker must reach every weight.
+            return positives.top_feats.sum() * 0 + bases[0].sum() * 0
+        if "loss_denorm" not in proposals:
+            raise ConfigError(
+                "BlendMask weighs its mask loss by centerness: set MODEL.FCOS.BOX_QUALITY to "
+                "'ctrness' for training."
+            )
+        gt_inds = positives.gt_inds
+        regions = self.pooler(bases, [image.gt_boxes for image in gt_instances])[gt_inds]
+        logits = self.merge_bases(regions, positives.top_feats)
+
+        # An image without instances may have no gt_masks at all.
+        targets = [
+            image.gt_masks.crop_and_resize(image.gt_boxes.tensor, self.pooler_resolution)
+            for image in gt_instances
+            if len(image) > 0
+        ]
+        targets = cat([x.to(logits.device) for x in targets])[gt_inds].flatten(1)
+        per_location = F.binary_cross_entropy_with_logits(
+            logits, targets.to(logits.dtype), reduction="none"
+        ).mean(dim=1)
+        return (per_location * positives.gt_ctrs).sum() / proposals["loss_denorm"]
+
+    def _masks(self, bases, proposals):
+        side = self.pooler_resolution
+        counts = [len(image) for image in proposals]
+        if sum(counts) == 0:
+            for image in proposals:
+                image.pred_masks = image.scores.new_zeros(0, 1, side, side)
+            return proposals
+        regions = self.pooler(bases, [image.pred_boxes for image in proposals])
+        attention = cat([image.top_feat for image in proposals])
+        masks = self.merge_bases(regions, attention).sigmoid().view(-1, 1, side, side)
+        for image, part in zip(proposals, masks.split(counts), strict=True):
+            image.pred_masks = part
+        return proposals
+
+    def merge_bases(self, rois, coeffs, location_to_inds=None):
+        """Blend regions by attentions (arXiv:2001.00309, equations 3 to 5).
+
+        Args:
+            rois (Tensor): regions of the bases, (n, NUM_BASES, R, R).
+            coeffs (Tensor): attentions, (n, NUM_BASES * ATTN_SIZE * ATTN_SIZE).
+            location_to_inds (Tensor or None): which region belongs to each attention, if not the
+                one in the same place.
+
+        Returns:
+            Tensor: mask logits, (n, R * R).
+        """
+        if location_to_inds is not None:
+            rois = rois[location_to_inds]
+        count, _, height, width = rois.shape
+        maps = coeffs.view(count, -1, self.attn_size, self.attn_size)
+        weights = F.interpolate(maps, size=(height, width), mode=self.top_interp).softmax(dim=1)
+        return (rois * weights).sum(dim=1).flatten(1)
