@@ -76,7 +76,8 @@ class Edits:
     def wrap_function(self, module, name, wrapper):
         """Wrap a function everywhere: in its module and wherever it was imported by name."""
         before = getattr(module, name)
-        after = wrapt.FunctionWrapper(before, wrapper)
+        # A reference that no module holds cannot be found again; undone, it must do nothing more.
+        after = wrapt.FunctionWrapper(before, wrapper, enabled=self.__bool__)
         _rebind(before, after)
         self.on_undo(lambda: _rebind(after, before))
 
