@@ -10,7 +10,7 @@ import torch_pruning as tp
 from torch import nn
 
 from ..errors import ConfigError, PruningError
-from .outputs import head_outputs, prediction_layers
+from .outputs import head_outputs, is_blendmask, prediction_layers
 from .view import is_norm, is_prunable_layer
 
 # Autograd operators that act on every channel alone and leave the channel dimension where it is.
@@ -48,6 +48,8 @@ class ChannelGroup:
         members (list[Member]): every layer side that changes with the group.
         slots (int): equal parts (of a group norm or a grouped conv) that must keep equal counts.
         aligned (bool): the parts must also keep the same positions, as grouped convs want.
+        per_slot (int): least channels of a part. A group norm over a single channel would wipe out
+            what it sees on a 1x1 map, and torch refuses to compute it.
         stays (str): why the width must stay; empty if it may change.
     """
 
@@ -56,12 +58,18 @@ class ChannelGroup:
     members: list
     slots: int = 1
     aligned: bool = False
+    per_slot: int = 1
     stays: str = ""
     handle: object = field(default=None, repr=False)
 
     @property
     def prunable(self):
         return not self.stays
+
+    @property
+    def least(self):
+        """The smallest width that the members allow."""
+        return self.width if self.stays else min(self.width, self.slots * self.per_slot)
 
     @property
     def kind(self):
@@ -88,6 +96,9 @@ class ChannelGraph:
         self.names = {module: name for name, module in model.named_modules()}
         self.ignored = resolve_layers(model, ignored_layers)
         self.notes = []
+        if is_blendmask(model):
+            # No part of it depends on the size of the image, and a small one traces faster.
+            example_inputs = [{"image": x["image"][:, :256, :256]} for x in example_inputs]
         with torch.enable_grad():
             model.eval()
             self.predictions = set(prediction_layers(model, example_inputs))
@@ -124,7 +135,7 @@ class ChannelGraph:
     def _describe(self, handle):
         root = handle[0].dep.target.module
         width = len(handle[0].idxs)
-        members, parts, aligned, reasons = [], [1], False, {}
+        members, parts, aligned, per_slot, reasons = [], [1], False, 1, {}
         for dep, indices in handle:
             module = dep.target.module
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
@@ -140,21 +151,19 @@ class ChannelGraph:
                 reasons["prediction layer"] = module
             if isinstance(module, nn.GroupNorm):
                 parts.append(module.num_groups)
+                per_slot = 2
             elif isinstance(module, nn.modules.conv._ConvNd) and not _is_depthwise(module):
                 parts.append(module.groups)
                 aligned |= module.groups > 1
         slots = math.lcm(*parts)
         if width % slots:
             reasons[f"width {width} does not divide into {slots} equal parts"] = root
-        group = ChannelGroup(self.names[root], width, members, slots, aligned, handle=handle)
-        for reason in sorted(
-            reasons,
-            key=lambda r: (
-                ("ignored", "prediction layer").index(r)
-                if r in ("ignored", "prediction layer")
-                else 9
-            ),
-        ):
+        elif width <= slots * per_slot:
+            reasons["already at its least width"] = root
+        group = ChannelGroup(
+            self.names[root], width, members, slots, aligned, per_slot, handle=handle
+        )
+        for reason in sorted(reasons, key=_rank):
             because = self.names.get(reasons[reason], group.root)
             group.stays = reason if because == group.root else f"{reason} ({because})"
             break
@@ -219,6 +228,11 @@ def resolve_layers(model, layers):
         for match in matches:
             found.update(match.modules())
     return found
+
+
+def _rank(reason):
+    # What somebody asked for explains more than what the architecture wants.
+    return {"ignored": 0, "prediction layer": 1}.get(reason, 2)
 
 
 def _is_channel_wise(op):

@@ -44,9 +44,9 @@ def prune(
 
     Args:
         model (nn.Module): a detectron2-style model, on the device it is on.
-        example_inputs (list[dict]): detectron2's format, ``"image"`` of (C, H, W); FLOPs and latency
-            are those for these. None: one random image of the size and channels of the config
-            that the model carries, or else the first image of ``data``.
+        example_inputs (list[dict]): detectron2's format, ``"image"`` of (C, H, W); FLOPs and
+            latency are those for these. None: one random image of the size and channels
+            of the config that the model carries, or else the first image of ``data``.
         pruning_ratio (float): fraction of the channels to remove: of every group if ranked
             locally, of all together if globally.
         max_flops (float): FLOPs to keep, as a fraction of the dense model's (one multiply-add is
@@ -148,8 +148,8 @@ class _Cutter:
                 self.round("max_flops", flops, final=flops)
             except TargetUnreachable as error:
                 raise TargetUnreachable(
-                    f"max_latency {target} is out of reach: with {error.reachable:.3f} of the FLOPs, "
-                    f"the least allowed, this machine still takes about {ratio:.2f} of the time",
+                    f"max_latency {target} is out of reach: with {error.reachable:.3f} of the "
+                    f"FLOPs, the least allowed, this machine takes about {ratio:.2f} of the time",
                     ratio,
                 ) from None
             before, after = median_latency([dense, self.model], self.inputs)
@@ -246,9 +246,9 @@ class _Cutter:
             now = count_params(self.model) / self.params
         if not (1 - TOLERANCE) * target <= now <= target * (1 + 1e-6):
             raise TargetUnreachable(
-                f"{kind} {target} cannot be met within {TOLERANCE:.0%}: the nearest widths that are "
-                f"allowed give {now:.3f} of the dense model's {_unit(kind)}; ask for that, or lower "
-                "round_to",
+                f"{kind} {target} cannot be met within {TOLERANCE:.0%}: the nearest widths "
+                f"that are allowed give {now:.3f} of the dense model's {_unit(kind)}; ask for "
+                "that, or lower round_to",
                 now,
             )
 

@@ -15,8 +15,8 @@ IMPORTANCES = Registry("IMPORTANCE")
 IMPORTANCES.__doc__ = """
 Registry of channel importances, by the name that ``importance=`` and ``PRUNER.IMPORTANCE`` take.
 
-An entry is a class; its objects are called with a group of Torch-Pruning and return one score a
-channel, the least important lowest, comparable between groups. One that needs gradients has
+An entry is called without arguments and gives a callable from a group of Torch-Pruning to one score
+a channel, the least important lowest, comparable between groups. One that needs gradients has
 ``data_driven = True``, and to see each batch alone ``reset()`` and ``observe(groups)``, called
 before the first and after each backward pass.
 """
@@ -48,13 +48,12 @@ def random():
     return tp.importance.RandomImportance()
 
 
-@IMPORTANCES.register()
-class taylor:
+class Taylor:
     """How much the loss moves, to first order, when the channel goes (arXiv:1906.10771).
 
-    For each batch, the products weight · gradient of everything that reads or makes the channel
-    are summed with their signs within a layer, so that effects that cancel do cancel; the batches'
-    absolute values add up.
+    For each batch, the products weight · gradient are summed with their signs within each layer
+    that makes or reads the channel, so that effects that cancel do cancel; absolute values of
+    layers and batches add up.
     """
 
     data_driven = True
@@ -73,6 +72,12 @@ class taylor:
 
     def __call__(self, group):
         return self._sums[group[0].dep.target.module]
+
+
+@IMPORTANCES.register()
+def taylor():
+    """First-order effect on the losses: see :class:`Taylor`."""
+    return Taylor()
 
 
 def channel_effects(group):

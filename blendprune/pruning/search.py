@@ -58,7 +58,7 @@ def chunks_of(index, group, score, dense_width, limits):
     ranks = parts.argsort(dim=1, stable=True)
     # In any part, sorted ascending: entry k is what the k-th step costs on average.
     steps = parts.gather(1, ranks).mean(0).tolist()
-    least = max(1, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
+    least = max(group.least, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
     chunks, channels, scores, highest = [], [], [], -math.inf
     width = group.width
     for k in range(size - 1):

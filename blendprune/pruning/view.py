@@ -156,7 +156,7 @@ def _row_of(module):
     return next((row for row in _ROWS if row[0](module)), None)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _view_class(plain, shown):
     # A mixin goes in front of the class it alters; a full module class stands in its place.
     bases = (shown,) if issubclass(shown, nn.Module) else (shown, plain)

@@ -1,0 +1,76 @@
+"""Small BlendMasks of our own, and batches to train them on."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def blendmask(blendmask_cfg):
+    """A function that builds a small BlendMask in eval mode; the tail overrides its config."""
+    from detectron2.modeling import build_model
+
+    from blendprune import modeling
+
+    def make(*opts):
+        modeling.register()
+        model = build_model(blendmask_cfg(*opts)).eval()
+        return randomise_norms(model)
+
+    return make
+
+
+def randomise_norms(model):
+    """Give norms weights and statistics that are no identity, so that mistakes show."""
+    from blendprune.pruning.view import is_norm
+
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in model.modules():
+            if is_norm(module):
+                for name, low, high in (
+                    ("weight", 0.5, 1.5),
+                    ("bias", -0.2, 0.2),
+                    ("running_mean", -0.2, 0.2),
+                    ("running_var", 0.5, 1.5),
+                ):
+                    tensor = getattr(module, name, None)
+                    if tensor is not None:
+                        noise = torch.rand(tensor.shape, generator=generator)
+                        tensor.copy_(low + (high - low) * noise)
+    return model
+
+
+@pytest.fixture
+def images():
+    """One image to trace and count with."""
+    return [{"image": 255 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))}]
+
+
+@pytest.fixture
+def batches():
+    """Two batches of two images with instances, basis and panoptic labels."""
+    return [training_batch(seed) for seed in range(2)]
+
+
+def training_batch(seed, size=64, count=2):
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    generator = torch.Generator().manual_seed(seed)
+    batch = []
+    for _ in range(count):
+        masks = torch.zeros(2, size, size, dtype=torch.bool)
+        masks[0, 4:40, 6:50] = True
+        masks[1, 30:60, 20:62] = True
+        instances = Instances((size, size))
+        instances.gt_boxes = Boxes(torch.tensor([[6.0, 4.0, 50.0, 40.0], [20.0, 30.0, 62.0, 60.0]]))
+        instances.gt_classes = torch.randint(0, 3, (2,), generator=generator)
+        instances.gt_masks = BitMasks(masks)
+        batch.append(
+            {
+                "image": 255 * torch.rand(3, size, size, generator=generator),
+                "instances": instances,
+                "basis_sem": masks.any(0).long(),
+                "sem_seg": masks[0].long(),
+            }
+        )
+    return batch

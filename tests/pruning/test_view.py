@@ -1,0 +1,164 @@
+"""The prunable view changes nothing by being opened and closed."""
+
+import pytest
+import torch
+import torch_pruning as tp
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from blendprune.pruning import head_outputs, prediction_layers, prunable
+from blendprune.pruning.attributes import sync_attributes
+from blendprune.pruning.view import evaluating
+
+NORMS = ["FrozenBN", "BN", "SyncBN"]
+
+
+def outputs_of(model, images):
+    with evaluating(model):
+        return head_outputs(model, images)
+
+
+def state_of(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def facts_of(model):
+    return [
+        (name, id(module), type(module), module.training) for name, module in model.named_modules()
+    ] + [(name, id(p), p.requires_grad) for name, p in model.named_parameters()]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("head", ["GN", "BN", "none", "NaiveGN"])
+def test_opening_and_closing_the_view_leaves_no_trace(blendmask, images, norm, head):
+    model = blendmask(
+        "MODEL.RESNETS.NORM", norm, "MODEL.FCOS.NORM", head, "MODEL.BACKBONE.FREEZE_AT", 2
+    )
+    model.train()
+    facts, state, before = facts_of(model), state_of(model), outputs_of(model, images)
+    with prunable(model):
+        assert list(model.state_dict()) == list(state)
+        assert all(p.requires_grad for p in model.parameters())
+        inside = outputs_of(model, images)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(inside, before))
+    assert facts_of(model) == facts
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(outputs_of(model, images), before))
+
+
+def test_an_exception_inside_folds_the_view_back(blendmask):
+    model = blendmask("MODEL.RESNETS.NORM", "FrozenBN")
+    facts = facts_of(model)
+    with pytest.raises(ZeroDivisionError), prunable(model):
+        raise ZeroDivisionError
+    assert facts_of(model) == facts
+
+
+def test_views_nest(blendmask):
+    model = blendmask("MODEL.RESNETS.NORM", "FrozenBN")
+    facts = facts_of(model)
+    with prunable(model):
+        outer = facts_of(model)
+        with prunable(model):
+            assert facts_of(model) == outer
+        assert facts_of(model) == outer
+    assert facts_of(model) == facts
+
+
+def test_frozen_norms_are_shown_as_batch_norms_that_stay_fixed(blendmask, images):
+    model = blendmask("MODEL.RESNETS.NORM", "FrozenBN").train()
+    norm = model.backbone.bottom_up.stem.conv1.norm
+    mean = norm.running_mean.clone()
+    with prunable(model):
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(norm.weight, nn.Parameter)
+        model.train()
+        head_outputs(model, images)
+    assert isinstance(norm, FrozenBatchNorm2d)
+    assert not list(norm.parameters())
+    assert torch.equal(norm.running_mean, mean)
+
+
+def test_the_prediction_layers_are_the_last_layers_of_every_branch(blendmask, images):
+    model = blendmask("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True, "MODEL.FCOS.USE_SCALE", True)
+    names = {module: name for name, module in model.named_modules()}
+    with prunable(model):
+        found = {names[layer] for layer in prediction_layers(model.eval(), images)}
+    head = "proposal_generator.fcos_head"
+    last = [name for name, m in model.basis_module.named_modules() if isinstance(m, nn.Conv2d)]
+    tower = [name for name in last if name.startswith("tower")][-1]
+    seg = [name for name in last if name.startswith("seg_head")][-1]
+    assert found == {
+        f"{head}.cls_logits",
+        f"{head}.bbox_pred",
+        f"{head}.ctrness",
+        "top_layer",
+        f"basis_module.{tower}",
+        f"basis_module.{seg}",
+        "panoptic_module.predictor",
+    }
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_hand_written_torch_pruning_script_works_inside_the_view(
+    blendmask, images, batches, norm
+):
+    model = blendmask(
+        "MODEL.RESNETS.NORM", norm, "MODEL.BACKBONE.FREEZE_AT", 2, "MODEL.FCOS.NORM", "BN"
+    )
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    widths = {m: m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)}
+    with prunable(model):
+        ignored = prediction_layers(model.eval(), images)
+        pruner = tp.pruner.MagnitudePruner(
+            model,
+            images,
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            ignored_layers=ignored,
+            forward_fn=head_outputs,
+        )
+        pruner.step()
+        inside = outputs_of(model, images)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(outputs_of(model, images), inside))
+    assert all(layer.out_channels == widths[layer] for layer in ignored)
+    assert model.backbone.bottom_up.stem.conv1.out_channels == 32
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
+    model.train()
+    sum(model(batches[0]).values()).backward()
+
+
+def test_attributes_follow_the_widths(blendmask, images):
+    model = blendmask("MODEL.FCOS.NORM", "BN")
+    with prunable(model):
+        pruner = tp.pruner.MagnitudePruner(
+            model,
+            images,
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            ignored_layers=prediction_layers(model.eval(), images),
+            forward_fn=head_outputs,
+        )
+        pruner.step()
+    bottom_up, head = model.backbone.bottom_up, model.proposal_generator.fcos_head
+    assert {k: s.channels for k, s in bottom_up.output_shape().items()} == {
+        "res3": 64,
+        "res4": 128,
+        "res5": 256,
+    }
+    assert bottom_up._out_feature_channels["res2"] == 32
+    assert set(model.backbone._out_feature_channels.values()) == {32}
+    assert (bottom_up.res3[0].in_channels, bottom_up.res3[0].out_channels) == (32, 64)
+    assert bottom_up.stem.out_channels == 32
+    assert head.in_channels_to_top_module == head.bbox_pred.in_channels == 32
+    assert model.proposal_generator.in_channels_to_top_module == 32
+
+
+def test_bringing_attributes_in_step_changes_nothing_on_a_dense_model(blendmask):
+    model = blendmask().train()
+    before = [dict(vars(module)) for module in model.modules()]
+    sync_attributes(model)
+    assert [dict(vars(module)).keys() for module in model.modules()] == [b.keys() for b in before]
+    assert model.backbone.bottom_up._out_feature_channels["res5"] == 512
+    assert all(module.training for module in model.modules())
