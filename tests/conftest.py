@@ -75,6 +75,40 @@ def blendmask_cfg():
     return make
 
 
+@pytest.fixture
+def training_batch():
+    """A function that makes random training inputs of a BlendMask with three classes."""
+    from detectron2.structures import BitMasks, Boxes, Instances
+
+    def make(images=2, size=64, channels=3):
+        batch = []
+        for seed in range(images):
+            random = torch.Generator().manual_seed(seed)
+            instances = Instances((size, size))
+            masks = torch.zeros(2, size, size, dtype=torch.bool)
+            masks[0, 4:28, 6:30] = masks[1, 30:56, 20:50] = True
+            instances.gt_masks = BitMasks(masks)
+            instances.gt_boxes = Boxes(torch.tensor([[6.0, 4, 30, 28], [20, 30, 50, 56]]))
+            instances.gt_classes = torch.randint(3, (2,), generator=random)
+            sem = torch.zeros(size, size, dtype=torch.long)
+            for mask, label in zip(masks, instances.gt_classes):
+                sem[mask] = label + 1
+            image = torch.rand(channels, size, size, generator=random) * 255
+            batch.append({"image": image, "instances": instances, "basis_sem": sem})
+        return batch
+
+    return make
+
+
+@pytest.fixture
+def registered(overlay):
+    """The overlay with BlendMask registered: our own, unless AdelaiDet is importable."""
+    from blendprune import modeling
+
+    modeling.register()
+    return overlay
+
+
 _SMALL_BLENDMASK = (
     "MODEL.META_ARCHITECTURE",
     "BlendMask",
@@ -102,6 +136,14 @@ _SMALL_BLENDMASK = (
     64,
     "MODEL.PROPOSAL_GENERATOR.NAME",
     "FCOS",
+    "MODEL.FCOS.TOP_LEVELS",
+    0,
+    "MODEL.FCOS.IN_FEATURES",
+    ["p3", "p4", "p5"],
+    "MODEL.FCOS.FPN_STRIDES",
+    [8, 16, 32],
+    "MODEL.FCOS.SIZES_OF_INTEREST",
+    [32, 64],
     "MODEL.FCOS.NUM_CLASSES",
     3,
     "MODEL.FCOS.NUM_CLS_CONVS",

@@ -1,0 +1,272 @@
+"""BlendMask under the overlay: PRUNE, FINETUNE, any channel count, and the early exit."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+import blendprune
+from blendprune.errors import CheckpointError, ConfigError, StructError
+
+
+def _results(model, images):
+    with torch.no_grad():
+        return [r["instances"] for r in model.eval()(images)]
+
+
+def _assert_equal_results(ours, theirs):
+    assert sum(map(len, ours)) > 0
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
+        assert torch.equal(a.scores, b.scores)
+        assert torch.equal(a.pred_classes, b.pred_classes)
+        assert torch.equal(a.pred_masks, b.pred_masks)
+
+
+@pytest.fixture
+def pruned(registered, blendmask_cfg, training_batch, tmp_path):
+    """A small pruned BlendMask and its checkpoint, written by detectron2's checkpointer."""
+    model = build_model(blendmask_cfg())
+    blendprune.prune(model, max_flops=0.5, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    return model, str(tmp_path / "pruned.pth")
+
+
+def test_the_overlay_changes_no_bit_of_a_dense_model(overlay, blendmask_cfg, training_batch):
+    blendprune.revert()
+    blendprune.modeling.register()
+    plain = build_model(blendmask_cfg())
+    with blendprune.applied():
+        torch.manual_seed(0)
+        patched = build_model(blendmask_cfg())
+        assert list(patched.state_dict()) == list(plain.state_dict())
+        patched.load_state_dict(plain.state_dict())
+        batch = training_batch()
+        ours, theirs = patched(batch), None
+        found = _results(patched, batch)
+    theirs = plain(batch)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    _assert_equal_results(found, _results(plain, batch))
+
+
+def test_the_same_seed_gives_upstreams_weights(blendmask_cfg):
+    blendprune.modeling.register()
+    torch.manual_seed(3)
+    plain = build_model(blendmask_cfg()).state_dict()
+    with blendprune.applied():
+        torch.manual_seed(3)
+        patched = build_model(blendmask_cfg()).state_dict()
+    assert all(torch.equal(plain[key], patched[key]) for key in plain)
+
+
+@pytest.mark.parametrize("mean", [[100.0], [100.0, 110.0, 120.0, 130.0]])
+def test_images_of_any_channel_count_train_and_run(registered, blendmask_cfg, training_batch, mean):
+    cfg = blendmask_cfg("MODEL.PIXEL_MEAN", mean, "MODEL.PIXEL_STD", [1.0] * len(mean))
+    model = build_model(cfg)
+    batch = training_batch(channels=len(mean))
+    sum(model(batch).values()).backward()
+    assert len(_results(model, batch)) == 2
+
+
+def test_a_model_can_be_pickled_and_copied(registered, blendmask_cfg, training_batch):
+    model = build_model(blendmask_cfg())
+    batch = training_batch()
+    expected = _results(model, batch)
+    _assert_equal_results(_results(pickle.loads(pickle.dumps(model)), batch), expected)
+    _assert_equal_results(_results(copy.deepcopy(model), batch), expected)
+
+
+def test_prune_makes_forward_leave_early_with_differentiable_outputs(registered, blendmask_cfg):
+    model = build_model(blendmask_cfg("MODEL.PRUNE", True))
+    assert model.model_prune is model.proposal_generator.model_prune is True
+    outputs = model([{"image": torch.rand(3, 64, 64)}])
+    assert {"logits", "reg", "ctrness", "top_feats", "bases", "basis_sem"} <= outputs.keys()
+    sum(x.sum() for level in outputs.values() for x in level).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+    features = model.backbone(torch.rand(1, 3, 64, 64))
+    heads, losses = model.proposal_generator(None, features, None, model.top_layer)
+    assert losses == {}
+    assert [x.shape[1] for x in heads["logits"]] == [3, 3, 3]
+    assert all(x.requires_grad for level in heads.values() for x in level)
+
+
+def test_finetune_takes_the_widths_of_the_checkpoint(pruned, blendmask_cfg, training_batch):
+    model, path = pruned
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
+    finetuned = build_model(cfg)
+    assert finetuned.model_prune is finetuned.proposal_generator.model_prune is False
+    assert finetuned.backbone.output_shape() == model.backbone.output_shape()
+    DetectionCheckpointer(finetuned).load(path)
+    batch = training_batch()
+    _assert_equal_results(_results(finetuned, batch), _results(model, batch))
+    before = copy.deepcopy(finetuned.state_dict())
+    optimizer = torch.optim.SGD(finetuned.parameters(), lr=0.001)
+    sum(finetuned.train()(batch).values()).backward()
+    optimizer.step()
+    assert any(not torch.equal(before[k], v) for k, v in finetuned.state_dict().items())
+
+
+def test_finetuning_resumes_with_optimizer_and_iteration(pruned, blendmask_cfg, tmp_path):
+    _, path = pruned
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
+    model = build_model(cfg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    checkpointer = DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    checkpointer.save("model_0000001", iteration=1)
+
+    resumed = build_model(cfg)
+    other = torch.optim.SGD(resumed.parameters(), lr=0.1, momentum=0.9)
+    checkpointer = DetectionCheckpointer(resumed, str(tmp_path), optimizer=other)
+    assert checkpointer.resume_or_load(path, resume=True)["iteration"] == 1
+    ours, theirs = resumed.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert other.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys()
+
+
+def test_the_basis_loss_follows_the_config_whatever_the_checkpoint_had(
+    pruned, blendmask_cfg, training_batch
+):
+    _, path = pruned
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
+    cfg.MODEL.BASIS_MODULE.LOSS_ON = False
+    model = build_model(cfg)
+    assert model.basis_module.loss_on is False
+    assert "loss_basis_sem" not in model(training_batch())
+
+
+def test_the_basis_loss_needs_a_checkpoint_with_its_head(registered, blendmask_cfg, tmp_path):
+    model = build_model(blendmask_cfg("MODEL.BASIS_MODULE.LOSS_ON", False))
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    with pytest.raises(StructError, match="fine-tune with MODEL.BASIS_MODULE.LOSS_ON False"):
+        build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+
+
+def test_frozen_norms_become_trainable_ones(registered, blendmask_cfg, training_batch, tmp_path):
+    model = build_model(blendmask_cfg("MODEL.RESNETS.NORM", "FrozenBN"))
+    blendprune.prune(model, pruning_ratio=0.3, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    path = str(tmp_path / "pruned.pth")
+    finetuned = build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+    DetectionCheckpointer(finetuned).load(path)
+    for ours, theirs in zip(
+        _results(finetuned, training_batch()), _results(model, training_batch()), strict=True
+    ):
+        assert torch.allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+def test_a_pruned_checkpoint_in_a_dense_model_is_refused(pruned, blendmask_cfg):
+    _, path = pruned
+    dense = build_model(blendmask_cfg())
+    before = copy.deepcopy(dense.state_dict())
+    with pytest.raises(CheckpointError, match="set MODEL.FINETUNE True and MODEL.WEIGHTS"):
+        DetectionCheckpointer(dense).load(path)
+    assert all(torch.equal(before[key], value) for key, value in dense.state_dict().items())
+
+
+def test_a_dense_checkpoint_with_other_classes_loads_as_upstream_does(
+    registered, blendmask_cfg, tmp_path
+):
+    DetectionCheckpointer(build_model(blendmask_cfg()), str(tmp_path)).save("dense")
+    other = build_model(blendmask_cfg("MODEL.FCOS.NUM_CLASSES", 5))
+    DetectionCheckpointer(other).load(str(tmp_path / "dense.pth"))
+    assert other.proposal_generator.fcos_head.cls_logits.weight.shape[0] == 5
+
+
+def test_finetune_without_weights_is_refused(registered, blendmask_cfg):
+    with pytest.raises(ConfigError, match="finetuning model need a model file!"):
+        build_model(blendmask_cfg("MODEL.FINETUNE", True))
+
+
+def test_finetune_of_a_checkpoint_without_struct_is_refused(registered, blendmask_cfg, tmp_path):
+    path = str(tmp_path / "old.pth")
+    torch.save({"model": build_model(blendmask_cfg()).state_dict()}, path)
+    with pytest.raises(StructError, match='has no "struct"'):
+        build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+
+
+def test_finetune_with_the_struct_of_another_architecture_is_refused(pruned, blendmask_cfg):
+    _, path = pruned
+    checkpoint = torch.load(path)
+    checkpoint["struct"]["meta_architecture"] = "GeneralizedRCNN"
+    torch.save(checkpoint, path)
+    with pytest.raises(StructError, match="is of a GeneralizedRCNN, but the model is a BlendMask"):
+        build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+
+
+def test_finetune_with_another_depth_is_refused(pruned, blendmask_cfg):
+    _, path = pruned
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path, "MODEL.RESNETS.DEPTH", 34)
+    with pytest.raises(StructError, match="build the model from the config"):
+        build_model(cfg)
+
+
+def test_prune_and_finetune_together_are_refused(registered, blendmask_cfg):
+    cfg = blendmask_cfg("MODEL.PRUNE", True, "MODEL.FINETUNE", True, "MODEL.WEIGHTS", "x.pth")
+    with pytest.raises(ConfigError, match="both set: prune first"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize("key", ["PRUNE", "FINETUNE"])
+def test_flags_that_are_not_booleans_are_refused(registered, blendmask_cfg, key):
+    cfg = blendmask_cfg()
+    cfg.MODEL[key] = "yes"
+    with pytest.raises(ConfigError, match=f"MODEL.{key} is 'yes': set it to True or False"):
+        build_model(cfg)
+
+
+def test_weights_may_be_any_path_manager_address(pruned, blendmask_cfg, tmp_path):
+    from detectron2.utils.file_io import PathManager
+    from iopath.common.file_io import PathHandler
+
+    class Shelf(PathHandler):
+        def _get_supported_prefixes(self):
+            return ["shelf://"]
+
+        def _get_local_path(self, path, force=False, **kwargs):
+            return str(tmp_path / path[len("shelf://") :])
+
+        def _isfile(self, path, **kwargs):
+            return True
+
+        def _open(self, path, mode="r", buffering=-1, **kwargs):
+            return open(self._get_local_path(path), mode)
+
+    PathManager.register_handler(Shelf(), allow_override=True)
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", "shelf://pruned.pth")
+    assert build_model(cfg).backbone.output_shape() == pruned[0].backbone.output_shape()
+
+
+def test_a_panoptic_model_is_pruned_and_finetuned(
+    registered, blendmask_cfg, training_batch, tmp_path
+):
+    opts = [
+        "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True,
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3", "p4", "p5"],
+        "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5,
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32,
+    ]  # fmt: skip
+    model = build_model(blendmask_cfg(*opts))
+    blendprune.prune(model, pruning_ratio=0.3, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    path = str(tmp_path / "pruned.pth")
+    finetuned = build_model(blendmask_cfg(*opts, "MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+    DetectionCheckpointer(finetuned).load(path)
+    batch = training_batch()
+    with torch.no_grad():
+        ours, theirs = finetuned.eval()(batch), model.eval()(batch)
+    assert torch.equal(ours[0]["sem_seg"], theirs[0]["sem_seg"])
+    assert torch.equal(ours[0]["panoptic_seg"][0], theirs[0]["panoptic_seg"][0])
+    for image in batch:
+        image["sem_seg"] = image["basis_sem"]
+    losses = finetuned.train()(batch)
+    assert "loss_sem_seg" in losses
+    sum(losses.values()).backward()
