@@ -53,15 +53,20 @@ def prune_from_config(cfg, output_dir, progress=None):
     model = build_trained(cfg)
     dense = copy.deepcopy(model).eval()
     data = None
-    if pruning.needs_data(arguments["importance"]):
+    if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
         say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {', '.join(cfg.DATASETS.TRAIN)}")
         data = calibration_batches(cfg)
-    result = pruning.prune(model, data=data, progress=say, **arguments)
+    result = pruning.prune(
+        model,
+        data=data,
+        progress=lambda done, rounds: say(f"cut {done} of {rounds}"),
+        **arguments,
+    )
 
     say("measuring latency")
     model.eval()
-    inputs = pruning.example_inputs(model)
-    latency = compare_latency({"before": dense, "after": model}, inputs)
+    models = {"before": dense, "after": model}
+    latency = compare_latency(models, pruning.config_inputs(model))
     report = {
         **result.to_dict(),
         "latency_ms": latency,

@@ -3,9 +3,15 @@
 from .flops import CostModel, count_flops, count_params, median_latency
 from .graph import ChannelGraph, ChannelGroup, Member, group_notes, resolve_layers
 from .outputs import blendmask_outputs, head_outputs, prediction_layers
-from .prune import prune
+from .prune import config_inputs, prune
 from .result import PruningReport, pruning_table
-from .scores import IMPORTANCES, accumulate_gradients, build_importance, score_groups
+from .scores import (
+    IMPORTANCES,
+    accumulate_gradients,
+    build_importance,
+    is_data_driven,
+    score_groups,
+)
 from .view import prunable
 
 __all__ = [
@@ -18,10 +24,12 @@ __all__ = [
     "accumulate_gradients",
     "blendmask_outputs",
     "build_importance",
+    "config_inputs",
     "count_flops",
     "count_params",
     "group_notes",
     "head_outputs",
+    "is_data_driven",
     "median_latency",
     "prediction_layers",
     "prunable",

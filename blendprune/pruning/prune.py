@@ -5,6 +5,7 @@ import math
 import time
 
 import torch
+import yaml
 
 from ..errors import ConfigError, PruningError, TargetUnreachable
 from .flops import CostModel, count_flops, count_params, median_latency
@@ -307,15 +308,29 @@ def _example_inputs(model, example_inputs, batches):
         if not inputs or not all(isinstance(x, dict) and "image" in x for x in inputs):
             raise ConfigError('example_inputs must be a list of dicts like {"image": tensor}')
         return inputs
-    text = getattr(model, "blendprune_config", None)
-    if text:
-        import yaml
-
-        config = yaml.safe_load(text)
-        side = config["INPUT"]["MIN_SIZE_TEST"]
-        channels = len(config["MODEL"]["PIXEL_MEAN"])
-        noise = torch.rand(channels, side, side, generator=torch.Generator().manual_seed(0))
-        return [{"image": 255 * noise}]
+    inputs = config_inputs(model)
+    if inputs is not None:
+        return inputs
     if batches is not None:
         return [{"image": batches[0][0]["image"]}]
     raise ConfigError('pass example_inputs=[{"image": tensor}]: the model carries no config')
+
+
+def config_inputs(model):
+    """One random image of the size and channels of the config that the model carries.
+
+    Args:
+        model (nn.Module): built under the overlay, or loaded by blendprune.
+
+    Returns:
+        list[dict] | None: ``[{"image": (C, S, S)}]``, values 0 to 255, S = INPUT.MIN_SIZE_TEST;
+        None for a model without a config.
+    """
+    text = getattr(model, "blendprune_config", None)
+    if not text:
+        return None
+    config = yaml.safe_load(text)
+    side = config["INPUT"]["MIN_SIZE_TEST"]
+    channels = len(config["MODEL"]["PIXEL_MEAN"])
+    noise = torch.rand(channels, side, side, generator=torch.Generator().manual_seed(0))
+    return [{"image": 255 * noise}]
