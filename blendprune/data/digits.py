@@ -12,9 +12,9 @@
                                                          thing_train2017/000001.npz …
 
 The first is for `register_digits`. The second is what detectron2 finds as ``coco_2017_train`` and
-``coco_2017_val`` when ``DETECTRON2_DATASETS`` names the folder, so an unmodified train_net.py trains on
-it; ``thing_train2017`` is the semantic map that AdelaiDet's mapper reads for ``BASIS_MODULE.LOSS_ON``.
-Masks are run-length coded: training needs ``INPUT.MASK_FORMAT bitmask``.
+``coco_2017_val`` when ``DETECTRON2_DATASETS`` names the folder, so that an unmodified train_net.py
+trains on it; ``thing_train2017`` is the semantic map that AdelaiDet's mapper reads for
+``BASIS_MODULE.LOSS_ON``. Masks are run-length coded: training needs ``INPUT.MASK_FORMAT bitmask``.
 """
 
 import json
@@ -72,8 +72,8 @@ def write_digits(root, num_train=1000, num_test=200, image_size=128, seed=0, lay
         raise ConfigError(f"layout is {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
     if min(num_train, num_test) < 1 or image_size < 32:
         raise ConfigError(
-            f"{num_train} training and {num_test} test scenes of {image_size} pixels were asked for; "
-            "each split needs at least 1 scene of at least 32 pixels."
+            f"{num_train} training and {num_test} test scenes of {image_size} pixels were asked "
+            "for; each split needs at least 1 scene of at least 32 pixels."
         )
     folder = Path(root, "coco") if layout == "coco" else Path(root)
     folder = Path(os.path.abspath(folder))
@@ -193,7 +193,7 @@ def _add_scene(records, scene, path):
 
 
 def _write_semantic_map(scene, path):
-    """Write 0 for the background and 1 + label elsewhere, as AdelaiDet's preparation script does."""
+    """Write 0 for the background and 1 + label elsewhere, as AdelaiDet's script prepares it."""
     path.parent.mkdir(exist_ok=True)
     semantic = np.zeros(scene.masks.shape[1:], np.uint8)
     for mask, label in zip(scene.masks, scene.labels, strict=True):

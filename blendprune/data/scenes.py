@@ -1,10 +1,10 @@
 """Scenes of handwritten digits, drawn from the scans that scikit-learn carries.
 
-The scans are real: 1797 digits by 43 people, 8x8 pixels each, the test part of the UCI set "Optical
-Recognition of Handwritten Digits" (`sklearn.datasets.load_digits`). A scene puts several of them, of
-different size, slant and contrast and partly covering each other, on a textured background with
-strokes that are no digits. No threshold separates them, so finding them is a detection task, and
-nothing has to be downloaded.
+The scans are real: 1797 digits by 43 people, 8x8 pixels each, the test part of the UCI set
+"Optical Recognition of Handwritten Digits" (`sklearn.datasets.load_digits`). A scene puts several
+of them, of different size, slant and contrast and partly covering each other, on a textured
+background with strokes that are no digits. No threshold separates them, so finding them is a
+detection task, and nothing has to be downloaded.
 """
 
 import math

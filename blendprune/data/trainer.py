@@ -1,0 +1,61 @@
+"""detectron2's default trainer, with the few choices that digit scenes call for."""
+
+import logging
+import os
+
+import torch
+from detectron2.data import build_detection_train_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import COCOEvaluator
+from detectron2.solver.build import get_default_optimizer_params
+from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
+
+from .mapper import DatasetMapperWithBasis
+
+_log = logging.getLogger(__name__)
+
+
+class DigitTrainer(DefaultTrainer):
+    """Trains with AdamW, which from scratch gets there in fewer steps than SGD."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return build_detection_train_loader(cfg, mapper=DatasetMapperWithBasis(cfg, True))
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        # The compiled evaluation of detectron2 is missing from its wheel; pycocotools' will do.
+        return COCOEvaluator(dataset_name, tasks=("bbox", "segm"), use_fast_impl=False)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        params = get_default_optimizer_params(
+            model, base_lr=cfg.SOLVER.BASE_LR, weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM
+        )
+        return torch.optim.AdamW(
+            params, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
+
+    def build_writers(self):
+        metrics = JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return [metrics, ProgressWriter(self.max_iter)]
+
+
+class ProgressWriter(EventWriter):
+    """One short line of progress in the log each time; detectron2's own is 300 characters."""
+
+    def __init__(self, max_iter):
+        self.max_iter = max_iter
+
+    def write(self):
+        storage = get_event_storage()
+        done = storage.iter + 1
+        histories = storage.histories()
+        if done > self.max_iter or "total_loss" not in histories or "time" not in histories:
+            return
+        loss = histories["total_loss"].median(20)
+        left = histories["time"].median(40) * (self.max_iter - done)
+        _log.info(
+            "iteration %4d / %d   loss %.3f   %d:%02d left",
+            *(done, self.max_iter, loss, left // 60, left % 60),
+        )
