@@ -79,8 +79,8 @@ def test_adelaidets_own_classes_win_where_it_is_importable(monkeypatch):
     class Adet:
         __path__ = ()
 
-    monkeypatch.setitem(sys.modules, "adet", Adet)
-    monkeypatch.setitem(sys.modules, "adet.modeling", Adet)
+    for name in ("", ".modeling", ".data", ".config", ".config.defaults"):
+        monkeypatch.setitem(sys.modules, f"adet{name}", Adet)
     assert modeling.register() == "adet"
 
 
