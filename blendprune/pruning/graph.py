@@ -18,7 +18,9 @@ _CHANNEL_WISE = re.compile(
     r"(Add|Sub|Rsub|Mul|Div|Neg|Pow|Exp|Log|Sqrt|Rsqrt|Abs|Square|Sigmoid|Relu|LeakyRelu|Elu|Gelu"
     r"|Silu|Tanh|Softplus|Hardtanh|Hardswish|Hardsigmoid|Mish|Clamp|ClampMin|ClampMax|Clone|Alias"
     r"|ToCopy|NativeDropout|Upsample\w+2D|MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D"
-    r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D)Backward\d*"
+    r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D"
+    # The transposed weight of a linear, and features pooled from regions.
+    r"|T|GeneratedBackwardFor_torchvision_roi_align_default)(Backward\d*)?"
 )
 
 

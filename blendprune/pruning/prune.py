@@ -167,46 +167,59 @@ class _Cutter:
 
     def round(self, kind, amount, final):
         """Cut once, to the amount; refuse first if the final amount is out of reach."""
-        with prunable(self.model):
-            graph = ChannelGraph(self.model, self.inputs, self.ignored)
-            groups = graph.groups()
-            if self.dense_widths is None:
-                self.dense_widths = {group.root: group.width for group in groups}
-                self.notes = graph.notes + group_notes(groups)
-            dense = [self.dense_widths[group.root] for group in groups]
-            chosen = [group for group in groups if group.prunable]
-            if not chosen:
-                raise PruningError(
-                    f"{type(self.model).__name__} has no group of channels that may be pruned: "
-                    + ("; ".join(self.notes) or "every layer is a prediction layer")
-                )
-            cost = self._cost(kind, groups)
-            if cost is not None:
-                # Widths alone decide what can be reached, so ask before any score is computed.
-                blank = [torch.zeros(g.width) if g.prunable else None for g in groups]
-                least = Search(groups, blank, dense, self.limits).least(cost)
-                self._refuse(kind, final, least)
-            scores = iter(
-                score_groups(self.model, chosen, build_importance(self.importance), self.batches)
-            )
-            scores = [next(scores) if group.prunable else None for group in groups]
-            search = Search(groups, scores, dense, self.limits)
-            if cost is None:
-                channels = search.by_ratio(amount)
-            else:
-                channels = search.by_cost(cost, amount * self._dense(kind))
-            for index, group_channels in channels.items():
-                graph.cut(groups[index], group_channels)
+        cut = False
+        try:
+            with prunable(self.model):
+                graph = ChannelGraph(self.model, self.inputs, self.ignored)
+                groups = graph.groups()
+                channels = self._choose(kind, amount, final, graph, groups)
+                cut = True
+                for index, group_channels in channels.items():
+                    graph.cut(groups[index], group_channels)
+        except RuntimeError as error:
+            if cut:
+                raise self._misfit(error) from error
+            raise
         self.model.zero_grad(set_to_none=True)
 
+    def _misfit(self, error):
+        # torch's word for shapes that do not fit: a layer was cut that its reader was not.
+        return PruningError(
+            f"the pruned {type(self.model).__name__} does not run ({error}); name the layers "
+            "around that shape in ignored_layers"
+        )
+
+    def _choose(self, kind, amount, final, graph, groups):
+        if self.dense_widths is None:
+            self.dense_widths = {group.root: group.width for group in groups}
+            self.notes = graph.notes + group_notes(groups)
+        dense = [self.dense_widths[group.root] for group in groups]
+        chosen = [group for group in groups if group.prunable]
+        if not chosen:
+            raise PruningError(
+                f"{type(self.model).__name__} has no group of channels that may be pruned: "
+                + ("; ".join(self.notes) or "every layer is a prediction layer")
+            )
+        cost = self._cost(kind, groups)
+        if cost is not None:
+            # Widths alone decide what can be reached, so ask before any score is computed.
+            blank = [torch.zeros(g.width) if g.prunable else None for g in groups]
+            self._refuse(kind, final, Search(groups, blank, dense, self.limits).least(cost))
+        scores = iter(
+            score_groups(self.model, chosen, build_importance(self.importance), self.batches)
+        )
+        scores = [next(scores) if group.prunable else None for group in groups]
+        search = Search(groups, scores, dense, self.limits)
+        if cost is None:
+            return search.by_ratio(amount)
+        return search.by_cost(cost, amount * self._dense(kind))
+
     def report(self):
-        with evaluating(self.model, grad=True):
-            try:
+        try:
+            with evaluating(self.model):
                 head_outputs(self.model, self.inputs)
-            except RuntimeError as error:
-                raise PruningError(
-                    f"the pruned {type(self.model).__name__} does not run: {error}"
-                ) from error
+        except RuntimeError as error:
+            raise self._misfit(error) from error
         after = _layer_widths(self.model)
         return PruningReport(
             flops={

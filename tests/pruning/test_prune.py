@@ -428,3 +428,27 @@ def test_a_wrong_argument_is_one_clear_sentence(blendmask, images, arguments, se
         prune(model, **{"example_inputs": images, "importance": "magnitude", **arguments})
     assert "\n" not in str(raised.value)
     assert unchanged(model, before)
+
+
+def test_a_cut_that_a_reader_outside_the_graph_does_not_follow_is_undone(blendmask, images):
+    model = blendmask(*WIDE)
+    before = remember(model)
+    lateral = model.backbone.fpn_lateral4
+
+    class Detached(nn.Module):
+        """Reads res3 where no gradient, and so no graph, can follow."""
+
+        def __init__(self, plain):
+            super().__init__()
+            self.plain = plain
+            self.stray = nn.Conv2d(plain.in_channels, 4, 1)
+
+        def forward(self, x):
+            self.stray(x.detach())
+            return self.plain(x)
+
+    model.backbone.lateral_convs[1] = model.backbone.fpn_lateral4 = Detached(lateral)
+    before = remember(model)
+    with pytest.raises(PruningError, match="the pruned BlendMask does not run"):
+        prune(model, images, pruning_ratio=0.5, importance="magnitude", global_pruning=False)
+    assert unchanged(model, before)
