@@ -1,0 +1,224 @@
+"""The whole story on digit scenes: train, prune, fine-tune, evaluate, measure, reload.
+
+Nothing is downloaded. A dense BlendMask R-18 is trained from scratch, cut to less than half of its
+FLOPs, fine-tuned as a user would do it (a config with ``MODEL.FINETUNE`` and a file), and at last
+rebuilt from its own file in a new process. ::
+
+    OUTPUT/digits/          the scenes, in COCO's format
+    OUTPUT/dense/           model_final.pth, metrics.json
+    OUTPUT/pruned/          model_pruned.pth, config.yaml, report.json of the cut
+    OUTPUT/finetuned/       model_final.pth, metrics.json
+    OUTPUT/detections.png   test scenes: truth, dense model, fine-tuned model
+    OUTPUT/report.json      every figure
+    OUTPUT/log.txt          what detectron2 has to say meanwhile
+"""
+
+import contextlib
+import io
+import json
+import logging
+import math
+import os
+import time
+
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from pycocotools import mask as mask_utils
+
+from . import modeling
+from .data.digits import DIGITS_TEST, register_digits, write_digits
+from .data.trainer import DigitTrainer
+from .errors import ConfigError
+from .job import prune_from_config
+from .report.latency import compare_latency
+from .report.picture import detections_picture
+from .report.reload import are_identical, detections, outputs_in_new_process
+from .structure import load
+
+CONFIG = os.path.join(os.path.dirname(__file__), "data", "digits.yaml")
+NUM_TRAIN, NUM_TEST = 2000, 200
+# Fine-tuning, relative to training the dense model.
+FINETUNE_ITERATIONS, FINETUNE_LR = 0.5, 0.5
+_STAGES = 6
+_log = logging.getLogger(__name__)
+
+
+def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
+    """Run the demo under the overlay (`blendprune.apply` comes first).
+
+    Args:
+        output (str): folder for everything that is written; scenes in it are used again.
+        opts (Sequence): ``KEY VALUE`` pairs that override ``data/digits.yaml``.
+        num_train (int), num_test (int): how many scenes to draw.
+
+    Returns:
+        dict: what ``report.json`` holds: ``flops``, ``params``, ``latency_ms`` (each ``before``
+        and ``after``), ``ap`` (``dense``, ``pruned``, ``finetuned``, each ``segm`` and ``bbox``),
+        ``reloaded_identical``, ``wall_s``, ``stages_s`` (seconds of each stage), ``threads``.
+
+    Raises:
+        ConfigError: an override cannot hold, or the folder cannot be written.
+    """
+    start = time.perf_counter()
+    output = os.path.abspath(output)
+    try:
+        os.makedirs(output, exist_ok=True)
+        open(os.path.join(output, "log.txt"), "w").close()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the output folder {output!r} ({error.strerror}): choose another with "
+            "--output."
+        ) from None
+    with _logs_to(os.path.join(output, "log.txt")):
+        report = _run(output, list(opts), num_train, num_test)
+    report["wall_s"] = round(time.perf_counter() - start, 1)
+    with open(os.path.join(output, "report.json"), "w") as file:
+        json.dump(report, file, indent=2)
+    return report
+
+
+def _run(output, opts, num_train, num_test):
+    clock = _Clock()
+    clock.stage(f"draw {num_train} + {num_test} scenes of handwritten digits")
+    register_digits(write_digits(os.path.join(output, "digits"), num_train, num_test))
+
+    modeling.register()
+    cfg = get_cfg()
+    cfg.merge_from_file(CONFIG)
+    cfg.merge_from_list(opts)
+    cfg.OUTPUT_DIR = os.path.join(output, "dense")
+    clock.stage(f"train the dense model, {cfg.SOLVER.MAX_ITER} iterations")
+    dense_ap = _train(cfg)[1]
+    _log.info("dense: %s", _aps(dense_ap))
+
+    clock.stage(f"prune to {cfg.PRUNER.MAX_FLOPS:.0%} of the FLOPs")
+    cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    folder = os.path.join(output, "pruned")
+    cut = prune_from_config(cfg, folder, progress=_log.info)
+
+    # From here on nothing is known but the two files, as for a user on another day.
+    tuned_cfg = get_cfg()
+    tuned_cfg.merge_from_file(os.path.join(folder, "config.yaml"))
+    tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
+    tuned_cfg.SOLVER.MAX_ITER = round(cfg.SOLVER.MAX_ITER * FINETUNE_ITERATIONS)
+    tuned_cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * FINETUNE_LR
+    clock.stage(f"evaluate, then fine-tune for {tuned_cfg.SOLVER.MAX_ITER} iterations")
+    pruned_ap, tuned_ap = _train(tuned_cfg, evaluate_first=True)
+    _log.info("fine-tuned: %s", _aps(tuned_ap))
+
+    clock.stage("measure latency")
+    paths = {
+        "before": cfg.MODEL.WEIGHTS,
+        "after": os.path.join(tuned_cfg.OUTPUT_DIR, "model_final.pth"),
+    }
+    models = {name: load(path) for name, path in paths.items()}
+    images, truth = _test_scenes(tuned_cfg, 6)
+    latency = compare_latency(models, [{"image": images[0]}], runs=40)
+
+    clock.stage("reload the fine-tuned file in a new process and compare")
+    found = {name: detections(model, images) for name, model in models.items()}
+    again = outputs_in_new_process(paths["after"], images)
+    detections_picture(
+        os.path.join(output, "detections.png"),
+        [image.flip(0) for image in images],  # detectron2 reads BGR
+        {"truth": truth, "dense": found["before"], "fine-tuned": found["after"]},
+        MetadataCatalog.get(DIGITS_TEST),
+    )
+    clock.stop()
+    return {
+        "flops": cut["flops"],
+        "params": cut["params"],
+        "latency_ms": latency,
+        "ap": {"dense": dense_ap, "pruned": pruned_ap, "finetuned": tuned_ap},
+        "reloaded_identical": are_identical(found["after"], again),
+        "stages_s": clock.seconds,
+        "threads": torch.get_num_threads(),
+        "device": tuned_cfg.MODEL.DEVICE,
+    }
+
+
+def _train(cfg, evaluate_first=False):
+    """Train from MODEL.WEIGHTS; returns the AP before (None unless asked for) and after."""
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    seed_all_rng(cfg.SEED)
+    with _quiet():
+        trainer = DigitTrainer(cfg)
+        trainer.resume_or_load(resume=False)
+        before = None
+        if evaluate_first:
+            before = _numbers(DigitTrainer.test(cfg, trainer.model))
+            _log.info("pruned, not yet fine-tuned: %s", _aps(before))
+        return before, _numbers(trainer.train())
+
+
+def _numbers(results):
+    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
+    aps = {task: results[task]["AP"] for task in ("segm", "bbox")}
+    return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
+
+
+def _aps(ap):
+    return f"mask AP {ap['segm']:.1f}, box AP {ap['bbox']:.1f}"
+
+
+def _test_scenes(cfg, count):
+    """The first test scenes: what the model gets, and the truth in the form of detections."""
+    mapper = DatasetMapper(cfg, is_train=False)
+    images, truth = [], []
+    for record in DatasetCatalog.get(DIGITS_TEST)[:count]:
+        images.append(mapper(record)["image"])
+        boxes = torch.tensor([each["bbox"] for each in record["annotations"]])
+        masks = [mask_utils.decode(each["segmentation"]) for each in record["annotations"]]
+        truth.append(
+            {
+                "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1),
+                "scores": torch.ones(len(boxes)),
+                "classes": torch.tensor([each["category_id"] for each in record["annotations"]]),
+                "masks": torch.stack([torch.from_numpy(mask).bool() for mask in masks]),
+            }
+        )
+    return images, truth
+
+
+class _Clock:
+    """Announces the stages and keeps their seconds."""
+
+    def __init__(self):
+        self.seconds, self.name = {}, None
+
+    def stage(self, name):
+        self.stop()
+        _log.info("[%d/%d] %s", len(self.seconds) + 1, _STAGES, name)
+        self.name, self.start = name, time.perf_counter()
+
+    def stop(self):
+        if self.name:
+            self.seconds[self.name] = round(time.perf_counter() - self.start, 1)
+
+
+@contextlib.contextmanager
+def _logs_to(path):
+    """Stages and progress go to the terminal; these and all that detectron2 says go to a file."""
+    on_terminal = {"detectron2": False, "fvcore": False, "py.warnings": False, "blendprune": True}
+    loggers = {name: logging.getLogger(name) for name in on_terminal}
+    before = {
+        name: (each.handlers[:], each.level, each.propagate) for name, each in loggers.items()
+    }
+    logging.captureWarnings(True)
+    try:
+        for name, logger in loggers.items():
+            logger.handlers.clear()
+            setup_logger(path, name=name, configure_stdout=on_terminal[name])
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for name, logger in loggers.items():
+            logger.handlers[:], logger.level, logger.propagate = before[name]
+
+
+def _quiet():
+    """pycocotools prints its progress; detectron2 logs the same figures as a table."""
+    return contextlib.redirect_stdout(io.StringIO())

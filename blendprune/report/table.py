@@ -1,0 +1,83 @@
+"""The report of a pruning run, as a table for people."""
+
+from tabulate import tabulate
+
+_METRICS = {"segm": "mask AP", "bbox": "box AP"}
+
+
+def report_table(report):
+    """Draw the report of ``blendprune prune`` or of the demo.
+
+    Caveats: one multiply-add is one FLOP, as fvcore counts; latency is a median on the machine,
+    threads and inputs of that run. The demo measures it on the fine-tuned model. ::
+
+                         dense    pruned    fine-tuned    change
+        -------------  -------  --------  ------------  --------
+        FLOPs (M)       1003.2     451.0         451.0     0.450
+        params (M)       13.74      3.88          3.88     0.282
+        latency (ms)     38.41                   24.10     0.627
+        mask AP           80.1      55.3          79.4      -0.7
+        box AP            85.0      60.2          84.6      -0.4
+
+        2 threads on cpu; 9.5 min in all; reloaded in a new process: identical
+
+    Args:
+        report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
+            ``after``; where known ``wall_s``, ``ap``, ``threads``, ``device``,
+            ``reloaded_identical``, ``notes``.
+
+    Returns:
+        str: several lines, no line break at the end.
+    """
+    tuned = "finetuned" in report.get("ap", {})
+    rows = [
+        _size_row("FLOPs", report["flops"], tuned),
+        _size_row("params", report["params"], tuned),
+    ]
+    if report.get("latency_ms"):
+        rows.append(_latency_row(report["latency_ms"], tuned))
+    for key, name in _METRICS.items():
+        values = {stage: scores[key] for stage, scores in report.get("ap", {}).items()}
+        if values:
+            rows.append(_ap_row(name, values, tuned))
+    headers = ["", "dense", "pruned", *(["fine-tuned"] if tuned else []), "change"]
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    table = tabulate(rows, headers, disable_numparse=True, colalign=align)
+    facts = _facts(report)
+    notes = [f"- {note}" for note in report.get("notes", [])]
+    return "\n".join([table, *(["", facts] if facts else []), *(["", *notes] if notes else [])])
+
+
+def _size_row(name, values, tuned):
+    before, after = values["before"], values["after"]
+    unit, factor = ("G", 1e9) if before >= 1e10 else ("M", 1e6) if before >= 1e6 else ("k", 1e3)
+    shown = [f"{value / factor:.2f}" for value in (before, after)]
+    return [f"{name} ({unit})", *shown, *shown[1:][:tuned], f"{after / before:.3f}"]
+
+
+def _latency_row(values, tuned):
+    before, after = values["before"], values["after"]
+    change = f"{after / before:.3f}"
+    shown = ["", f"{after:.2f}"] if tuned else [f"{after:.2f}"]
+    return ["latency (ms)", f"{before:.2f}", *shown, change]
+
+
+def _ap_row(name, values, tuned):
+    stages = ["dense", "pruned", *(["finetuned"] if tuned else [])]
+    shown = [f"{values[stage]:.1f}" if stage in values else "" for stage in stages]
+    last = values.get(stages[-1])
+    known = last is not None and "dense" in values
+    return [name, *shown, f"{last - values['dense']:+.1f}" if known else ""]
+
+
+def _facts(report):
+    facts = []
+    if "threads" in report:
+        facts.append(f"{report['threads']} threads on {report.get('device', 'cpu')}")
+    if "wall_s" in report:
+        seconds = report["wall_s"]
+        facts.append(f"{seconds / 60:.1f} min in all" if seconds >= 60 else f"{seconds:.0f} s")
+    if "reloaded_identical" in report:
+        same = "identical" if report["reloaded_identical"] else "DIFFERENT"
+        facts.append(f"reloaded in a new process: {same}")
+    return "; ".join(facts)
