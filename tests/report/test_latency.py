@@ -1,0 +1,57 @@
+"""Latency: who runs when, and what comes of the times."""
+
+import pytest
+import torch
+
+from blendprune.report import latency
+from blendprune.report.latency import compare_latency
+
+
+class _Noted(torch.nn.Module):
+    def __init__(self, name, calls):
+        super().__init__()
+        self.name, self.calls = name, calls
+
+    def forward(self, inputs):
+        self.calls.append((self.name, self.training, torch.is_grad_enabled(), inputs))
+
+
+def _pair():
+    calls = []
+    return calls, {name: _Noted(name, calls) for name in ("before", "after")}
+
+
+def test_models_take_turns_in_an_order_that_reverses():
+    calls, models = _pair()
+    compare_latency(models, ["image"], runs=2, warmup=1)
+    names = [name for name, *_ in calls]
+    assert names == ["before", "after", "after", "before", "before", "after"]
+
+
+def test_models_run_in_eval_mode_without_gradients_and_return_to_their_own_mode():
+    calls, models = _pair()
+    models["before"].train()
+    models["after"].eval()
+    compare_latency(models, ["image"], runs=1)
+    assert {(training, grad) for _, training, grad, _ in calls} == {(False, False)}
+    assert models["before"].training and not models["after"].training
+
+
+def test_the_result_is_the_median_in_milliseconds_without_the_warmup(monkeypatch):
+    seconds = {"before": [9.0, 0.040, 0.5, 0.042], "after": [9.0, 0.020, 0.022, 0.001]}
+    monkeypatch.setattr(latency, "_time_forward", lambda model, _: seconds[model.name].pop(0))
+    _, models = _pair()
+    assert compare_latency(models, [], runs=3, warmup=1) == {"before": 42.0, "after": 20.0}
+
+
+def test_a_model_that_fails_leaves_the_modes_as_they_were():
+    _, models = _pair()
+    models["after"].forward = lambda inputs: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        compare_latency(models, [])
+    assert models["before"].training and models["after"].training
+
+
+def test_no_runs_are_refused():
+    with pytest.raises(ValueError, match="at least 1 forward"):
+        compare_latency({}, [], runs=0)
