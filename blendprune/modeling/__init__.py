@@ -38,7 +38,10 @@ def register():
         ImportError: AdelaiDet is importable, but one of its own imports fails.
     """
     if _adelaidet_is_importable():
-        import adet.modeling  # noqa: F401  (its import registers)
+        # What registers keys, datasets and classes are these imports.
+        import adet.config.defaults
+        import adet.data
+        import adet.modeling  # noqa: F401
 
         return "adet"
 
