@@ -1,5 +1,7 @@
 """Config keys of blendprune, in the manner of detectron2's projects."""
 
+from .errors import ConfigError
+
 
 def add_prune_config(cfg):
     """Add ``MODEL.PRUNE``, ``MODEL.FINETUNE`` and the ``PRUNER`` node; keys that exist are kept.
@@ -36,6 +38,35 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "IGNORED_LAYERS", [])
     # Images of DATASETS.TRAIN from which data-driven scores are computed.
     _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
+
+
+def prune_mode(cfg):
+    """Read ``MODEL.PRUNE`` and ``MODEL.FINETUNE``.
+
+    Args:
+        cfg (CfgNode): with or without the two keys.
+
+    Returns:
+        tuple[bool, bool]: prune, finetune.
+
+    Raises:
+        ConfigError: one is not a bool, both are set, or FINETUNE has no weights to go by.
+    """
+    flags = [cfg.MODEL.get(key, False) for key in ("PRUNE", "FINETUNE")]
+    for key, flag in zip(("PRUNE", "FINETUNE"), flags):
+        if not isinstance(flag, bool):
+            raise ConfigError(f"MODEL.{key} is {flag!r}: set it to True or False.")
+    if all(flags):
+        raise ConfigError(
+            "MODEL.PRUNE and MODEL.FINETUNE are both set: prune first (PRUNE True), then fine-tune "
+            "the file it wrote (FINETUNE True, PRUNE False)."
+        )
+    if flags[1] and not cfg.MODEL.WEIGHTS:
+        raise ConfigError(
+            "finetuning model need a model file! Set MODEL.WEIGHTS to a pruned checkpoint, or "
+            "MODEL.FINETUNE False."
+        )
+    return tuple(flags)
 
 
 def _default(node, key, value):

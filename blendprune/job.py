@@ -10,6 +10,7 @@ import time
 import torch
 
 from . import modeling, structure
+from .config import prune_mode
 from .errors import CheckpointError, ConfigError
 
 _TARGETS = {
@@ -46,6 +47,7 @@ def prune_from_config(cfg, output_dir, progress=None):
 
     start = time.perf_counter()
     say = progress or (lambda line: None)
+    prune_mode(cfg)
     arguments = _arguments(cfg)
     _make_writable(output_dir)
 

@@ -83,9 +83,10 @@ class Edits:
 
     def additions(self, mapping, add, *args):
         """Call ``add(*args)``; on undo, keys it added to ``mapping`` (nested dicts) go again."""
-        before = _keys(mapping)
+        before = set(_paths(mapping))
         add(*args)
-        self.on_undo(lambda: _remove_new(mapping, before))
+        added = [path for path in _paths(mapping) if path not in before]
+        self.on_undo(lambda: _remove(mapping, added))
 
     def __bool__(self):
         return bool(self._undo)
@@ -175,13 +176,17 @@ def _rebind(old, new):
                 names[name] = new
 
 
-def _keys(mapping):
-    return {k: _keys(v) if isinstance(v, dict) else None for k, v in mapping.items()}
+def _paths(mapping, prefix=()):
+    """Yield the path of every key in nested dicts, a dict's own before those in it."""
+    for key, value in mapping.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from _paths(value, (*prefix, key))
 
 
-def _remove_new(mapping, before):
-    for key in list(mapping):
-        if key not in before:
-            del mapping[key]
-        elif isinstance(mapping[key], dict) and before[key] is not None:
-            _remove_new(mapping[key], before[key])
+def _remove(mapping, paths):
+    for *parents, key in paths:
+        node = mapping
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(key, None)

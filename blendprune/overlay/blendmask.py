@@ -12,37 +12,9 @@ import torch
 from torch import nn
 
 from .. import structure
-from ..errors import ConfigError, StructError
+from ..config import prune_mode
+from ..errors import StructError
 from ._patch import Patch, importable
-
-
-def mode(cfg):
-    """Read ``MODEL.PRUNE`` and ``MODEL.FINETUNE``.
-
-    Args:
-        cfg (CfgNode): with or without the two keys.
-
-    Returns:
-        tuple[bool, bool]: prune, finetune.
-
-    Raises:
-        ConfigError: one is not a bool, both are set, or FINETUNE has no weights to go by.
-    """
-    flags = [cfg.MODEL.get(key, False) for key in ("PRUNE", "FINETUNE")]
-    for key, flag in zip(("PRUNE", "FINETUNE"), flags):
-        if not isinstance(flag, bool):
-            raise ConfigError(f"MODEL.{key} is {flag!r}: set it to True or False.")
-    if all(flags):
-        raise ConfigError(
-            "MODEL.PRUNE and MODEL.FINETUNE are both set: prune first (PRUNE True), then fine-tune "
-            "the file it wrote (FINETUNE True, PRUNE False)."
-        )
-    if flags[1] and not cfg.MODEL.WEIGHTS:
-        raise ConfigError(
-            "finetuning model need a model file! Set MODEL.WEIGHTS to a pruned checkpoint, or "
-            "MODEL.FINETUNE False."
-        )
-    return tuple(flags)
 
 
 def build(model, cfg, upstream):
@@ -58,7 +30,7 @@ def build(model, cfg, upstream):
 
     from ..modeling.normalizer import Normalizer
 
-    prune, finetune = mode(cfg)
+    prune, finetune = prune_mode(cfg)
     struct = structure.read(cfg.MODEL.WEIGHTS) if finetune else None
     loss_on = cfg.MODEL.BASIS_MODULE.LOSS_ON
     if finetune:

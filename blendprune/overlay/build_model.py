@@ -6,14 +6,14 @@ them. A model that already did so while it was built (BlendMask) is left alone.
 """
 
 from .. import structure
+from ..config import prune_mode
 from ._patch import Patch
-from .blendmask import mode
 
 
 def build_model(wrapped, instance, args, kwargs):
     """Build a model, then give it the widths of MODEL.WEIGHTS under MODEL.FINETUNE."""
     cfg = args[0] if args else kwargs["cfg"]
-    _, finetune = mode(cfg)
+    _, finetune = prune_mode(cfg)
     model = wrapped(*args, **kwargs)
     if not hasattr(model, "blendprune_config"):
         structure.remember(model, cfg)

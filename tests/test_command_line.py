@@ -1,0 +1,222 @@
+"""The command line: what it prints, its exit codes, and the one sentence for bad input."""
+
+import json
+import os
+import stat
+import sys
+
+import pytest
+import torch
+import yaml
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+import blendprune
+from blendprune.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def _revert_after():
+    yield
+    blendprune.revert()
+
+
+@pytest.fixture
+def trained(registered, blendmask_cfg, tmp_path):
+    """A dense model's config file and its weights."""
+    cfg = blendmask_cfg("PRUNER.IMPORTANCE", "magnitude", "PRUNER.ROUNDS", 1)
+    model = build_model(cfg)
+    DetectionCheckpointer(model, str(tmp_path)).save("dense")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "dense.pth")
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    return tmp_path
+
+
+def _prune(trained, *args):
+    return main(["prune", "--config-file", str(trained / "config.yaml"), *map(str, args)])
+
+
+def _sentence(capsys):
+    """The one line on stderr, checked to be nothing but a sentence."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("blendprune: ")
+    assert "Traceback" not in lines[0]
+    return lines[0]
+
+
+def test_prune_writes_weights_config_and_report(trained, capsys):
+    out = trained / "pruned"
+    assert _prune(trained, "--max-flops", 0.5, "--output", out) == 0
+    assert sorted(os.listdir(out)) == ["config.yaml", "model_pruned.pth", "report.json"]
+
+    report = json.loads((out / "report.json").read_text())
+    for key in ("flops", "params", "latency_ms"):
+        assert 0 < report[key]["after"] and 0 < report[key]["before"]
+    assert 0.49 <= report["flops"]["after"] / report["flops"]["before"] <= 0.5
+    assert report["wall_s"] > 0
+    assert "FLOPs" in capsys.readouterr().out
+
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["MODEL"]["FINETUNE"] is True and config["MODEL"]["PRUNE"] is False
+    assert config["MODEL"]["WEIGHTS"] == str(out / "model_pruned.pth")
+    model = blendprune.load(str(out / "model_pruned.pth"))
+    assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
+
+
+def test_the_emitted_config_builds_the_pruned_model(trained, blendmask_cfg):
+    out = trained / "pruned"
+    assert _prune(trained, "--pruning-ratio", 0.3, "--output", out) == 0
+    cfg = blendmask_cfg()
+    cfg.merge_from_file(str(out / "config.yaml"))
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    ours = blendprune.load(cfg.MODEL.WEIGHTS).state_dict()
+    assert all(torch.equal(ours[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_pruned_model_can_be_pruned_again(trained):
+    assert _prune(trained, "--max-flops", 0.7, "--output", trained / "one") == 0
+    weights = ["MODEL.WEIGHTS", trained / "one/model_pruned.pth"]
+    assert _prune(trained, "--max-flops", 0.7, "--output", trained / "two", *weights) == 0
+    one, two = (json.loads((trained / d / "report.json").read_text()) for d in ("one", "two"))
+    assert two["flops"]["before"] == one["flops"]["after"]
+
+
+def test_the_config_node_sets_what_a_flag_sets_and_the_tail_wins(trained):
+    out = trained / "pruned"
+    tail = ["PRUNER.MAX_FLOPS", 0.8, "OUTPUT_DIR", trained]
+    assert _prune(trained, *tail) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert 0.78 <= report["flops"]["after"] / report["flops"]["before"] <= 0.8
+
+
+BAD = {
+    "no target": ([], "set exactly one"),
+    "two targets": (["--max-flops", 0.5, "PRUNER.PRUNING_RATIO", 0.5], "set exactly one"),
+    "ratio of one": (["--pruning-ratio", 1.0], "1.0"),
+    "negative ratio": (["--pruning-ratio", -0.5], "-0.5"),
+    "target out of reach": (["--max-flops", 0.001], "0.0"),
+    "unknown importance": (["--max-flops", 0.5, "--importance", "luck"], "taylor"),
+    "taylor without data": (
+        ["--max-flops", 0.5, "--importance", "taylor", "DATASETS.TRAIN", "('nowhere',)"],
+        "PRUNER.IMPORTANCE magnitude",
+    ),
+    "no weights": (["--max-flops", 0.5, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+    "missing weights": (["--max-flops", 0.5, "MODEL.WEIGHTS", "no.pth"], "check MODEL.WEIGHTS"),
+    "unknown key": (["--max-flops", 0.5, "MODEL.NOTHING", 1], "MODEL.NOTHING"),
+    "wrong type": (["--max-flops", 0.5, "MODEL.PRUNE", "yes"], "MODEL.PRUNE"),
+    "odd tail": (["--max-flops", 0.5, "MODEL.PRUNE"], "odd length"),
+    "unknown layer": (
+        ["--max-flops", 0.5, "PRUNER.IGNORED_LAYERS", "['nobody']"],
+        "nobody",
+    ),
+    "unknown architecture": (
+        ["--max-flops", 0.5, "MODEL.META_ARCHITECTURE", "Nothing"],
+        "Nothing",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(trained, capsys, kind):
+    args, words = BAD[kind]
+    before = sorted(os.listdir(trained))
+    assert _prune(trained, "--output", trained / "pruned", *args) == 2
+    assert words in _sentence(capsys)
+    assert not os.path.exists(trained / "pruned") or os.listdir(trained / "pruned") == []
+    assert set(os.listdir(trained)) - {"pruned"} == set(before)
+
+
+def test_both_flags_set_are_refused(trained, capsys):
+    args = ["--max-flops", 0.5, "MODEL.PRUNE", True, "MODEL.FINETUNE", True]
+    assert _prune(trained, *args) == 2
+    assert "both set" in _sentence(capsys)
+
+
+def test_truncated_weights_are_named(trained, capsys):
+    path = trained / "dense.pth"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert _prune(trained, "--max-flops", 0.5) == 2
+    assert "truncated" in _sentence(capsys)
+
+
+def test_backbone_weights_alone_are_not_a_trained_model(trained, capsys):
+    path = trained / "dense.pth"
+    weights = torch.load(path)["model"]
+    torch.save({"model": {k: v for k, v in weights.items() if "bottom_up" in k}}, path)
+    assert _prune(trained, "--max-flops", 0.5) == 2
+    assert "set MODEL.WEIGHTS to the trained model" in _sentence(capsys)
+
+
+def test_a_missing_config_file_is_named(capsys):
+    assert main(["prune", "--config-file", "no.yaml", "--max-flops", "0.5"]) == 2
+    assert "no.yaml" in _sentence(capsys)
+
+
+def test_an_output_that_cannot_be_written_is_named(trained, capsys):
+    (trained / "file").write_text("")
+    assert _prune(trained, "--max-flops", 0.5, "--output", trained / "file" / "x") == 2
+    assert "cannot write to the output folder" in _sentence(capsys)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_output_is_named(trained, capsys):
+    folder = trained / "locked"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    assert _prune(trained, "--max-flops", 0.5, "--output", folder) == 2
+    assert "cannot write to the output folder" in _sentence(capsys)
+
+
+def test_status_lists_every_patch_as_applied(capsys):
+    assert main(["status", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["state"] for row in rows} == {"applied"}
+    names = {row["name"] for row in rows}
+    assert {"separate-basic-block-norms", "save-struct", "prune-and-finetune-blendmask"} <= names
+    assert main(["status"]) == 0
+    assert "separate-basic-block-norms" in capsys.readouterr().out
+
+
+def test_status_says_drift_by_its_exit_code(monkeypatch, capsys):
+    from blendprune import overlay
+
+    patch = next(p for p in overlay.PATCHES if p.name == "save-struct")
+    monkeypatch.setattr(patch, "digests", ("0" * 16,))
+    assert main(["status"]) == 1
+    assert "drifted" in capsys.readouterr().out
+
+
+def test_run_gives_a_script_its_arguments_and_the_overlay(tmp_path, monkeypatch, capsys):
+    (tmp_path / "beside.py").write_text("word = 'found'\n")
+    script = tmp_path / "train_net.py"
+    script.write_text(
+        "import sys, beside\n"
+        "from detectron2.modeling.backbone.resnet import BasicBlock\n"
+        "print(sys.argv[1:], __name__, beside.word, hasattr(BasicBlock(4, 8), 'norm1'))\n"
+    )
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["run", str(script), "--num-gpus", "2", "KEY", "1"]) == 0
+    assert "['--num-gpus', '2', 'KEY', '1'] __main__ found True" in capsys.readouterr().out
+
+
+def test_run_of_a_missing_script_is_named(capsys):
+    assert main(["run", "no.py"]) == 2
+    assert "there is no script 'no.py'" in _sentence(capsys)
+
+
+def test_convert_needs_the_flag_for_a_pickled_module(trained, capsys):
+    model = build_model_from(trained)
+    fork = trained / "fork.pth"
+    torch.save({"model": model.state_dict(), "struct": model}, fork)
+    assert main(["convert", str(fork), str(trained / "plain.pth")]) == 2
+    assert "--allow-pickle" in _sentence(capsys)
+    assert main(["convert", "--allow-pickle", str(fork), str(trained / "plain.pth")]) == 0
+    assert blendprune.load(str(trained / "plain.pth"))
+
+
+def build_model_from(trained):
+    return blendprune.load(str(trained / "dense.pth"))
