@@ -10,6 +10,7 @@ from fvcore.common.registry import Registry
 from torch import nn
 
 from ..errors import ConfigError, PruningError
+from .view import is_prunable_layer
 
 IMPORTANCES = Registry("IMPORTANCE")
 IMPORTANCES.__doc__ = """
@@ -17,7 +18,7 @@ Registry of channel importances, by the name that ``importance=`` and ``PRUNER.I
 
 An entry is called without arguments and gives a callable from a group of Torch-Pruning to one score
 a channel, the least important lowest, comparable between groups. One that needs gradients has
-``data_driven = True``, and to see each batch alone ``reset()`` and ``observe(groups)``, called
+``data_driven = True``, and to see each image alone ``reset()`` and ``observe(groups)``, called
 before the first and after each backward pass.
 """
 
@@ -49,11 +50,13 @@ def random():
 
 
 class Taylor:
-    """How much the loss moves, to first order, when the channel goes (arXiv:1906.10771).
+    """How much the losses move, to first order, when the channel goes (arXiv:1906.10771).
 
-    For each batch, the products weight · gradient are summed with their signs within each layer
-    that makes or reads the channel, so that effects that cancel do cancel; absolute values of
-    layers and batches add up.
+    For each image, weight · gradient is summed with its sign over everything that reads the
+    channel, which is the first-order effect of the channel falling silent; absolute values add up
+    over the images. Signs kept within an image and dropped between images make the score:
+    Torch-Pruning's sums gradients over the images first and drops the signs of single weights, and
+    left a third of the mask AP that this one leaves, after the same cut of a BlendMask R-18.
     """
 
     data_driven = True
@@ -66,9 +69,8 @@ class Taylor:
 
     def observe(self, groups):
         for group in groups:
-            effect = sum(part.abs() for part in channel_effects(group))
             root = group[0].dep.target.module
-            self._sums[root] = self._sums.get(root, 0) + effect
+            self._sums[root] = self._sums.get(root, 0) + channel_effect(group).abs()
 
     def __call__(self, group):
         return self._sums[group[0].dep.target.module]
@@ -80,46 +82,35 @@ def taylor():
     return Taylor()
 
 
-def channel_effects(group):
-    """First-order effect of each channel of a group, through each of its layers.
+def channel_effect(group):
+    """First-order effect of each channel of a group on what the gradients are of.
 
     Args:
         group (tp.dependency.Group): with all channels; gradients of the weights are set.
 
     Returns:
-        list[Tensor]: for each conv, linear and norm side, (width,): the sum of weight · gradient.
+        Tensor: (width,), the sum of weight · gradient over all convs and linears that read the
+        channel; those that no gradient reached count nothing.
     """
-    width = len(group[0].idxs)
-    effects = []
+    weight = group[0].dep.target.module.weight
+    effect = weight.new_zeros(len(group[0].idxs))
     for item in group:
-        module = item.dep.target.module
-        if not isinstance(getattr(module, "weight", None), nn.Parameter):
-            continue
-        product = _by_channel(module, item.dep.handler.__name__ == "prune_in_channels")
-        if product is None:
-            continue
-        effect = product.new_zeros(width)
-        roots = torch.as_tensor(item.root_idxs, device=product.device)
-        effects.append(effect.index_add_(0, roots, product[list(item.idxs)]))
-    return effects
+        layer = item.dep.target.module
+        reads = item.dep.handler.__name__ == "prune_in_channels"
+        if reads and is_prunable_layer(layer) and layer.weight.grad is not None:
+            roots = torch.as_tensor(item.root_idxs, device=effect.device)
+            effect.index_add_(0, roots, _by_input(layer)[list(item.idxs)])
+    return effect
 
 
-def _by_channel(module, reads):
-    if module.weight.grad is None:
-        return None
-    product = module.weight.detach() * module.weight.grad
-    if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-        groups = getattr(module, "groups", 1)
-        if getattr(module, "transposed", False):
-            reads = not reads
-        if not reads:
-            return product.flatten(1).sum(1)
-        return product.reshape(groups, -1, *product.shape[1:]).flatten(3).sum((1, 3)).flatten()
-    if product.dim() != 1:
-        return None
-    if module.bias is not None and module.bias.grad is not None:
-        product = product + module.bias.detach() * module.bias.grad
-    return product
+def _by_input(layer):
+    product = layer.weight.detach() * layer.weight.grad
+    if getattr(layer, "transposed", False):
+        return product.flatten(1).sum(1)
+    groups = getattr(layer, "groups", 1)
+    # (groups, out / groups, in / groups, kernel): inputs of the groups follow one another.
+    product = product.reshape(groups, -1, product.shape[1], product[0, 0].numel())
+    return product.sum((1, 3)).flatten()
 
 
 def build_importance(importance):
@@ -168,7 +159,7 @@ def as_batches(data):
     return batches
 
 
-def accumulate_gradients(model, batches, after_batch=None):
+def accumulate_gradients(model, batches, after_image=None):
     """Gradients of the summed training losses, in ``.grad`` of every parameter.
 
     Norms use their running statistics, and those, the modes, and counters that modules keep as
@@ -177,16 +168,18 @@ def accumulate_gradients(model, batches, after_batch=None):
     Args:
         model (nn.Module): inside the prunable view, so that frozen stages get gradients too.
         batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
-        after_batch (Callable): called after each backward with gradients of that batch alone; if
-            None, gradients add up over the batches.
+        after_image (Callable): called after the backward of each image with its gradients alone;
+            if None, gradients add up over the batches.
 
     Raises:
         PruningError: the losses are not finite, or are no dict.
     """
+    if after_image is not None:
+        batches = [[image] for batch in batches for image in batch]
     model.zero_grad(set_to_none=True)
     with _training(model):
         for batch in batches:
-            if after_batch is not None:
+            if after_image is not None:
                 model.zero_grad(set_to_none=True)
             with torch.enable_grad(), EventStorage():
                 losses = model(batch)
@@ -201,8 +194,8 @@ def accumulate_gradients(model, batches, after_batch=None):
                     "the losses on the calibration data are not finite; check the weights"
                 )
             total.backward()
-            if after_batch is not None:
-                after_batch()
+            if after_image is not None:
+                after_image()
 
 
 @contextlib.contextmanager
@@ -253,7 +246,7 @@ def score_groups(model, groups, importance, batches=None):
         observe = getattr(importance, "observe", None)
         getattr(importance, "reset", lambda: None)()
         accumulate_gradients(
-            model, batches, after_batch=None if observe is None else lambda: observe(handles)
+            model, batches, after_image=None if observe is None else lambda: observe(handles)
         )
     scores = []
     for group, handle in zip(groups, handles):

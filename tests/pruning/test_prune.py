@@ -117,8 +117,11 @@ def remember(model):
 
 @pytest.mark.parametrize(
     "config, target",
-    list(itertools.product(CONFIGS, ["ratio-local", "flops-global"]))
-    + list(itertools.product(["r18-bn-gn", "r18-syncbn-bn-freeze"], TARGETS)),
+    [(config, "flops-global") for config in CONFIGS]
+    + [(config, "ratio-local") for config in CONFIGS if config.startswith("r18")]
+    + [
+        ("r18-bn-gn", target) for target in TARGETS if target not in ("flops-global", "ratio-local")
+    ],
 )
 def test_a_pruned_blendmask_meets_its_target_runs_and_trains(
     blendmask, images, batches, config, target
@@ -160,10 +163,9 @@ def test_a_pruned_blendmask_meets_its_target_runs_and_trains(
 
 
 @pytest.mark.parametrize("config", [c for c in CONFIGS if "gn" not in c and "panoptic" not in c])
-@pytest.mark.parametrize("seed", range(2))
-def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, images, config, seed):
+def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, images, config):
     model = blendmask(*CONFIGS[config])
-    dead = _silence_half_of_every_group(model, images, seed)
+    dead = _silence_half_of_every_group(model, images)
     before = outputs_of(model, images)
     report = prune(
         model,
@@ -179,11 +181,11 @@ def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, imag
         assert torch.allclose(a, b, atol=1e-4 * max(1.0, b.abs().max().item()))
 
 
-def _silence_half_of_every_group(model, images, seed):
+def _silence_half_of_every_group(model, images):
     """Zero what half the channels of each group feed; scores by root module, 0 for those."""
     from blendprune.pruning import ChannelGraph
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     dead = {}
     with prunable(model), torch.no_grad():
         for group in ChannelGraph(model, images).groups():
@@ -231,13 +233,12 @@ def test_a_pruned_state_dict_loads_into_a_copy(blendmask, images):
 def test_a_target_out_of_reach_says_what_can_be_reached_and_changes_nothing(blendmask, images):
     model = blendmask(*CONFIGS["r18-frozen-gn-freeze"])
     before = remember(model)
-    with pytest.raises(TargetUnreachable, match=r"max_flops 0.01 is out of reach: .* go down to 0"):
+    with pytest.raises(
+        TargetUnreachable, match=r"max_flops 0.01 is out of reach: .* go down to 0"
+    ) as raised:
         prune(model, images, max_flops=0.01, importance="magnitude")
     assert unchanged(model, before)
-    try:
-        prune(model, images, max_flops=0.01, importance="magnitude")
-    except TargetUnreachable as error:
-        reachable = error.reachable
+    reachable = raised.value.reachable
     report = prune(model, images, max_flops=reachable * 1.03, importance="magnitude", rounds=2)
     assert report.flops["after"] <= 1.03 * reachable * report.flops["before"]
 
