@@ -372,7 +372,7 @@ def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):
     dense = sum(count_flops(model, images).values())
     # A clock that charges for FLOPs, half of a forward being overhead that pruning cannot touch.
     monkeypatch.setattr(
-        importlib.import_module("blendprune.pruning.prune"),
+        importlib.import_module("blendprune.pruning.cutter"),
         "median_latency",
         lambda models, inputs: [0.5 + sum(count_flops(m, inputs).values()) / dense for m in models],
     )
