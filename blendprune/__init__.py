@@ -4,8 +4,9 @@
 """
 
 from . import errors
+from .checkpoint import convert, load
 from .overlay import applied, apply, revert, status
-from .structure import convert, load, restructure, structure_of
+from .structure import restructure, structure_of
 
 __version__ = "0.1.0"
 __all__ = [

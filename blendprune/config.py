@@ -1,6 +1,6 @@
 """Config keys of blendprune, in the manner of detectron2's projects."""
 
-from .errors import ConfigError
+from .errors import ConfigError, StructError
 
 
 def add_prune_config(cfg):
@@ -67,6 +67,34 @@ def prune_mode(cfg):
             "MODEL.FINETUNE False."
         )
     return tuple(flags)
+
+
+def basis_loss_config(cfg, struct):
+    """Derive a config that builds the segmentation head if, and only if, the checkpoint has it.
+
+    Args:
+        cfg (CfgNode): of a BlendMask; left as it is.
+        struct (dict): validated structure of the checkpoint.
+
+    Returns:
+        CfgNode: ``cfg`` with MODEL.BASIS_MODULE.LOSS_ON set, or ``cfg`` itself for a structure of
+        another architecture, which :func:`blendprune.restructure` refuses.
+
+    Raises:
+        StructError: LOSS_ON is True, but the checkpoint has no segmentation head.
+    """
+    if struct["meta_architecture"] != cfg.MODEL.META_ARCHITECTURE:
+        return cfg
+    has_head = any(name.startswith("basis_module.seg_head.") for name in struct["modules"])
+    if cfg.MODEL.BASIS_MODULE.LOSS_ON and not has_head:
+        raise StructError(
+            "MODEL.BASIS_MODULE.LOSS_ON is True, but the model was pruned without its segmentation "
+            "head: prune with LOSS_ON True, or fine-tune with MODEL.BASIS_MODULE.LOSS_ON False."
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BASIS_MODULE.LOSS_ON = has_head
+    return cfg
 
 
 def _default(node, key, value):

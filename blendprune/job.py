@@ -10,6 +10,7 @@ import time
 import torch
 
 from . import modeling, structure
+from .checkpoint import first_line, read_checkpoint
 from .config import prune_mode
 from .errors import CheckpointError, ConfigError
 
@@ -141,7 +142,7 @@ def calibration_batches(cfg):
     except (KeyError, OSError, AssertionError, ValueError) as error:
         raise ConfigError(
             f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
-            f"({_first_line(error)}): register the dataset or set DETECTRON2_DATASETS, or use "
+            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS, or use "
             "PRUNER.IMPORTANCE magnitude, which needs no data."
         ) from None
 
@@ -194,14 +195,14 @@ def _load_weights(model, path):
             return self.incompatible
 
     if not path.endswith(".pkl"):  # detectron2's own conversions read those
-        structure.read_checkpoint(path)
+        read_checkpoint(path)
     recorder = Recorder(model, save_to_disk=False)
     try:
         recorder.load(path)
     except CheckpointError:
         raise
     except Exception as error:  # fvcore, pickle and PathManager have many
-        raise CheckpointError(f"cannot load {path!r} ({_first_line(error)}).") from None
+        raise CheckpointError(f"cannot load {path!r} ({first_line(error)}).") from None
     lacking = [
         key for key in recorder.incompatible.missing_keys if not key.endswith("num_batches_tracked")
     ]
@@ -238,7 +239,3 @@ def _write(folder, model, cfg, report):
             os.replace(os.path.join(staging, name), os.path.join(folder, name))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -20,7 +20,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .errors import CheckpointError, StructError, UnsafeStructError
+from .errors import StructError
 
 FORMAT = "blendprune.struct"
 VERSION = 1
@@ -134,150 +134,6 @@ def restructure(model, struct):
                 _shrink(module, key, value, moved)
             else:
                 setattr(module, key, dict(value) if isinstance(value, dict) else value)
-
-
-def read(path):
-    """Read the structure from a checkpoint.
-
-    Args:
-        path (str): any address detectron2's PathManager knows.
-
-    Returns:
-        dict: the structure, validated.
-
-    Raises:
-        CheckpointError: the file is missing or unreadable.
-        StructError: it holds no structure, or a malformed one.
-    """
-    return _struct_in(read_checkpoint(path), path)
-
-
-def load(path, *, model=None, device=None):
-    """Rebuild a model from a checkpoint alone: its structure, then its weights, strictly.
-
-    Args:
-        path (str): a checkpoint saved under the overlay; any address PathManager knows.
-        model (nn.Module): the dense model, where it is not built from a detectron2 config.
-        device (str): defaults to the config's device, or the CPU where that one is absent.
-
-    Returns:
-        nn.Module: the model in eval mode.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable, or does not fit its own structure.
-        StructError: it holds no structure, a malformed one, or one of another model.
-    """
-    checkpoint = read_checkpoint(path)
-    struct = _struct_in(checkpoint, path)
-    if model is None:
-        model = _build_dense(struct, device, path)
-    elif device is not None:
-        model.to(device)
-    restructure(model, struct)
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f'the weights in {path} do not fit its own "struct" ({_first_line(error)}): '
-            "the file was altered; save it anew from the model it came from."
-        ) from None
-    return model.eval()
-
-
-def read_checkpoint(path):
-    """Read a checkpoint without executing anything in it.
-
-    Args:
-        path (str): any address detectron2's PathManager knows.
-
-    Returns:
-        dict: the file's contents, on the CPU.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, or not a checkpoint.
-        UnsafeStructError: it holds a pickled module.
-    """
-    from detectron2.utils.file_io import PathManager
-
-    try:
-        local = PathManager.get_local_path(path)
-        with open(local, "rb"):
-            pass
-    except Exception as error:  # each PathManager handler raises errors of its own
-        raise CheckpointError(
-            f"cannot open the model file {path!r} ({_first_line(error)}): check MODEL.WEIGHTS."
-        ) from None
-    try:
-        checkpoint = torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch all have errors of their own
-        refuse_pickled_module(local, path)
-        raise CheckpointError(
-            f"cannot read {path!r} as a checkpoint ({_first_line(error)}): the file is truncated "
-            "or not a PyTorch file; copy it again."
-        ) from None
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path!r} holds a {type(checkpoint).__name__}, not a checkpoint.")
-    return checkpoint
-
-
-def refuse_pickled_module(local, path):
-    """Raise UnsafeStructError if a file can only be read by executing what is in it."""
-    try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(local)
-    except Exception:  # not a zip file at all: the caller's own error says more
-        return
-    if classes:
-        raise UnsafeStructError(
-            f"{path!r} holds pickled objects ({classes[0]}, …), and reading them executes code: "
-            f"if you trust the file, run `blendprune convert --allow-pickle {path} OUTPUT.pth` "
-            "and use OUTPUT.pth."
-        )
-
-
-def convert(path, output, *, allow_pickle=False):
-    """Rewrite a checkpoint whose ``"struct"`` is a pickled module in the plain form.
-
-    Args:
-        path (str): a checkpoint of a hand-patched fork; any address PathManager knows.
-        output (str): the file to write.
-        allow_pickle (bool): say True only for a file you trust: reading it executes code.
-
-    Raises:
-        UnsafeStructError: ``allow_pickle`` is False and the file needs it.
-        CheckpointError: the file cannot be read, or its ``"struct"`` is not a module.
-    """
-    from detectron2.utils.file_io import PathManager
-
-    local = PathManager.get_local_path(path)
-    if not allow_pickle:
-        checkpoint = read_checkpoint(path)
-    else:
-        try:
-            checkpoint = torch.load(local, map_location="cpu", weights_only=False)
-        except Exception as error:
-            raise CheckpointError(f"cannot read {path!r} ({_first_line(error)}).") from None
-    struct = checkpoint.get("struct")
-    if isinstance(struct, nn.Module):
-        checkpoint["struct"] = structure_of(struct)
-        checkpoint["model"] = struct.state_dict()
-    else:
-        validate(struct)
-    save_atomically(checkpoint, output)
-
-
-def save_atomically(obj, path):
-    """``torch.save`` that leaves either the whole file or none."""
-    from detectron2.utils.file_io import PathManager
-
-    partial = f"{path}.partial"
-    try:
-        with PathManager.open(partial, "wb") as file:
-            torch.save(obj, file)
-        PathManager.mv(partial, path)
-    except BaseException:
-        if PathManager.exists(partial):
-            PathManager.rm(partial)
-        raise
 
 
 def validate(struct):
@@ -402,48 +258,6 @@ def _shrink(module, key, shape, moved):
     setattr(module, key, moved[id(old)][0])
 
 
-def _build_dense(struct, device, path):
-    from detectron2.config import CfgNode, get_cfg
-    from detectron2.modeling import build_model
-
-    from . import modeling
-    from .config import add_prune_config
-
-    if not struct["config"]:
-        raise StructError(f"{path} carries no config: pass the dense model, load(path, model=…).")
-    modeling.register()
-    cfg = get_cfg()
-    add_prune_config(cfg)
-    cfg.set_new_allowed(True)
-    try:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
-    except Exception as error:  # yaml and yacs have many
-        raise StructError(f"the config in {path} cannot be read ({_first_line(error)}).") from None
-    if device is None:
-        absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-        device = "cpu" if absent else cfg.MODEL.DEVICE
-    cfg.MODEL.DEVICE = str(device)
-    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
-    cfg.MODEL.WEIGHTS = ""
-    if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
-        raise StructError(
-            f"the config in {path} builds a {cfg.MODEL.META_ARCHITECTURE}, but its structure is of "
-            f"a {struct['meta_architecture']}: the file was altered."
-        )
-    model = build_model(cfg)
-    remember(model, cfg)
-    return model
-
-
-def _struct_in(checkpoint, path):
-    if "struct" not in checkpoint:
-        raise StructError(
-            f'{path!r} has no "struct": save it with blendprune.apply() in effect, or set '
-            "MODEL.FINETUNE False to load a dense model."
-        )
-    return validate(checkpoint["struct"])
-
-
 def _unwrap(model):
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, parallel) else model
@@ -456,7 +270,3 @@ def _is_width(value, limit=_MAX_WIDTH):
 def _require(holds, what):
     if not holds:
         raise StructError(f'the "struct" of this checkpoint is malformed: {what}; save it anew.')
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -13,6 +13,7 @@ from torch import nn
 
 import blendprune
 from blendprune import structure
+from blendprune.checkpoint import save_atomically
 from blendprune.errors import CheckpointError, StructError, UnsafeStructError
 
 
@@ -236,6 +237,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "model.pth"
     path.write_bytes(b"old")
     with pytest.raises(Exception, match="pickle"):
-        structure.save_atomically({"model": lambda: None}, str(path))
+        save_atomically({"model": lambda: None}, str(path))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.pth"]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from .. import structure
-from ..config import prune_mode
-from ..errors import StructError
+from ..checkpoint import read_struct
+from ..config import basis_loss_config, prune_mode
 from ._patch import Patch, importable
 
 
@@ -31,10 +31,10 @@ def build(model, cfg, upstream):
     from ..modeling.normalizer import Normalizer
 
     prune, finetune = prune_mode(cfg)
-    struct = structure.read(cfg.MODEL.WEIGHTS) if finetune else None
+    struct = read_struct(cfg.MODEL.WEIGHTS) if finetune else None
     loss_on = cfg.MODEL.BASIS_MODULE.LOSS_ON
     if finetune:
-        cfg = _with_basis_loss(cfg, struct)
+        cfg = basis_loss_config(cfg, struct)
 
     nn.Module.__init__(model)
     model.device = torch.device(cfg.MODEL.DEVICE)
@@ -78,20 +78,6 @@ def forward(wrapped, instance, args, kwargs):
     from ..pruning.outputs import blendmask_outputs
 
     return blendmask_outputs(instance, *args, **kwargs)
-
-
-def _with_basis_loss(cfg, struct):
-    """Return a config that builds the segmentation head if, and only if, the checkpoint has it."""
-    has_head = any(name.startswith("basis_module.seg_head.") for name in struct["modules"])
-    if cfg.MODEL.BASIS_MODULE.LOSS_ON and not has_head:
-        raise StructError(
-            "MODEL.BASIS_MODULE.LOSS_ON is True, but the model was pruned without its segmentation "
-            "head: prune with LOSS_ON True, or fine-tune with MODEL.BASIS_MODULE.LOSS_ON False."
-        )
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BASIS_MODULE.LOSS_ON = has_head
-    return cfg
 
 
 def _install(module, edits):

@@ -6,6 +6,7 @@ them. A model that already did so while it was built (BlendMask) is left alone.
 """
 
 from .. import structure
+from ..checkpoint import read_struct
 from ..config import prune_mode
 from ._patch import Patch
 
@@ -18,7 +19,7 @@ def build_model(wrapped, instance, args, kwargs):
     if not hasattr(model, "blendprune_config"):
         structure.remember(model, cfg)
         if finetune:
-            structure.restructure(model, structure.read(cfg.MODEL.WEIGHTS))
+            structure.restructure(model, read_struct(cfg.MODEL.WEIGHTS))
     return model
 
 

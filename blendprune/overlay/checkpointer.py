@@ -11,15 +11,15 @@ which advises to switch the check off. Loading is otherwise left alone.
 
 import pickle
 
-from .. import structure
-from ..errors import CheckpointError
+from ..checkpoint import refuse_other_widths, refuse_pickled_module
+from ..structure import structure_of
 from ._patch import Patch
 
 
 def save(wrapped, instance, args, kwargs):
     """Save ``"struct"`` beside ``"model"``."""
     if instance.save_dir and instance.save_to_disk and "struct" not in kwargs:
-        kwargs = {**kwargs, "struct": structure.structure_of(instance.model)}
+        kwargs = {**kwargs, "struct": structure_of(instance.model)}
     return wrapped(*args, **kwargs)
 
 
@@ -28,31 +28,14 @@ def load_file(wrapped, instance, args, kwargs):
     try:
         return wrapped(*args, **kwargs)
     except pickle.UnpicklingError:
-        structure.refuse_pickled_module(args[0], args[0])
+        refuse_pickled_module(args[0], args[0])
         raise
 
 
 def load_model(wrapped, instance, args, kwargs):
     """Load weights; those of a pruned model are refused by a model of other widths."""
-    checkpoint = args[0]
-    struct = checkpoint.get("struct")
-    if isinstance(struct, dict) and struct.get("format") == structure.FORMAT:
-        struct = structure.validate(struct)
-        if structure.is_pruned(struct):
-            _refuse_other_widths(struct, checkpoint["model"], instance.model)
+    refuse_other_widths(args[0], instance.model)
     return wrapped(*args, **kwargs)
-
-
-def _refuse_other_widths(struct, weights, model):
-    current = model.state_dict()
-    for key, value in weights.items():
-        if key in current and tuple(current[key].shape) != tuple(value.shape):
-            raise CheckpointError(
-                f"the checkpoint holds a pruned model ({struct['size'] / 1e6:.1f} M of "
-                f"{struct['dense_size'] / 1e6:.1f} M numbers; {key} is {tuple(value.shape)}), but "
-                f"the model it is loaded into has {tuple(current[key].shape)}: set MODEL.FINETUNE "
-                "True and MODEL.WEIGHTS to this checkpoint, or call blendprune.load(path)."
-            )
 
 
 def _install(module, edits):

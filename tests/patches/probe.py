@@ -169,10 +169,7 @@ def errors(checkpointer):
         "no such file": lambda: build("MODEL.FINETUNE", True, weights, "absent.pth"),
         "no struct": lambda: build("MODEL.FINETUNE", True, weights, "plain.pth"),
         "pickled struct": lambda: build("MODEL.FINETUNE", True, weights, "pickled.pth"),
-        "other struct": lambda: build(
-            *("MODEL.FINETUNE", True, weights, "retinanet.pth"),
-            *("MODEL.BASIS_MODULE.LOSS_ON", False),
-        ),
+        "other struct": lambda: build("MODEL.FINETUNE", True, weights, "retinanet.pth"),
         "pruned in dense": lambda: checkpointer(build()).load("pruned.pth"),
         "loading a pickled module": lambda: checkpointer(build()).load("pickled.pth"),
     }
