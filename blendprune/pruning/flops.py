@@ -1,37 +1,32 @@
-"""FLOPs and parameters: measured by fvcore, and predicted from the widths of the channel groups.
+"""FLOPs and parameters: counted as fvcore counts, and predicted from the widths of the groups.
 
 One multiply-add counts as one FLOP, as fvcore counts. What is counted is the network up to its raw
 head outputs, as inference runs it: what follows (decoding, NMS, pasting masks) depends on the image
-and is not pruned, and auxiliary heads of the training do not count.
+and is not pruned, and auxiliary heads of the training do not count. The heads of an R-CNN count for
+as many regions as its config allows (RPN.POST_NMS_TOPK_TEST for the boxes,
+TEST.DETECTIONS_PER_IMAGE for masks and keypoints), whatever is in the image.
 """
 
 import math
 import statistics
 import time
+from math import prod
 
 import torch
-from fvcore.nn import FlopCountAnalysis, parameter_count
+from detectron2.utils.events import EventStorage
+from fvcore.nn import parameter_count
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .outputs import head_outputs
+from .outputs import head_outputs, stages
 from .view import evaluating, is_norm, is_prunable_layer
-
-
-class _HeadOutputs(nn.Module):
-    """The model as a function of plain image tensors, which is what fvcore can trace."""
-
-    def __init__(self, model, batched_inputs):
-        super().__init__()
-        self.model = model
-        self.rest = [{k: v for k, v in x.items() if k != "image"} for x in batched_inputs]
-
-    def forward(self, *images):
-        inputs = [{**rest, "image": image} for rest, image in zip(self.rest, images)]
-        return tuple(head_outputs(self.model, inputs, inference_only=True))
 
 
 def count_flops(model, batched_inputs):
     """FLOPs of the model up to its raw head outputs, by module.
+
+    The numbers are fvcore's (``fvcore.nn.FlopCountAnalysis``) for every operator that it knows,
+    but counted as the operators run: ``torch.jit.trace`` refuses what follows some heads.
 
     Args:
         model (nn.Module): inside or outside the prunable view.
@@ -41,17 +36,96 @@ def count_flops(model, batched_inputs):
         dict[str, int]: own FLOPs of each module (those of its children not included); their sum
         is the model's.
     """
-    images = tuple(x["image"] for x in batched_inputs)
-    with evaluating(model):
-        analysis = FlopCountAnalysis(_HeadOutputs(model, batched_inputs), images)
-        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        by_module = analysis.tracer_warnings("none").by_module()
-    own = {}
-    for name, module in model.named_modules():
-        path = f"model.{name}" if name else "model"
-        children = (f"{path}.{child}" for child, _ in module.named_children())
-        own[name] = by_module[path] - sum(by_module[child] for child in children)
-    return own
+    counter = _Counter(model)
+    with evaluating(model), EventStorage(), counter:
+        for run, regions in stages(model, batched_inputs):
+            # All regions cost the same, so one is run and stands for all.
+            counter.times = regions
+            run(1)
+    return counter.own
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up FLOPs by the module that is running.
+
+    Attributes:
+        own (dict[str, int]): FLOPs of each module without its children.
+        times (int): how often what runs now counts.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.times = model, 1
+        self.own = {name: 0 for name, _ in model.named_modules()}
+        self._running, self._handles = [""], []
+
+    def __enter__(self):
+        for name, module in self.model.named_modules():
+            self._handles += [
+                module.register_forward_pre_hook(lambda *_, name=name: self._running.append(name)),
+                module.register_forward_hook(lambda *_: self._leave(), always_call=True),
+            ]
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for handle in self._handles:
+            handle.remove()
+        return super().__exit__(*error)
+
+    def _leave(self):
+        self._running.pop()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        formula = _FORMULAS.get(func.overloadpacket.__name__)
+        if formula is not None:
+            self.own[self._running[-1]] += self.times * formula(result, *args)
+        return result
+
+
+def _convolution(result, x, weight, bias, stride, padding, dilation, transposed, *_):
+    return x.shape[0] * prod(weight.shape) * prod((x if transposed else result).shape[2:])
+
+
+def _matmul(result, a, b, *_):
+    return prod(a.shape) * b.shape[-1]
+
+
+def _norm(result, x, *_):
+    return 5 * prod(x.shape)
+
+
+def _fixed_norm(result, x, *_):
+    return 2 * prod(x.shape)
+
+
+def _interpolation(weight):
+    return lambda result, *_: weight * prod(result.shape)
+
+
+# By operator of aten, which is what reaches the dispatcher once composite operators are resolved.
+_FORMULAS = {
+    "convolution": _convolution,
+    "mm": _matmul,
+    "bmm": _matmul,
+    "addmm": lambda result, bias, a, b, *_: _matmul(result, a, b),
+    "baddbmm": lambda result, bias, a, b, *_: _matmul(result, a, b),
+    "native_batch_norm": _fixed_norm,
+    "cudnn_batch_norm": _fixed_norm,
+    "miopen_batch_norm": _fixed_norm,
+    "_native_batch_norm_legit_no_training": _fixed_norm,
+    "_batch_norm_no_update": _fixed_norm,
+    "native_group_norm": _norm,
+    "native_layer_norm": _norm,
+    "upsample_nearest2d": _interpolation(1),
+    "upsample_bilinear2d": _interpolation(4),
+    "grid_sampler_2d": _interpolation(4),
+    "_adaptive_avg_pool2d": lambda result, x, *_: prod(x.shape),
+    # torchvision's, whatever the offsets: a convolution at as many positions.
+    "deform_conv2d": lambda result, x, weight, *_: (
+        x.shape[0] * prod(weight.shape) * prod(result.shape[2:])
+    ),
+}
 
 
 def count_params(model):
@@ -156,7 +230,7 @@ def median_latency(models, batched_inputs, runs=9):
         for model, seconds in zip(models, times):
             with evaluating(model):
                 start = time.perf_counter()
-                outputs = head_outputs(model, batched_inputs, inference_only=True)
+                outputs = head_outputs(model, batched_inputs, inference_only=True, all_regions=True)
                 if outputs[0].is_cuda:
                     torch.cuda.synchronize()
                 if run:

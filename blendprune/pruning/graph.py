@@ -143,8 +143,10 @@ class ChannelGraph:
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             name = self._name_of(module)
             if name is None:
-                if isinstance(module, tp.ops._ElementWiseOp) and not _is_channel_wise(module):
-                    reasons.setdefault(f"unknown operator {module._grad_fn}", root)
+                if isinstance(module, tp.ops._ElementWiseOp):
+                    grad_fn = self.dependencies.module2node[module].grad_fn
+                    if not _is_channel_wise(grad_fn):
+                        reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
             members.append(Member(name, "out" if out else "in", max(1, len(indices) // width)))
             if out and module in self.ignored:
@@ -237,8 +239,22 @@ def _rank(reason):
     return {"ignored": 0, "prediction layer": 1}.get(reason, 2)
 
 
-def _is_channel_wise(op):
-    return _CHANNEL_WISE.fullmatch(str(op._grad_fn)) is not None
+def _is_channel_wise(grad_fn):
+    name = grad_fn.name()
+    if re.fullmatch(r"(Mean|Sum)Backward\d+", name):
+        # Over all there is (as losses do), or over positions alone.
+        dims = getattr(grad_fn, "_saved_dim", None)
+        rank = len(grad_fn._saved_self_sym_sizes)
+        return bool(dims) and all(_signed(dim) % rank != 1 for dim in dims)
+    if re.fullmatch(r"Index(Put)?Backward\d+", name):
+        # Indices of the first dimension: regions are put where their level of the pyramid was.
+        return all(index is None for index in grad_fn._saved_indices[1:])
+    return _CHANNEL_WISE.fullmatch(name) is not None
+
+
+def _signed(dim):
+    # Autograd hands out negative dimensions as unsigned numbers.
+    return dim - (1 << 64) if dim >= 1 << 63 else dim
 
 
 def _is_depthwise(conv):

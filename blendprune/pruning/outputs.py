@@ -4,6 +4,7 @@ import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
+from .regions import has_regions, rcnn_stages
 from .view import is_norm, is_prunable_layer
 
 
@@ -61,17 +62,19 @@ def blendmask_outputs(model, batched_inputs, inference_only=False):
     return outputs
 
 
-def head_outputs(model, batched_inputs, inference_only=False):
+def head_outputs(model, batched_inputs, inference_only=False, all_regions=False):
     """Raw differentiable outputs that together depend on every branch of the model.
 
     For BlendMask, its parts are run one by one (:func:`blendmask_outputs`). For any other model,
-    its real forward runs, and what the prediction layers gave is collected by forward hooks; a
+    its :func:`stages` run, and what the prediction layers gave is collected by forward hooks; a
     branch that only the training forward takes is then not covered.
 
     Args:
-        model (nn.Module): any detectron2-style model, inside or outside the prunable view.
+        model (nn.Module): any detectron2-style model in eval mode, inside or outside the prunable
+            view.
         batched_inputs (list[dict]): detectron2's format.
         inference_only (bool): leave out branches that only training has (``"basis_sem"``).
+        all_regions (bool): run the heads on as many regions as inference may, not on one.
 
     Returns:
         list[Tensor]: with gradient history if gradients are enabled.
@@ -79,7 +82,7 @@ def head_outputs(model, batched_inputs, inference_only=False):
     if is_blendmask(model):
         outputs = blendmask_outputs(model, batched_inputs, inference_only)
         return [x for branch in outputs.values() for x in branch]
-    calls = _record_calls(model, lambda: _forward(model, batched_inputs))
+    calls = _record_calls(model, lambda: _run(model, batched_inputs, all_regions=all_regions))
     if not torch.is_grad_enabled():
         return [output for _, output, _ in calls]
     sinks = _sinks(calls)
@@ -92,7 +95,7 @@ def prediction_layers(model, batched_inputs):
     They are the convs and linears whose output reaches no other conv or linear.
 
     Args:
-        model (nn.Module): a detectron2-style model inside the prunable view.
+        model (nn.Module): a detectron2-style model in eval mode inside the prunable view.
         batched_inputs (list[dict]): detectron2's format.
 
     Returns:
@@ -104,17 +107,31 @@ def prediction_layers(model, batched_inputs):
     return [m for m in dict.fromkeys(module for module, _, _ in calls) if m in sinks]
 
 
-def _run(model, batched_inputs):
+def stages(model, batched_inputs, inference_only=True):
+    """The forward in parts that do not depend on what is detected.
+
+    Args:
+        model (nn.Module): a detectron2-style model in eval mode.
+        batched_inputs (list[dict]): detectron2's format.
+        inference_only (bool): leave out branches that only training has.
+
+    Returns:
+        list[tuple[Callable, int]]: parts to be called in order, each with the number of regions of
+        an image; a part runs on the number it is called with, and one that sees the whole image
+        has a number of 1 and does not mind.
+    """
     if is_blendmask(model):
-        blendmask_outputs(model, batched_inputs)
-    else:
-        _forward(model, batched_inputs)
+        return [(lambda _: blendmask_outputs(model, batched_inputs, inference_only), 1)]
+    if has_regions(model):
+        return rcnn_stages(model, batched_inputs)
+    return [(lambda _: model(batched_inputs), 1)]
 
 
-def _forward(model, batched_inputs):
+def _run(model, batched_inputs, all_regions=False):
     # Some detectors log scalars while they run, and look for a storage to log to.
     with EventStorage():
-        model(batched_inputs)
+        for run, regions in stages(model, batched_inputs, inference_only=False):
+            run(regions if all_regions else 1)
 
 
 def _record_calls(model, run):
