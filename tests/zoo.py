@@ -1,0 +1,318 @@
+"""The zoo: every config of detectron2's model zoo, pruned to half its FLOPs and put to use.
+
+::
+
+    python -m tests.zoo                                 # all of them: takes an hour on one core
+    python -m tests.zoo 'COCO-Keypoints/*' '*retinanet*'
+    ADELAIDET_ROOT=~/AdelaiDet python -m tests.zoo 'AdelaiDet/FCOS*'
+
+Each model is built with random weights, pruned (magnitude, one round), run on an image, trained
+one step, saved, loaded and compared bit by bit. Results are kept in ``--output`` (a JSON file), and
+configs that are in it are not run again; the table of all of them is printed at the end::
+
+    | config | GFLOPs | after | M params | after | |
+    |---|---|---|---|---|---|
+    | COCO-Detection/retinanet_R_50_FPN_1x.yaml | 12.1 | 6.0 | 37.7 | 20.1 | green |
+
+Models are those of the configs but for the size of the image and the number of regions that
+training samples and inference keeps, which are small.
+"""
+
+import argparse
+import fnmatch
+import gc
+import json
+import logging
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import warnings
+
+import torch
+
+import blendprune
+from blendprune.pruning import count_flops, head_outputs, prune
+from blendprune.pruning.view import evaluating
+
+_REGIONS = 12
+
+
+def main(argv=None):
+    """Run the configs that the arguments name and print the table.
+
+    Returns:
+        int: 0 if all are green.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("patterns", nargs="*", default=["*"], help="globs of config names")
+    parser.add_argument("--output", default="zoo.json", help="results so far, to go on from")
+    parser.add_argument("--size", type=int, default=128, help="side of the image in pixels")
+    parser.add_argument("--again", action="store_true", help="run also what is in the results")
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    blendprune.apply()
+    output = pathlib.Path(args.output)
+    results = json.loads(output.read_text()) if output.exists() else {}
+    chosen = [n for n in config_names() if any(fnmatch.fnmatch(n, p) for p in args.patterns)]
+    for name in chosen:
+        if name in results and not args.again:
+            continue
+        results[name] = run_config(name, args.size)
+        output.write_text(json.dumps(results, indent=1))
+        print(name, results[name]["result"], f"{results[name]['wall_s']:.0f} s", flush=True)
+        gc.collect()
+    print(zoo_table({name: results[name] for name in chosen}))
+    return int(any(results[name]["result"] != "green" for name in chosen))
+
+
+def config_names():
+    """Names of all configs: those of detectron2, and of AdelaiDet where ADELAIDET_ROOT is set."""
+    names = sorted(_names_under(_zoo_folder()))
+    root = os.environ.get("ADELAIDET_ROOT")
+    if root:
+        found = _names_under(pathlib.Path(root) / "configs")
+        names += sorted(f"AdelaiDet/{name}" for name in found)
+    return names
+
+
+def _zoo_folder():
+    import detectron2.model_zoo
+
+    return pathlib.Path(detectron2.model_zoo.__file__).parent / "configs"
+
+
+def _names_under(folder):
+    paths = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    return [str(path) for path in paths if "Base" not in path.name]
+
+
+def run_config(name, size=128):
+    """Build, prune, use and reload the model of one config.
+
+    Args:
+        name (str): one of :func:`config_names`.
+        size (int): side of the image in pixels.
+
+    Returns:
+        dict: ``"result"`` is ``"green"`` or the reason why not; ``"flops"`` and ``"params"``, each
+        before and after, where the cut came so far; ``"wall_s"`` seconds.
+    """
+    start = time.perf_counter()
+    found = {}
+    try:
+        cfg = load_config(name)
+        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+        found.update(prune_and_use(cfg, size))
+    except Exception as error:  # the table is there to tell what happens
+        found["result"] = f"{type(error).__name__}: {str(error).strip()[:300]}".replace("\n", " ")
+    return {**found, "wall_s": time.perf_counter() - start}
+
+
+def load_config(name):
+    """The config of that name.
+
+    Returns:
+        CfgNode: as upstream's ``get_cfg()`` merged with the file.
+    """
+    if name.startswith("AdelaiDet/"):
+        root = os.environ["ADELAIDET_ROOT"]
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        from adet.config import get_cfg
+
+        path = os.path.join(root, "configs", name.split("/", 1)[1])
+    else:
+        from detectron2 import model_zoo
+        from detectron2.config import get_cfg
+
+        path = model_zoo.get_config_file(name)
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    return cfg
+
+
+def prune_and_use(cfg, size, max_flops=0.5, **how):
+    """Prune the model of a config, then run, train, save, load and compare it.
+
+    Args:
+        cfg (CfgNode): for the CPU, without weights.
+        size (int): side of the image in pixels.
+        max_flops (float): as of :func:`blendprune.prune`, as everything in ``how``.
+
+    Returns:
+        dict: ``"flops"``, ``"params"`` and ``"notes"`` of the report, ``"result"``.
+
+    Raises:
+        AssertionError: something did not come out as it should.
+    """
+    from detectron2.modeling import build_model
+
+    cfg.INPUT.MIN_SIZE_TEST = size
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = _REGIONS
+    model = build_model(cfg).eval()
+    batch = training_batch(cfg, size)
+    images = [{k: x[k] for k in ("image", "proposals") if k in x} for x in batch[:1]]
+    settle_norms(model, images)
+    report = prune(model, images, max_flops=max_flops, importance="magnitude", rounds=1, **how)
+    flops = report.flops
+    assert 0.98 * max_flops <= flops["after"] / flops["before"] <= max_flops
+    assert flops["after"] == sum(count_flops(model, images).values())
+
+    few_regions(model)
+    with torch.no_grad():
+        model(images)
+    train_one_step(model, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "model_pruned.pth")
+        torch.save({"model": model.state_dict(), "struct": blendprune.structure_of(model)}, path)
+        loaded = blendprune.load(path)
+    few_regions(loaded)
+    assert_same(model, loaded, images)
+    return {"flops": flops, "params": report.params, "notes": report.notes, "result": "green"}
+
+
+def training_batch(cfg, size, count=2):
+    """Random images with whatever labels the losses of the config may read.
+
+    Args:
+        cfg (CfgNode): tells the channels of the image.
+        size (int): side in pixels, at least 32.
+        count (int): number of images.
+
+    Returns:
+        list[dict]: detectron2's format: ``"image"`` (C, size, size), ``"instances"`` with boxes,
+        classes (all 0), masks and keypoints, ``"sem_seg"`` (size, size), ``"proposals"``.
+    """
+    from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
+
+    random = torch.Generator().manual_seed(0)
+    corners = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.9]]) * size
+    points = max(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, 1)
+    batch = []
+    for _ in range(count):
+        instances = Instances((size, size))
+        instances.gt_boxes = Boxes(corners.clone())
+        instances.gt_classes = torch.zeros(2, dtype=torch.long)
+        masks = torch.zeros(2, size, size, dtype=torch.bool)
+        for mask, (x0, y0, x1, y1) in zip(masks, corners.int().tolist()):
+            mask[y0:y1, x0:x1] = True
+        instances.gt_masks = BitMasks(masks)
+        where = torch.rand(2, points, 2, generator=random)
+        where = corners[:, None, :2] + where * (corners[:, None, 2:] - corners[:, None, :2])
+        visible = torch.full((2, points, 1), 2.0)
+        instances.gt_keypoints = Keypoints(torch.cat([where, visible], 2))
+        proposals = Instances((size, size))
+        proposals.proposal_boxes = Boxes(corners.clone() * 0.95)
+        proposals.objectness_logits = torch.zeros(2)
+        image = 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), size, size, generator=random)
+        batch.append(
+            {
+                "image": image,
+                "instances": instances,
+                "proposals": proposals,
+                "sem_seg": masks.any(0).long(),
+                "basis_sem": masks.any(0).long(),
+            }
+        )
+    return batch
+
+
+def settle_norms(model, images):
+    """Give batch norms the statistics of what they see, frozen ones too.
+
+    With random weights and statistics of mean 0 and variance 1, a deep residual network overflows.
+    """
+    from detectron2.layers import FrozenBatchNorm2d
+
+    def settle(module, inputs):
+        x = inputs[0].transpose(0, 1).flatten(1)
+        module.running_mean.copy_(x.mean(1))
+        module.running_var.copy_(x.var(1, unbiased=False).clamp(min=1e-2))
+
+    kinds = (FrozenBatchNorm2d, torch.nn.modules.batchnorm._BatchNorm)
+    handles = [m.register_forward_pre_hook(settle) for m in model.modules() if isinstance(m, kinds)]
+    with evaluating(model):
+        head_outputs(model, images)
+    for handle in handles:
+        handle.remove()
+
+
+def few_regions(model):
+    """Keep few proposals and detections, so that heads that look at each do not take long."""
+    for module in model.modules():
+        if hasattr(module, "post_nms_topk"):
+            module.post_nms_topk = {True: _REGIONS, False: _REGIONS}
+        if hasattr(module, "test_topk_per_image"):
+            module.test_topk_per_image = _REGIONS
+
+
+def train_one_step(model, batch):
+    """One step of SGD; every parameter that is trained must get a gradient."""
+    from detectron2.utils.events import EventStorage
+
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    with EventStorage():
+        losses = model(batch)
+    total = sum(losses.values())
+    assert torch.isfinite(total), f"the losses are not finite: {losses}"
+    total.backward()
+    optimizer.step()
+    model.eval()
+
+
+def assert_same(model, loaded, images):
+    """Fail unless both models hold the same state and give the same outputs, bit by bit."""
+    state, other = model.state_dict(), loaded.state_dict()
+    assert list(state) == list(other)
+    assert all(torch.equal(value, other[key]) for key, value in state.items())
+    for run in (head_outputs, lambda m, x: list(tensors_of(m(x)))):
+        with evaluating(model), evaluating(loaded), torch.no_grad():
+            ours, theirs = run(model, images), run(loaded, images)
+        assert len(ours) == len(theirs) > 0
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+def tensors_of(output):
+    """All tensors in what a detector returns: dicts, lists, Instances, Boxes."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif hasattr(output, "get_fields"):
+        yield from tensors_of(output.get_fields())
+    elif hasattr(output, "tensor"):
+        yield output.tensor
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from tensors_of(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from tensors_of(value)
+
+
+def zoo_table(results):
+    """The results as a table in Markdown.
+
+    Args:
+        results (dict[str, dict]): name of a config → what :func:`run_config` gave.
+
+    Returns:
+        str: one row a config, and how many are green.
+    """
+    rows = ["| config | GFLOPs | after | M params | after | |", "|---|---|---|---|---|---|"]
+    for name, found in results.items():
+        cells = []
+        for kind, unit in (("flops", 1e9), ("params", 1e6)):
+            values = found.get(kind, {})
+            cells += [f"{values[k] / unit:.2f}" if values else "" for k in ("before", "after")]
+        reason = found["result"].replace("|", "\\|")
+        rows.append(f"| {name} | {' | '.join(cells)} | {reason} |")
+    green = sum(found["result"] == "green" for found in results.values())
+    return "\n".join([*rows, "", f"{green} of {len(results)} green."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
