@@ -20,6 +20,8 @@ module              holds
 import importlib.util
 import sys
 
+from ..errors import OperatorUnavailable
+
 __all__ = ["register"]
 
 
@@ -35,14 +37,18 @@ def register():
         str: ``"adet"`` or ``"blendprune"``, the package whose BlendMask is in use.
 
     Raises:
-        ImportError: AdelaiDet is importable, but one of its own imports fails.
+        OperatorUnavailable: AdelaiDet is found, but one of its own imports fails.
     """
     if _adelaidet_is_importable():
-        # What registers keys, datasets and classes are these imports.
-        import adet.config.defaults
-        import adet.data
-        import adet.modeling  # noqa: F401
-
+        try:  # what registers keys, datasets and classes are these imports
+            import adet.config.defaults
+            import adet.data
+            import adet.modeling  # noqa: F401
+        except ImportError as error:
+            raise OperatorUnavailable(
+                f"AdelaiDet cannot be imported ({error}): call blendprune.apply() first, which "
+                "stands in for its extension, and install what it needs otherwise."
+            ) from error
         return "adet"
 
     from detectron2.config.defaults import _C

@@ -16,6 +16,43 @@ from .normalizer import Normalizer
 __all__ = ["BlendMask"]
 
 
+def build_parts(model, cfg, blender, basis_module):
+    """Build everything that a BlendMask consists of, in the order in which upstream does.
+
+    The same seed thus gives the same weights, whichever package's parts they are.
+
+    Args:
+        model (nn.Module): an empty module; gets the parts, and the settings that forward reads.
+        cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
+        blender (Callable): ``blender(cfg)``, this package's or AdelaiDet's.
+        basis_module (Callable): ``basis_module(cfg, shapes)``, likewise.
+    """
+    model.device = torch.device(cfg.MODEL.DEVICE)
+    model.instance_loss_weight = cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT
+
+    model.backbone = build_backbone(cfg)
+    shapes = model.backbone.output_shape()
+    model.proposal_generator = build_proposal_generator(cfg, shapes)
+    model.blender = blender(cfg)
+    model.basis_module = basis_module(cfg, shapes)
+
+    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
+    model.combine_on = combine.ENABLED
+    if model.combine_on:
+        model.panoptic_module = build_sem_seg_head(cfg, shapes)
+        model.combine_overlap_threshold = combine.OVERLAP_THRESH
+        model.combine_stuff_area_limit = combine.STUFF_AREA_LIMIT
+        model.combine_instances_confidence_threshold = combine.INSTANCES_CONFIDENCE_THRESH
+
+    attention = cfg.MODEL.BASIS_MODULE.NUM_BASES * cfg.MODEL.BLENDMASK.ATTN_SIZE**2
+    model.top_layer = nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, attention, 3, padding=1)
+    nn.init.normal_(model.top_layer.weight, std=0.01)
+    nn.init.zeros_(model.top_layer.bias)
+
+    model.normalizer = Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, model.device)
+    model.to(model.device)
+
+
 class BlendMask(nn.Module):
     """The meta architecture, optionally with a panoptic branch.
 
@@ -28,30 +65,7 @@ class BlendMask(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.device = torch.device(cfg.MODEL.DEVICE)
-        self.instance_loss_weight = cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT
-
-        self.backbone = build_backbone(cfg)
-        shapes = self.backbone.output_shape()
-        self.proposal_generator = build_proposal_generator(cfg, shapes)
-        self.blender = build_blender(cfg)
-        self.basis_module = build_basis_module(cfg, shapes)
-
-        combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-        self.combine_on = combine.ENABLED
-        if self.combine_on:
-            self.panoptic_module = build_sem_seg_head(cfg, shapes)
-            self.combine_overlap_threshold = combine.OVERLAP_THRESH
-            self.combine_stuff_area_limit = combine.STUFF_AREA_LIMIT
-            self.combine_instances_confidence_threshold = combine.INSTANCES_CONFIDENCE_THRESH
-
-        attention = cfg.MODEL.BASIS_MODULE.NUM_BASES * cfg.MODEL.BLENDMASK.ATTN_SIZE**2
-        self.top_layer = nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, attention, 3, padding=1)
-        nn.init.normal_(self.top_layer.weight, std=0.01)
-        nn.init.zeros_(self.top_layer.bias)
-
-        self.normalizer = Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, self.device)
-        self.to(self.device)
+        build_parts(self, cfg, build_blender, build_basis_module)
 
     def forward(self, batched_inputs):
         """Compute losses in training, results in inference.

@@ -8,7 +8,6 @@ Left alone: everything the parts themselves do; they are built by the functions 
 ``__init__`` calls, in the same order, so the same seed gives the same weights.
 """
 
-import torch
 from torch import nn
 
 from .. import structure
@@ -25,10 +24,7 @@ def build(model, cfg, upstream):
         cfg (CfgNode): its config.
         upstream (module): the module that defines the class.
     """
-    from detectron2.modeling import build_backbone, build_proposal_generator
-    from detectron2.modeling.meta_arch.semantic_seg import build_sem_seg_head
-
-    from ..modeling.normalizer import Normalizer
+    from ..modeling.blendmask import build_parts
 
     prune, finetune = prune_mode(cfg)
     struct = read_struct(cfg.MODEL.WEIGHTS) if finetune else None
@@ -37,29 +33,7 @@ def build(model, cfg, upstream):
         cfg = basis_loss_config(cfg, struct)
 
     nn.Module.__init__(model)
-    model.device = torch.device(cfg.MODEL.DEVICE)
-    model.instance_loss_weight = cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT
-    model.backbone = build_backbone(cfg)
-    shapes = model.backbone.output_shape()
-    model.proposal_generator = build_proposal_generator(cfg, shapes)
-    model.blender = upstream.build_blender(cfg)
-    model.basis_module = upstream.build_basis_module(cfg, shapes)
-
-    combine = cfg.MODEL.PANOPTIC_FPN.COMBINE
-    model.combine_on = combine.ENABLED
-    if model.combine_on:
-        model.panoptic_module = build_sem_seg_head(cfg, shapes)
-        model.combine_overlap_threshold = combine.OVERLAP_THRESH
-        model.combine_stuff_area_limit = combine.STUFF_AREA_LIMIT
-        model.combine_instances_confidence_threshold = combine.INSTANCES_CONFIDENCE_THRESH
-
-    attention = cfg.MODEL.BASIS_MODULE.NUM_BASES * cfg.MODEL.BLENDMASK.ATTN_SIZE**2
-    model.top_layer = nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, attention, 3, padding=1)
-    nn.init.normal_(model.top_layer.weight, std=0.01)
-    nn.init.zeros_(model.top_layer.bias)
-    model.normalizer = Normalizer(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, model.device)
-    model.to(model.device)
-
+    build_parts(model, cfg, upstream.build_blender, upstream.build_basis_module)
     structure.remember(model, cfg)
     if finetune:
         structure.restructure(model, struct)
