@@ -195,7 +195,7 @@ def _load_weights(model, path):
             return self.incompatible
 
     if not path.endswith(".pkl"):  # detectron2's own conversions read those
-        read_checkpoint(path)
+        read_checkpoint(path.partition("?")[0])
     recorder = Recorder(model, save_to_disk=False)
     try:
         recorder.load(path)
