@@ -1,9 +1,12 @@
 """``detectron2.modeling.build_model``: every model remembers its config and obeys MODEL.FINETUNE.
 
 Extended: the function, in its module and wherever it was imported by name. A checkpoint's
-``"struct"`` then carries the config for any meta architecture, and MODEL.FINETUNE re-shapes any of
-them. A model that already did so while it was built (BlendMask) is left alone.
+``"struct"`` then carries the config for any meta architecture, MODEL.FINETUNE re-shapes any of
+them, and under MODEL.PRUNE the ``forward`` of the class leaves early with the raw outputs. A model
+that already does so on its own (BlendMask) is left alone.
 """
+
+import torch
 
 from .. import structure
 from ..checkpoint import read_struct
@@ -11,19 +14,43 @@ from ..config import prune_mode
 from ._patch import Patch
 
 
-def build_model(wrapped, instance, args, kwargs):
-    """Build a model, then give it the widths of MODEL.WEIGHTS under MODEL.FINETUNE."""
-    cfg = args[0] if args else kwargs["cfg"]
-    _, finetune = prune_mode(cfg)
-    model = wrapped(*args, **kwargs)
-    if not hasattr(model, "blendprune_config"):
-        structure.remember(model, cfg)
-        if finetune:
-            structure.restructure(model, read_struct(cfg.MODEL.WEIGHTS))
-    return model
+def leave_early(wrapped, instance, args, kwargs):
+    """Leave early with the raw head outputs if ``model_prune`` is set.
+
+    Returns:
+        list[Tensor]: see :func:`blendprune.pruning.outputs.head_outputs`.
+    """
+    if not getattr(instance, "model_prune", False):
+        return wrapped(*args, **kwargs)
+    from ..pruning.outputs import head_outputs
+    from ..pruning.view import evaluating
+
+    instance.model_prune = False  # collecting the outputs may call the real forward
+    try:
+        with evaluating(instance, grad=torch.is_grad_enabled()):
+            return head_outputs(instance, *args, **kwargs)
+    finally:
+        instance.model_prune = True
 
 
 def _install(module, edits):
+    extended = set()
+
+    def build_model(wrapped, instance, args, kwargs):
+        cfg = args[0] if args else kwargs["cfg"]
+        prune, finetune = prune_mode(cfg)
+        model = wrapped(*args, **kwargs)
+        if not hasattr(model, "blendprune_config"):
+            structure.remember(model, cfg)
+            if finetune:
+                structure.restructure(model, read_struct(cfg.MODEL.WEIGHTS))
+        if prune and not hasattr(model, "model_prune"):
+            if type(model) not in extended:
+                extended.add(type(model))
+                edits.wrap(type(model), "forward", leave_early)
+            model.model_prune = True
+        return model
+
     edits.wrap_function(module, "build_model", build_model)
 
 

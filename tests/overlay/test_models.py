@@ -1,4 +1,4 @@
-"""BlendMask under the overlay: PRUNE, FINETUNE, any channel count, and the early exit."""
+"""Models under the overlay: PRUNE, FINETUNE, any channel count, and the early exit."""
 
 import copy
 import pickle
@@ -270,3 +270,51 @@ def test_a_panoptic_model_is_pruned_and_finetuned(
     losses = finetuned.train()(batch)
     assert "loss_sem_seg" in losses
     sum(losses.values()).backward()
+
+
+@pytest.fixture
+def retinanet_cfg():
+    """A function that makes the config of a small RetinaNet R-18."""
+    from detectron2 import model_zoo
+
+    def make(*opts):
+        cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+        cfg.merge_from_list([
+            "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32,
+            "MODEL.RETINANET.NUM_CLASSES", 3, "INPUT.MIN_SIZE_TEST", 64,
+            "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, *opts,
+        ])  # fmt: skip
+        return cfg
+
+    return make
+
+
+def test_other_architectures_leave_early_under_prune(overlay, retinanet_cfg):
+    model = build_model(retinanet_cfg("MODEL.PRUNE", True))
+    outputs = model([{"image": torch.rand(3, 64, 64)}])
+    assert all(isinstance(x, torch.Tensor) and x.requires_grad for x in outputs)
+    sum(x.sum() for x in outputs).backward()
+    assert model.training and model.model_prune
+    dense = build_model(retinanet_cfg())
+    with torch.no_grad():
+        assert "instances" in dense.eval()([{"image": torch.rand(3, 64, 64)}])[0]
+    blendprune.revert()
+    model.eval()
+    with torch.no_grad():
+        assert "instances" in model([{"image": torch.rand(3, 64, 64)}])[0]
+
+
+def test_other_architectures_are_pruned_and_finetuned(overlay, retinanet_cfg, tmp_path):
+    model = build_model(retinanet_cfg("MODEL.PRUNE", True))
+    blendprune.prune(model, max_flops=0.5, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    path = str(tmp_path / "pruned.pth")
+    finetuned = build_model(retinanet_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+    DetectionCheckpointer(finetuned).load(path)
+    model.model_prune = False
+    image = [{"image": torch.rand(3, 64, 64) * 255}]
+    with torch.no_grad():
+        ours, theirs = finetuned.eval()(image)[0], model.eval()(image)[0]
+    assert len(theirs["instances"]) > 0
+    assert torch.equal(ours["instances"].scores, theirs["instances"].scores)
