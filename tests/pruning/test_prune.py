@@ -165,7 +165,7 @@ def test_a_pruned_blendmask_meets_its_target_runs_and_trains(
 @pytest.mark.parametrize("config", [c for c in CONFIGS if "gn" not in c and "panoptic" not in c])
 def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, images, config):
     model = blendmask(*CONFIGS[config])
-    dead = _silence_half_of_every_group(model, images)
+    dead = silence_half_of_every_group(model, images)
     before = outputs_of(model, images)
     report = prune(
         model,
@@ -181,7 +181,7 @@ def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, imag
         assert torch.allclose(a, b, atol=1e-4 * max(1.0, b.abs().max().item()))
 
 
-def _silence_half_of_every_group(model, images):
+def silence_half_of_every_group(model, images):
     """Zero what half the channels of each group feed; scores by root module, 0 for those."""
     from blendprune.pruning import ChannelGraph
 
@@ -191,7 +191,9 @@ def _silence_half_of_every_group(model, images):
         for group in ChannelGraph(model, images).groups():
             if group.stays:
                 continue
-            gone = torch.randperm(group.width, generator=generator)[: group.width // 2]
+            size = group.width // group.slots
+            at = torch.randperm(size, generator=generator)[: size // 2]
+            gone = torch.cat([part * size + at for part in range(group.slots)])
             score = torch.ones(group.width)
             score[gone] = 0
             dead[group.handle[0].dep.target.module] = score
@@ -203,7 +205,8 @@ def _silence_half_of_every_group(model, images):
                     layer.weight[at] = 0
                     layer.bias[at] = 0
                 elif is_prunable_layer(layer) and "out" in item.dep.handler.__name__:
-                    layer.weight[at] = 0
+                    outputs = getattr(layer, "transposed", False)
+                    layer.weight.transpose(0, int(outputs))[at] = 0
                     if layer.bias is not None:
                         layer.bias[at] = 0
     return dead
