@@ -29,6 +29,7 @@ from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_utils
 
 from . import modeling
+from .checkpoint import load
 from .data.digits import DIGITS_TEST, register_digits, write_digits
 from .data.trainer import DigitTrainer
 from .errors import ConfigError
@@ -36,7 +37,6 @@ from .job import prune_from_config
 from .report.latency import compare_latency
 from .report.picture import detections_picture
 from .report.reload import are_identical, detections, outputs_in_new_process
-from .structure import load
 
 CONFIG = os.path.join(os.path.dirname(__file__), "data", "digits.yaml")
 NUM_TRAIN, NUM_TEST = 2000, 200
@@ -116,7 +116,7 @@ def _run(output, opts, num_train, num_test):
     }
     models = {name: load(path) for name, path in paths.items()}
     images, truth = _test_scenes(tuned_cfg, 6)
-    latency = compare_latency(models, [{"image": images[0]}], runs=40)
+    latency = compare_latency(models, [{"image": images[0]}], runs=25)
 
     clock.stage("reload the fine-tuned file in a new process and compare")
     found = {name: detections(model, images) for name, model in models.items()}

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 NUM_CLASSES = 10
 # Ink in a scan runs from 0 to 16; the edge of a stroke is where it crosses this value.
-INK_EDGE = 8.0
+INK_EDGE = 7.0
 # A digit is placed only where at least this much of every other one stays in sight.
 MIN_VISIBLE = 0.6
 
@@ -97,7 +97,7 @@ def draw_scene(scans, rng, size=128):
     _scribble(canvas, rng)
 
     masks, inked, chosen = [], [], []
-    wanted = rng.integers(3, 7)
+    wanted = rng.integers(2, 6)
     for _ in range(4 * wanted):
         if len(masks) == wanted:
             break
@@ -111,7 +111,7 @@ def draw_scene(scans, rng, size=128):
         chosen.append(pick)
         canvas += alpha[..., None] * (_colour(canvas[mask], rng) - canvas)
 
-    canvas += rng.normal(0.0, rng.uniform(3.0, 9.0), canvas.shape)
+    canvas += rng.normal(0.0, rng.uniform(2.0, 7.0), canvas.shape)
     return Scene(
         canvas.clip(0, 255).round().astype(np.uint8),
         np.stack(masks),
@@ -134,19 +134,19 @@ def _background(rng, size):
         axis=-1,
     )
     canvas = rng.uniform(60, 195) + rng.normal(0, 15, 3) + slope[..., None]
-    canvas = canvas + rng.uniform(4, 20) * blotches
+    canvas = canvas + rng.uniform(4, 16) * blotches
     if rng.random() < 0.5:
         angle = rng.uniform(0, 2 * math.pi)
         waves = rng.uniform(4, 20) * 2 * math.pi
         stripes = np.sin(waves * (math.cos(angle) * x + math.sin(angle) * y))
-        canvas = canvas + rng.uniform(4, 16) * stripes[..., None]
+        canvas = canvas + rng.uniform(4, 12) * stripes[..., None]
     return canvas.clip(0, 255).astype(np.float32)
 
 
 def _scribble(canvas, rng):
     """Draw, in place, strokes as thick and as strong as a digit's that belong to none."""
     size = len(canvas)
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(0, 4)):
         layer = Image.new("L", (size, size))
         pen = ImageDraw.Draw(layer)
         centre = rng.uniform(0, size, 2)
@@ -167,13 +167,13 @@ def _scribble(canvas, rng):
 
 def _ink(scan, rng, size):
     """Scale and turn a scan; returns how opaque each pixel is, float32 (h, w) in 0..1."""
-    height = rng.uniform(0.22, 0.5) * size
-    width = height * rng.uniform(0.8, 1.2)
+    height = rng.uniform(0.32, 0.56) * size
+    width = height * rng.uniform(0.85, 1.2)
     # Scans often touch their border; without a margin the strokes would be cut off straight.
     padded = np.pad(scan, 1)
     shape = round(height * padded.shape[0] / 8), round(width * padded.shape[1] / 8)
     picture = Image.fromarray(_resize(padded, shape))
-    turned = picture.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR, expand=True)
+    turned = picture.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR, expand=True)
     return ((np.asarray(turned) - INK_EDGE) / 4 + 0.5).clip(0, 1)
 
 
@@ -205,7 +205,7 @@ def _leaves_room(masks, inked, mask):
         if (below & ~mask).sum() < MIN_VISIBLE * written:
             return False
         other = _filled_box(below)
-        if (box & other).sum() > 0.35 * min(box.sum(), other.sum()):
+        if (box & other).sum() > 0.2 * min(box.sum(), other.sum()):
             return False
     return True
 
@@ -225,7 +225,7 @@ def _colour(surroundings, rng):
         sign = -1
     elif base.mean() < 85:
         sign = 1
-    return base + sign * rng.uniform(40, 110) + rng.normal(0, 12, 3)
+    return base + sign * rng.uniform(50, 120) + rng.normal(0, 12, 3)
 
 
 def _resize(array, shape):
