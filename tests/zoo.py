@@ -15,7 +15,8 @@ configs that are in it are not run again; the table of all of them is printed at
     | COCO-Detection/retinanet_R_50_FPN_1x.yaml | 12.1 | 6.0 | 37.7 | 20.1 | green |
 
 Models are those of the configs but for the size of the image and the number of regions that
-training samples and inference keeps, which are small.
+training samples and inference keeps, which are small, and deformable convs, which are torchvision's
+(``deform_conv.py``): detectron2's do not run on a CPU.
 """
 
 import argparse
@@ -31,6 +32,10 @@ import time
 import warnings
 
 import torch
+
+sys.path.insert(0, os.path.dirname(__file__))
+
+import deform_conv
 
 import blendprune
 from blendprune.pruning import count_flops, head_outputs, prune
@@ -54,6 +59,7 @@ def main(argv=None):
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     blendprune.apply()
+    deform_conv.install()
     output = pathlib.Path(args.output)
     results = json.loads(output.read_text()) if output.exists() else {}
     chosen = [n for n in config_names() if any(fnmatch.fnmatch(n, p) for p in args.patterns)]
@@ -261,6 +267,8 @@ def train_one_step(model, batch):
     total = sum(losses.values())
     assert torch.isfinite(total), f"the losses are not finite: {losses}"
     total.backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing, f"no gradient reaches {', '.join(missing)}"
     optimizer.step()
     model.eval()
 

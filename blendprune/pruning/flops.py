@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .outputs import head_outputs, stages
-from .view import evaluating, is_norm, is_prunable_layer
+from .view import evaluating, is_norm, is_prunable_layer, prunable
 
 
 def count_flops(model, batched_inputs):
@@ -37,7 +37,8 @@ def count_flops(model, batched_inputs):
         is the model's.
     """
     counter = _Counter(model)
-    with evaluating(model), EventStorage(), counter:
+    # In the view a layer is the same operator whatever the device and however it was compiled.
+    with prunable(model), evaluating(model), EventStorage(), counter:
         for run, regions in stages(model, batched_inputs):
             # All regions cost the same, so one is run and stands for all.
             counter.times = regions

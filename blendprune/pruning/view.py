@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
+from torchvision.ops import deform_conv2d
 
 from .attributes import sync_attributes
 
@@ -85,13 +86,34 @@ class _PlainConv:
             x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
         )
 
-    def __call__(self, x):
-        y = nn.Module.__call__(self, x)
+    def __call__(self, *inputs):
+        y = nn.Module.__call__(self, *inputs)
         if self.norm is not None:
             y = self.norm(y)
         if self.activation is not None:
             y = self.activation(y)
         return y
+
+
+class _PlainDeformConv(nn.Conv2d):
+    """Deformable conv as one operator of torchvision's, which has a kernel for every device.
+
+    Torch-Pruning knows what a Conv2d loses with a channel, and it is the same here. It would tie
+    the channels of the offsets to those of the input, though; so in eval mode, which is what it
+    traces, offsets and masks are cut off, and the layer that predicts them is a prediction layer.
+    """
+
+    transposed = False
+    padding_mode = "zeros"
+
+    def forward(self, x, offset, mask=None):
+        if not self.training:
+            offset = offset.detach()
+            mask = None if mask is None else mask.detach()
+        how = (self.stride, self.padding, self.dilation)
+        return deform_conv2d(x, offset, self.weight, self.bias, *how, mask=mask)
+
+    __call__ = _PlainConv.__call__
 
 
 class _FixedBatchNorm(nn.BatchNorm2d):
@@ -138,13 +160,22 @@ def _is_frozen_norm(module):
 
 
 def _is_naive_group_norm(module):
-    # Recognised by name, so that AdelaiDet need not be installed.
-    return any(cls.__name__ == "NaiveGroupNorm" for cls in type(module).__mro__)
+    return _is_called(module, "NaiveGroupNorm")
+
+
+def _is_deformable(module):
+    return _is_called(module, "DeformConv", "ModulatedDeformConv")
+
+
+def _is_called(module, *names):
+    # By name, so that AdelaiDet need not be installed, nor detectron2 compiled.
+    return any(cls.__name__ in names for cls in type(module).__mro__)
 
 
 # One row a type: which modules, the class they show, what to do on entering and on leaving.
 _ROWS = (
     (_is_fused_conv, _PlainConv, _stay, _stay),
+    (_is_deformable, _PlainDeformConv, _stay, _stay),
     (_is_frozen_norm, _FixedBatchNorm, _buffers_to_parameters, _parameters_to_buffers),
     (_is_naive_group_norm, _OneGroupNorm, _stay, _stay),
 )
@@ -165,7 +196,7 @@ def _view_class(plain, shown):
 
 def is_prunable_layer(module):
     """Whether the module has an output width that is its own to choose (a conv or a linear)."""
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or _is_deformable(module)
 
 
 def is_norm(module):
