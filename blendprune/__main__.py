@@ -6,6 +6,7 @@ import logging
 import os
 import runpy
 import sys
+import warnings
 
 import blendprune
 
@@ -28,6 +29,7 @@ def main(argv=None):
 
 def demo(args):
     """Run the whole story on digit scenes."""
+    _silence_upstream()
     blendprune.apply()
     from . import demo as story
     from .report.table import report_table
@@ -40,8 +42,8 @@ def demo(args):
 
 def prune(args):
     """Prune the model of a config."""
+    _silence_upstream()
     blendprune.apply()
-    logging.getLogger("fvcore").setLevel(logging.WARNING)
     from .job import prune_from_config
     from .report.table import report_table
 
@@ -66,8 +68,6 @@ def run(args):
 
 def status(args):
     """Import every patched module and show how it stands with each patch."""
-    import warnings
-
     from tabulate import tabulate
 
     from .overlay import import_targets
@@ -90,6 +90,14 @@ def convert(args):
     blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
     print(args.output)
     return 0
+
+
+def _silence_upstream():
+    """Keep what upstream tells its own developers from between the lines of a command."""
+    for module in ("torch", "detectron2", "adet"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    logging.getLogger("fvcore").setLevel(logging.WARNING)
 
 
 def _parser():

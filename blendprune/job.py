@@ -69,7 +69,7 @@ def prune_from_config(cfg, output_dir, progress=None):
     say("measuring latency")
     model.eval()
     models = {"before": dense, "after": model}
-    latency = compare_latency(models, pruning.config_inputs(model))
+    latency = compare_latency(models, pruning.config_inputs(model), runs=7, warmup=1)
     report = {
         **result.to_dict(),
         "latency_ms": latency,
