@@ -5,14 +5,16 @@ and ``ModulatedDeformConv`` (arXiv:1811.11168); the operator is ``torchvision.op
 """
 
 import torch
+from detectron2 import layers
 from detectron2.modeling.backbone import resnet
 from torch import nn
 from torchvision.ops import deform_conv2d
 
 
 def install():
-    """Build detectron2's deformable ResNet blocks with the convs of this file."""
-    resnet.DeformConv, resnet.ModulatedDeformConv = DeformConv, ModulatedDeformConv
+    """Build deformable blocks with the convs of this file; before AdelaiDet is imported."""
+    for module in (resnet, layers):
+        module.DeformConv, module.ModulatedDeformConv = DeformConv, ModulatedDeformConv
 
 
 class _Deformable(nn.Module):

@@ -58,6 +58,9 @@ def main(argv=None):
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if "ADELAIDET_ROOT" in os.environ:
+        # Before the overlay looks whether it has to stand in for what is not compiled.
+        sys.path.insert(0, os.environ["ADELAIDET_ROOT"])
     blendprune.apply()
     deform_conv.install()
     output = pathlib.Path(args.output)
@@ -124,12 +127,10 @@ def load_config(name):
         CfgNode: as upstream's ``get_cfg()`` merged with the file.
     """
     if name.startswith("AdelaiDet/"):
-        root = os.environ["ADELAIDET_ROOT"]
-        if root not in sys.path:
-            sys.path.insert(0, root)
+        import adet.modeling  # noqa: F401  (registers)
         from adet.config import get_cfg
 
-        path = os.path.join(root, "configs", name.split("/", 1)[1])
+        path = os.path.join(os.environ["ADELAIDET_ROOT"], "configs", name.split("/", 1)[1])
     else:
         from detectron2 import model_zoo
         from detectron2.config import get_cfg
@@ -161,7 +162,9 @@ def prune_and_use(cfg, size, max_flops=0.5, **how):
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = _REGIONS
     model = build_model(cfg).eval()
     batch = training_batch(cfg, size)
-    images = [{k: x[k] for k in ("image", "proposals") if k in x} for x in batch[:1]]
+    images = [
+        {k: x[k] for k in ("image", "proposals", "height", "width") if k in x} for x in batch[:1]
+    ]
     settle_norms(model, images)
     report = prune(model, images, max_flops=max_flops, importance="magnitude", rounds=1, **how)
     flops = report.flops
@@ -220,6 +223,8 @@ def training_batch(cfg, size, count=2):
                 "image": image,
                 "instances": instances,
                 "proposals": proposals,
+                "height": size,
+                "width": size,
                 "sem_seg": masks.any(0).long(),
                 "basis_sem": masks.any(0).long(),
             }

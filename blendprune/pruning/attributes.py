@@ -35,10 +35,16 @@ def _outermost_backbones(model):
     return found
 
 
+def _is_leaf(module):
+    inside = [m for m in module.modules() if isinstance(m, Backbone)]
+    return inside == [module]
+
+
 def _sync_backbone(backbone):
     # Only a forward tells which layer feeds which named feature, for any backbone alike.
-    # The innermost backbone is the one that sees the image; FPN lists its own convs before it.
-    innermost = [m for m in backbone.modules() if isinstance(m, Backbone)][-1]
+    # The one that sees the image contains no other; BiFPN lists it before its own repeats, which
+    # are backbones too.
+    innermost = next(m for m in backbone.modules() if _is_leaf(m))
     first = next((m for m in innermost.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None:
         return

@@ -80,8 +80,21 @@ def head_outputs(model, batched_inputs, inference_only=False, all_regions=False)
         list[Tensor]: with gradient history if gradients are enabled.
     """
     if is_blendmask(model):
-        outputs = blendmask_outputs(model, batched_inputs, inference_only)
-        return [x for branch in outputs.values() for x in branch]
+        outputs = []
+        calls = _record_calls(
+            model,
+            lambda: outputs.extend(
+                x
+                for branch in blendmask_outputs(model, batched_inputs, inference_only).values()
+                for x in branch
+            ),
+        )
+        if torch.is_grad_enabled():
+            # What predicts the offsets of a deformable conv ends there.
+            reached = _reached(output.grad_fn for output in outputs)
+            sinks = _sinks(calls)
+            outputs += [x for m, x, node in calls if m in sinks and node not in reached]
+        return outputs
     calls = _record_calls(model, lambda: _run(model, batched_inputs, all_regions=all_regions))
     if not torch.is_grad_enabled():
         return [output for _, output, _ in calls]
@@ -163,15 +176,17 @@ def _sinks(calls):
         for module, _, grad_fn in calls
         if grad_fn is not None and is_prunable_layer(module)
     }
-    feeding, seen, stack = set(), set(), []
-    for node in layer_of:
-        stack += [source for source, _ in node.next_functions]
+    sources = (source for node in layer_of for source, _ in node.next_functions)
+    feeding = {layer_of[node] for node in _reached(sources) if node in layer_of}
+    return set(layer_of.values()) - feeding
+
+
+def _reached(nodes):
+    """All nodes of the autograd graph that the given ones depend on, those included."""
+    seen, stack = set(), list(nodes)
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in layer_of:
-            feeding.add(layer_of[node])
-        stack += [source for source, _ in node.next_functions]
-    return set(layer_of.values()) - feeding
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack += [source for source, _ in node.next_functions]
+    return seen
