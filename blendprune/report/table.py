@@ -9,8 +9,8 @@ def report_table(report):
     """Draw the report of ``blendprune prune`` or of the demo.
 
     Caveats: one multiply-add is one FLOP, as fvcore counts; latency is a median on the machine,
-    threads and inputs of that run. The demo measures it on the fine-tuned model, which has also seen
-    more training than the dense one: a gain in AP is not the pruning's. ::
+    threads and inputs of that run. The demo measures it on the fine-tuned model, which has
+    also seen more training than the dense one: a gain in AP is not the pruning's. ::
 
                          dense    pruned    fine-tuned    change
         -------------  -------  --------  ------------  --------
