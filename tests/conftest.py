@@ -43,14 +43,10 @@ def adelaidet(adelaidet_root):
     """AdelaiDet itself, imported, with the placeholder for its extension if it is not compiled."""
     if adelaidet_root not in sys.path:
         sys.path.insert(0, adelaidet_root)
-    from blendprune.overlay.adelaidet import _Finder
+    from blendprune.modeling.extension import standing_in
 
-    finder = _Finder()
-    sys.meta_path.append(finder)
-    try:
+    with standing_in():
         import adet
-    finally:
-        sys.meta_path.remove(finder)
     return adet
 
 

@@ -14,13 +14,12 @@ module              holds
 ``blender``         ``Blender``: bases and attentions become masks
 ``layers``          the layers detectron2 lacks
 ``normalizer``      ``Normalizer``: pixel mean and deviation
+``extension``       a placeholder for AdelaiDet's extension where that is not compiled
 ==================  ==========================================================================
 """
 
 import importlib.util
 import sys
-
-from ..errors import OperatorUnavailable
 
 __all__ = ["register"]
 
@@ -37,18 +36,15 @@ def register():
         str: ``"adet"`` or ``"blendprune"``, the package whose BlendMask is in use.
 
     Raises:
-        OperatorUnavailable: AdelaiDet is found, but one of its own imports fails.
+        ImportError: AdelaiDet is importable, but one of its own imports fails.
     """
     if _adelaidet_is_importable():
-        try:  # what registers keys, datasets and classes are these imports
+        from .extension import standing_in
+
+        with standing_in():  # what registers keys, datasets and classes are these imports
             import adet.config.defaults
             import adet.data
             import adet.modeling  # noqa: F401
-        except ImportError as error:
-            raise OperatorUnavailable(
-                f"AdelaiDet cannot be imported ({error}): call blendprune.apply() first, which "
-                "stands in for its extension, and install what it needs otherwise."
-            ) from error
         return "adet"
 
     from detectron2.config.defaults import _C

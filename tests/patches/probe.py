@@ -22,9 +22,9 @@ def main(form, family):
     if form == "overlay":
         blendprune.apply()
     elif family == "adet":
-        from blendprune.overlay.adelaidet import _Finder
+        from blendprune.modeling.extension import PlaceholderFinder
 
-        sys.meta_path.append(_Finder())
+        sys.meta_path.append(PlaceholderFinder())
     if family == "adet":
         import adet.config.defaults  # noqa: F401  (adds its keys)
         import adet.modeling  # noqa: F401  (registers)

@@ -1,0 +1,58 @@
+"""A placeholder for ``adet._C``, AdelaiDet's extension, which no current PyTorch compiles.
+
+AdelaiDet imports it while it is itself imported; BlendMask never calls it. The finder stands at the
+end of ``sys.meta_path``, so a compiled extension is found first and wins.
+"""
+
+import contextlib
+import importlib.abc
+import importlib.machinery
+import sys
+import types
+
+from ..errors import OperatorUnavailable
+
+_EXTENSION = "adet._C"
+
+
+class _Placeholder(types.ModuleType):
+    """Stands for ``adet._C``; any operator can be looked up, none can be called."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def operator(*args, **kwargs):
+            raise OperatorUnavailable(
+                f"adet._C.{name} is not compiled: AdelaiDet's extension does not build on this "
+                "PyTorch; use a model that does not need it, or an older PyTorch and AdelaiDet's "
+                "setup.py build develop."
+            )
+
+        return operator
+
+
+class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the placeholder where nothing else finds the extension."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == _EXTENSION:
+            return importlib.machinery.ModuleSpec(name, self, origin="blendprune placeholder")
+        return None
+
+    def create_module(self, spec):
+        return _Placeholder(spec.name)
+
+    def exec_module(self, module):
+        pass
+
+
+@contextlib.contextmanager
+def standing_in():
+    """Offer the placeholder to whatever is imported inside a ``with`` block."""
+    finder = PlaceholderFinder()
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
