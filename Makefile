@@ -7,8 +7,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo test lint env clean
 
+# Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
-	$(BIN)/blendprune demo --output output/demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/blendprune demo --output output/demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
