@@ -15,8 +15,7 @@ configs that are in it are not run again; the table of all of them is printed at
     | COCO-Detection/retinanet_R_50_FPN_1x.yaml | 12.1 | 6.0 | 37.7 | 20.1 | green |
 
 Models are those of the configs but for the size of the image and the number of regions that
-training samples and inference keeps, which are small, and deformable convs, which are torchvision's
-(``deform_conv.py``): detectron2's do not run on a CPU.
+training samples and inference keeps, which are small.
 """
 
 import argparse
@@ -32,10 +31,6 @@ import time
 import warnings
 
 import torch
-
-sys.path.insert(0, os.path.dirname(__file__))
-
-import deform_conv
 
 import blendprune
 from blendprune.pruning import count_flops, head_outputs, prune
@@ -62,7 +57,6 @@ def main(argv=None):
         # Before the overlay looks whether it has to stand in for what is not compiled.
         sys.path.insert(0, os.environ["ADELAIDET_ROOT"])
     blendprune.apply()
-    deform_conv.install()
     output = pathlib.Path(args.output)
     results = json.loads(output.read_text()) if output.exists() else {}
     chosen = [n for n in config_names() if any(fnmatch.fnmatch(n, p) for p in args.patterns)]
@@ -95,7 +89,8 @@ def _zoo_folder():
 
 def _names_under(folder):
     paths = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
-    return [str(path) for path in paths if "Base" not in path.name]
+    # What is named so is for others to build upon; most of them are no whole model.
+    return [str(path) for path in paths if not path.name.startswith("Base-")]
 
 
 def run_config(name, size=128):

@@ -1,4 +1,4 @@
-"""BlendMask of our own, for machines where AdelaiDet is not installed.
+"""BlendMask of our own, for machines without AdelaiDet; operators, for those without a compiler.
 
 Importing this package, or any module in it, changes nothing in detectron2; :func:`register` does.
 
@@ -14,6 +14,8 @@ module              holds
 ``blender``         ``Blender``: bases and attentions become masks
 ``layers``          the layers detectron2 lacks
 ``normalizer``      ``Normalizer``: pixel mean and deviation
+``deform_conv``     ``DeformConv``, ``ModulatedDeformConv`` where detectron2 is not compiled
+``bezier_align``    ``bezier_align``: resampling between Bezier curves
 ``extension``       a placeholder for AdelaiDet's extension where that is not compiled
 ==================  ==========================================================================
 """

@@ -1,7 +1,9 @@
 """A placeholder for ``adet._C``, AdelaiDet's extension, which no current PyTorch compiles.
 
-AdelaiDet imports it while it is itself imported; BlendMask never calls it. The finder stands at the
-end of ``sys.meta_path``, so a compiled extension is found first and wins.
+AdelaiDet imports it while it is itself imported. Of its operators only BezierAlign is reached from
+a config (BAText), and is here (:mod:`blendprune.modeling.bezier_align`); the others raise when they
+are called. The finder stands at the end of ``sys.meta_path``, so a compiled extension is found
+first and wins.
 """
 
 import contextlib
@@ -16,7 +18,21 @@ _EXTENSION = "adet._C"
 
 
 class _Placeholder(types.ModuleType):
-    """Stands for ``adet._C``; any operator can be looked up, none can be called."""
+    """Stands for ``adet._C``; any operator can be looked up, only BezierAlign can be called."""
+
+    @staticmethod
+    def bezier_align_forward(features, rois, scale, height, width, sampling_ratio, aligned):
+        from .bezier_align import bezier_align
+
+        return bezier_align(features, rois, (height, width), scale, sampling_ratio, aligned)
+
+    @staticmethod
+    def bezier_align_backward(grad, rois, scale, height, width, *rest):
+        from .bezier_align import bezier_align_backward
+
+        *shape, sampling_ratio, aligned = rest
+        size = (height, width)
+        return bezier_align_backward(grad, rois, size, scale, shape, sampling_ratio, aligned)
 
     def __getattr__(self, name):
         if name.startswith("__"):

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 import wrapt
 
 from ..errors import ConfigError
-from . import adelaidet, basic_block, blendmask, build_model, checkpointer, config, fcos, launch
+from . import (
+    adelaidet,
+    basic_block,
+    blendmask,
+    build_model,
+    checkpointer,
+    config,
+    deform_conv,
+    fcos,
+    launch,
+)
 from ._patch import importable
 
 __all__ = ["PatchStatus", "applied", "apply", "revert", "status"]
@@ -23,6 +33,7 @@ PATCHES = [
     for file in (
         config,
         adelaidet,
+        deform_conv,
         basic_block,
         build_model,
         checkpointer,

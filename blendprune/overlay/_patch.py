@@ -77,7 +77,10 @@ class Edits:
         """Wrap a function everywhere: in its module and wherever it was imported by name."""
         before = getattr(module, name)
         # A reference that no module holds cannot be found again; undone, it must do nothing more.
-        after = wrapt.FunctionWrapper(before, wrapper, enabled=self.__bool__)
+        self.rebind(before, wrapt.FunctionWrapper(before, wrapper, enabled=self.__bool__))
+
+    def rebind(self, before, after):
+        """Put ``after`` in the place of ``before`` in every module that holds it by name."""
         _rebind(before, after)
         self.on_undo(lambda: _rebind(after, before))
 

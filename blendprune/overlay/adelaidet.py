@@ -1,8 +1,9 @@
 """AdelaiDet, as it is found: present but not compiled, or absent.
 
 Present: AdelaiDet imports its extension while it is itself imported, and a placeholder stands in
-where that is not compiled (:mod:`blendprune.modeling.extension`). Absent: our own BlendMask is
-registered under the same names as soon as detectron2's registries exist.
+where that is not compiled (:mod:`blendprune.modeling.extension`); ``Beziers`` gets the length that
+detectron2's poolers ask for since 0.6, without which BAText does not run. Absent: our own BlendMask
+is registered under the same names as soon as detectron2's registries exist.
 """
 
 import contextlib
@@ -15,6 +16,15 @@ def _offer_placeholder(module, edits):
     stack = contextlib.ExitStack()
     stack.enter_context(standing_in())
     edits.on_undo(stack.close)
+
+
+def _length(beziers):
+    return beziers.tensor.shape[0]
+
+
+def _count_beziers(module, edits):
+    if not hasattr(module.Beziers, "__len__"):
+        edits.set(module.Beziers, "__len__", _length)
 
 
 def _register_own(module, edits):
@@ -41,6 +51,14 @@ PATCHES = [
         watches=(),
         digests=(),
         install=_offer_placeholder,
+        when=lambda: importable("adet"),
+    ),
+    Patch(
+        name="count-beziers",
+        module="adet.structures.beziers",
+        watches=("Beziers",),
+        digests=("ee5f528e09864e84",),
+        install=_count_beziers,
         when=lambda: importable("adet"),
     ),
     Patch(

@@ -1,9 +1,7 @@
 """One small model of each family of detectron2's model zoo: pruned, used, reloaded."""
 
-import deform_conv
 import pytest
 import torch
-from detectron2.modeling.backbone import resnet
 from fvcore.nn import FlopCountAnalysis
 from test_prune import silence_half_of_every_group
 from torch import nn
@@ -54,12 +52,6 @@ FAMILIES = {
 }
 # A group norm mixes channels: taking away a silent one changes the rest.
 WITHOUT_MIXING = [name for name in FAMILIES if name not in ("group-norm", "panoptic", "semantic")]
-
-
-@pytest.fixture(autouse=True)
-def _deformable_convs(monkeypatch):
-    for name in ("DeformConv", "ModulatedDeformConv"):
-        monkeypatch.setattr(resnet, name, getattr(deform_conv, name))
 
 
 @pytest.fixture
