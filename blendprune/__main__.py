@@ -115,10 +115,12 @@ def _parser():
         ("--pruning-ratio", "fraction of the channels to remove"),
         ("--max-flops", "fraction of the FLOPs to keep"),
         ("--max-params", "fraction of the parameters to keep"),
+        ("--max-activations", "fraction of the activations to keep"),
         ("--max-latency", "fraction of the latency to keep"),
     ):
         target.add_argument(flag, type=float, metavar="X", help=what)
-    sub.add_argument("--importance", metavar="NAME", help="taylor, magnitude, …")
+    sub.add_argument("--importance", metavar="NAME", help="taylor, fisher, magnitude, …")
+    sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     sub.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     sub.set_defaults(command=prune)
@@ -152,8 +154,10 @@ def _config(args):
         "PRUNING_RATIO": args.pruning_ratio,
         "MAX_FLOPS": args.max_flops,
         "MAX_PARAMS": args.max_params,
+        "MAX_ACTIVATIONS": args.max_activations,
         "MAX_LATENCY": args.max_latency,
         "IMPORTANCE": args.importance,
+        "NORMALIZE": args.normalize,
     }
     given = [(f"PRUNER.{key}", value) for key, value in flags.items() if value is not None]
     try:

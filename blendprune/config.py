@@ -15,17 +15,21 @@ def add_prune_config(cfg):
     _default(cfg.MODEL, "FINETUNE", False)
 
     _default(cfg, "PRUNER", type(cfg)())
-    # Exactly one of the next four is above 0; each is a fraction, 0 < x < 1.
+    # Exactly one of the next five is above 0; each is a fraction, 0 < x < 1.
     # Fraction of the channels to remove.
     _default(cfg.PRUNER, "PRUNING_RATIO", 0.0)
     # FLOPs to keep, as a fraction of the dense model's (one multiply-add is one FLOP).
     _default(cfg.PRUNER, "MAX_FLOPS", 0.0)
     # Parameters to keep, as a fraction of the dense model's.
     _default(cfg.PRUNER, "MAX_PARAMS", 0.0)
+    # Activations (outputs of convs and linears) to keep, as a fraction of the dense model's.
+    _default(cfg.PRUNER, "MAX_ACTIVATIONS", 0.0)
     # Latency to keep, as a fraction of the dense model's, measured on this machine.
     _default(cfg.PRUNER, "MAX_LATENCY", 0.0)
     # Which channels go first: see blendprune.pruning.IMPORTANCES.
     _default(cfg.PRUNER, "IMPORTANCE", "taylor")
+    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": by nothing.
+    _default(cfg.PRUNER, "NORMALIZE", "")
     # Rank the channels of all layers together (True) or those of each layer alone (False).
     _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
     # Cut in this many steps, with new scores before each.

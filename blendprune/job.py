@@ -18,6 +18,7 @@ _TARGETS = {
     "PRUNING_RATIO": "pruning_ratio",
     "MAX_FLOPS": "max_flops",
     "MAX_PARAMS": "max_params",
+    "MAX_ACTIVATIONS": "max_activations",
     "MAX_LATENCY": "max_latency",
 }
 
@@ -175,6 +176,7 @@ def _arguments(cfg):
     return {
         **targets,
         "importance": node.IMPORTANCE,
+        "normalize": node.NORMALIZE,
         "global_pruning": node.GLOBAL_PRUNING,
         "rounds": node.ROUNDS,
         "round_to": node.ROUND_TO or None,

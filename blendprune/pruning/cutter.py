@@ -2,15 +2,16 @@
 
 import copy
 import math
+from functools import partial
 
 import torch
 
 from ..errors import PruningError, TargetUnreachable
-from .flops import CostModel, count_flops, count_params, median_latency
+from .flops import CostModel, count_costs, count_params, median_latency
 from .graph import ChannelGraph, group_notes, resolve_layers
 from .outputs import head_outputs
 from .result import PruningReport
-from .scores import build_importance, score_groups
+from .scores import build_importance, normalize_scores, score_groups
 from .search import TOLERANCE, Search
 from .view import evaluating, is_prunable_layer, prunable
 
@@ -20,14 +21,13 @@ _LATENCY_ROUNDS = 12
 class Cutter:
     """A model on its way to a target; it opens the prunable view for each round."""
 
-    def __init__(self, model, inputs, importance, batches, limits, ignored_layers):
+    def __init__(self, model, inputs, importance, batches, limits, ignored_layers, normalize=None):
         self.model, self.inputs, self.limits = model, inputs, limits
-        self.importance, self.batches = importance, batches
+        self.importance, self.batches, self.normalize = importance, batches, normalize
         # Held as modules: names may be patterns, and modules outlive the cuts.
         self.ignored = [] if not ignored_layers else list(resolve_layers(model, ignored_layers))
         self.parameters = [name for name, _ in model.named_parameters()]
-        self.flops = sum(count_flops(model, inputs).values())
-        self.params = count_params(model)
+        self.dense = self._totals()
         self.widths = _layer_widths(model)
         self.dense_widths = None
         self.notes = []
@@ -106,7 +106,8 @@ class Cutter:
                 f"{type(self.model).__name__} has no group of channels that may be pruned: "
                 + ("; ".join(self.notes) or "every layer is a prediction layer")
             )
-        cost = self._cost(kind, groups)
+        costs = CostModel(self.model, groups, count_costs(self.model, self.inputs), self.parameters)
+        cost = None if kind == "pruning_ratio" else partial(costs.cost, _unit(kind))
         if cost is not None:
             # Widths alone decide what can be reached, so ask before any score is computed.
             blank = [torch.zeros(g.width) if g.prunable else None for g in groups]
@@ -115,10 +116,12 @@ class Cutter:
             score_groups(self.model, chosen, build_importance(self.importance), self.batches)
         )
         scores = [next(scores) if group.prunable else None for group in groups]
+        if self.normalize is not None:
+            scores = normalize_scores(scores, groups, partial(costs.cost, self.normalize))
         search = Search(groups, scores, dense, self.limits)
         if cost is None:
             return search.by_ratio(amount)
-        return search.by_cost(cost, amount * self._dense(kind))
+        return search.by_cost(cost, amount * self.dense[_unit(kind)])
 
     def report(self):
         try:
@@ -127,30 +130,25 @@ class Cutter:
         except RuntimeError as error:
             raise self._misfit(error) from error
         after = _layer_widths(self.model)
+        totals = self._totals()
         return PruningReport(
-            flops={
-                "before": self.flops,
-                "after": sum(count_flops(self.model, self.inputs).values()),
-            },
-            params={"before": self.params, "after": count_params(self.model)},
+            **{unit: {"before": self.dense[unit], "after": totals[unit]} for unit in totals},
             layers={
                 name: {"before": width, "after": after[name]} for name, width in self.widths.items()
             },
             notes=self.notes,
         )
 
-    def _cost(self, kind, groups):
-        if kind == "pruning_ratio":
-            return None
-        flops = count_flops(self.model, self.inputs) if kind == "max_flops" else {}
-        costs = CostModel(self.model, groups, flops, self.parameters)
-        return lambda widths: costs.cost(_unit(kind), widths)
-
-    def _dense(self, kind):
-        return self.flops if kind == "max_flops" else self.params
+    def _totals(self):
+        counts = count_costs(self.model, self.inputs)
+        return {
+            "flops": sum(counts["flops"].values()),
+            "params": count_params(self.model),
+            "activations": sum(counts["activations"].values()),
+        }
 
     def _refuse(self, kind, target, least):
-        reachable = least / self._dense(kind)
+        reachable = least / self.dense[_unit(kind)]
         if reachable > target:
             raise TargetUnreachable(
                 f"{kind} {target} is out of reach: the widths that are allowed go down to "
@@ -160,10 +158,7 @@ class Cutter:
             )
 
     def _check(self, kind, target):
-        if kind == "max_flops":
-            now = sum(count_flops(self.model, self.inputs).values()) / self.flops
-        else:
-            now = count_params(self.model) / self.params
+        now = self._totals()[_unit(kind)] / self.dense[_unit(kind)]
         if not (1 - TOLERANCE) * target <= now <= target * (1 + 1e-6):
             raise TargetUnreachable(
                 f"{kind} {target} cannot be met within {TOLERANCE:.0%}: the nearest widths "
@@ -174,7 +169,7 @@ class Cutter:
 
 
 def _unit(kind):
-    return {"max_flops": "flops", "max_params": "params"}[kind]
+    return kind.removeprefix("max_")
 
 
 def _layer_widths(model):

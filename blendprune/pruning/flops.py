@@ -1,4 +1,4 @@
-"""FLOPs and parameters: counted as fvcore counts, and predicted from the widths of the groups.
+"""FLOPs, parameters, activations: counted as fvcore counts, and predicted from group widths.
 
 One multiply-add counts as one FLOP, as fvcore counts. What is counted is the network up to its raw
 head outputs, as inference runs it: what follows (decoding, NMS, pasting masks) depends on the image
@@ -36,6 +36,30 @@ def count_flops(model, batched_inputs):
         dict[str, int]: own FLOPs of each module (those of its children not included); their sum
         is the model's.
     """
+    return count_costs(model, batched_inputs)["flops"]
+
+
+def count_activations(model, batched_inputs):
+    """Numbers in the outputs of all convs and linears, by module: what inference must hold.
+
+    "Activations" as fvcore (``fvcore.nn.ActivationCountAnalysis``) and arXiv:2003.13678 count them.
+
+    Args:
+        model (nn.Module): inside or outside the prunable view.
+        batched_inputs (list[dict]): detectron2's format; the counts are for these images.
+
+    Returns:
+        dict[str, int]: activations of each module (those of its children not included).
+    """
+    return count_costs(model, batched_inputs)["activations"]
+
+
+def count_costs(model, batched_inputs):
+    """What :func:`count_flops` and :func:`count_activations` give, in one forward.
+
+    Returns:
+        dict[str, dict[str, int]]: ``"flops"`` and ``"activations"``, each by module.
+    """
     counter = _Counter(model)
     # In the view a layer is the same operator whatever the device and however it was compiled.
     with prunable(model), evaluating(model), EventStorage(), counter:
@@ -43,7 +67,7 @@ def count_flops(model, batched_inputs):
             # All regions cost the same, so one is run and stands for all.
             counter.times = regions
             run(1)
-    return counter.own
+    return {"flops": counter.own, "activations": counter.activations}
 
 
 class _Counter(TorchDispatchMode):
@@ -51,6 +75,7 @@ class _Counter(TorchDispatchMode):
 
     Attributes:
         own (dict[str, int]): FLOPs of each module without its children.
+        activations (dict[str, int]): numbers in what its convolutions and products give.
         times (int): how often what runs now counts.
     """
 
@@ -58,6 +83,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.model, self.times = model, 1
         self.own = {name: 0 for name, _ in model.named_modules()}
+        self.activations = dict(self.own)
         self._running, self._handles = [""], []
 
     def __enter__(self):
@@ -81,6 +107,8 @@ class _Counter(TorchDispatchMode):
         formula = _FORMULAS.get(func.overloadpacket.__name__)
         if formula is not None:
             self.own[self._running[-1]] += self.times * formula(result, *args)
+            if formula in _PRODUCTS:
+                self.activations[self._running[-1]] += self.times * result.numel()
         return result
 
 
@@ -90,6 +118,15 @@ def _convolution(result, x, weight, bias, stride, padding, dilation, transposed,
 
 def _matmul(result, a, b, *_):
     return prod(a.shape) * b.shape[-1]
+
+
+def _biased_matmul(result, bias, a, b, *_):
+    return _matmul(result, a, b)
+
+
+def _deform_convolution(result, x, weight, *_):
+    # torchvision's, whatever the offsets: a convolution at as many positions.
+    return x.shape[0] * prod(weight.shape) * prod(result.shape[2:])
 
 
 def _norm(result, x, *_):
@@ -109,8 +146,8 @@ _FORMULAS = {
     "convolution": _convolution,
     "mm": _matmul,
     "bmm": _matmul,
-    "addmm": lambda result, bias, a, b, *_: _matmul(result, a, b),
-    "baddbmm": lambda result, bias, a, b, *_: _matmul(result, a, b),
+    "addmm": _biased_matmul,
+    "baddbmm": _biased_matmul,
     "native_batch_norm": _fixed_norm,
     "cudnn_batch_norm": _fixed_norm,
     "miopen_batch_norm": _fixed_norm,
@@ -122,11 +159,9 @@ _FORMULAS = {
     "upsample_bilinear2d": _interpolation(4),
     "grid_sampler_2d": _interpolation(4),
     "_adaptive_avg_pool2d": lambda result, x, *_: prod(x.shape),
-    # torchvision's, whatever the offsets: a convolution at as many positions.
-    "deform_conv2d": lambda result, x, weight, *_: (
-        x.shape[0] * prod(weight.shape) * prod(result.shape[2:])
-    ),
+    "deform_conv2d": _deform_convolution,
 }
+_PRODUCTS = {_convolution, _matmul, _biased_matmul, _deform_convolution}
 
 
 def count_params(model):
@@ -135,7 +170,7 @@ def count_params(model):
 
 
 class CostModel:
-    """FLOPs and parameters as functions of group widths.
+    """FLOPs, parameters and activations as functions of group widths.
 
     A conv's FLOPs and weights go with in-width times out-width, a norm's with its width; operators
     outside any layer (interpolation) are taken as constant, so FLOPs are never under-estimated.
@@ -143,26 +178,28 @@ class CostModel:
     Args:
         model (nn.Module): inside the prunable view.
         groups (list[ChannelGroup]): all groups, those that stay included.
-        flops (dict[str, int]): from :func:`count_flops` at the present widths.
+        counts (dict[str, dict[str, int]]): from :func:`count_costs` at the present widths.
         parameters (Iterable[str]): names of what counts as a parameter outside the view.
     """
 
-    def __init__(self, model, groups, flops, parameters):
+    def __init__(self, model, groups, counts, parameters):
         self.widths = [group.width for group in groups]
         ins, outs = {}, {}
         for index, group in enumerate(groups):
             for member in group.members:
                 side = outs if member.role == "out" else ins
                 side.setdefault(member.layer, []).append((index, member.per_channel))
-        self._terms = {"flops": [], "params": []}
+        self._terms = {"flops": [], "params": [], "activations": []}
         parameters = set(parameters)
         for name, module in model.named_modules():
             layer = is_prunable_layer(module) or is_norm(module)
             width_in, width_out = _widths(module) if layer else (1, 1)
             source = (width_in, ins.get(name, ())) if layer else (1, ())
             target = (width_out, outs.get(name, ())) if layer else (1, ())
-            if flops.get(name):
-                self._terms["flops"].append((flops[name], source, target))
+            if counts["flops"].get(name):
+                self._terms["flops"].append((counts["flops"][name], source, target))
+            if counts["activations"].get(name):
+                self._terms["activations"].append((counts["activations"][name], (1, ()), target))
             for key, p in module.named_parameters(recurse=False):
                 path = f"{name}.{key}" if name else key
                 if path in parameters:
@@ -179,11 +216,11 @@ class CostModel:
         """Cost at other widths.
 
         Args:
-            kind (str): ``"flops"`` or ``"params"``.
+            kind (str): ``"flops"``, ``"params"`` or ``"activations"``.
             widths (Sequence[int]): one a group, in the order given.
 
         Returns:
-            float: FLOPs, or number of parameters.
+            float: FLOPs, or number of parameters or activations.
         """
         lost = [now - width for now, width in zip(self.widths, widths)]
         return math.fsum(

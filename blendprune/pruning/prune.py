@@ -8,11 +8,11 @@ import yaml
 from ..errors import ConfigError
 from .cutter import Cutter
 from .graph import resolve_layers
-from .scores import as_batches, build_importance, is_data_driven
+from .scores import as_batches, build_importance, check_normalizer, is_data_driven
 from .search import Limits
 from .snapshot import Snapshot
 
-_TARGETS = ("pruning_ratio", "max_flops", "max_params", "max_latency")
+_TARGETS = ("pruning_ratio", "max_flops", "max_params", "max_activations", "max_latency")
 
 
 def prune(
@@ -22,8 +22,10 @@ def prune(
     pruning_ratio=None,
     max_flops=None,
     max_params=None,
+    max_activations=None,
     max_latency=None,
     importance="taylor",
+    normalize=None,
     global_pruning=True,
     isomorphic=False,
     round_to=None,
@@ -47,10 +49,15 @@ def prune(
         max_flops (float): FLOPs to keep, as a fraction of the dense model's (one multiply-add is
             one FLOP); met from below, within 2 %.
         max_params (float): parameters to keep, as a fraction; met likewise.
+        max_activations (float): numbers in the outputs of all convs and linears to keep, as a
+            fraction; met likewise.
         max_latency (float): latency to keep, as a fraction, measured here, eagerly, on the
             example inputs; the FLOPs go down in steps until it is met.
         importance (str | Callable): a name in ``blendprune.pruning.IMPORTANCES``, or a callable
             from a group of Torch-Pruning to (width,) scores.
+        normalize (str): divide each score by what the channel's removal frees: ``"flops"``,
+            ``"params"`` or ``"activations"``. Group Fisher Pruning (arXiv:2108.00708) is
+            ``importance="fisher"`` by ``"activations"``.
         global_pruning (bool): rank the channels of all groups together.
         isomorphic (bool): rank groups of the same make-up together (arXiv:2407.04616).
         round_to (int): new widths are multiples of it.
@@ -59,7 +66,7 @@ def prune(
         ignored_layers (Sequence[str | nn.Module]): layers whose output width stays, by module,
             name, or glob pattern of names; a container stands for everything in it.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them,
-            for importances that need gradients.
+            for importances that need it; ``"activation"`` and ``"wanda"`` read the images alone.
         progress (Callable): called as ``progress(done, rounds)`` after each round.
 
     Returns:
@@ -71,8 +78,9 @@ def prune(
         PruningError: the model cannot be traced, scored or run.
     """
     start = time.perf_counter()
-    targets = dict(zip(_TARGETS, (pruning_ratio, max_flops, max_params, max_latency)))
-    kind, target = _one_target(targets)
+    values = (pruning_ratio, max_flops, max_params, max_activations, max_latency)
+    kind, target = _one_target(dict(zip(_TARGETS, values)))
+    normalize = check_normalizer(normalize)
     limits = _check_limits(
         kind, target, max_pruning_ratio, round_to, rounds, global_pruning, isomorphic
     )
@@ -89,7 +97,13 @@ def prune(
     snapshot = Snapshot(model)
     try:
         cutter = Cutter(
-            model, inputs, importance, batches if needs_data else None, limits, ignored_layers
+            model,
+            inputs,
+            importance,
+            batches if needs_data else None,
+            limits,
+            ignored_layers,
+            normalize,
         )
         if kind == "max_latency":
             latency = cutter.to_latency(target, progress)

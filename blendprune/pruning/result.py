@@ -13,6 +13,7 @@ class PruningReport:
         flops (dict[str, int]): ``"before"`` and ``"after"``, for the example inputs up to the raw
             head outputs; one multiply-add is one FLOP.
         params (dict[str, int]): ``"before"`` and ``"after"``.
+        activations (dict[str, int]): numbers in the outputs of all convs and linears, likewise.
         layers (dict[str, dict[str, int]]): name of each conv and linear → its output channels,
             ``"before"`` and ``"after"``.
         notes (list[str]): what did not take part, and why.
@@ -22,6 +23,7 @@ class PruningReport:
 
     flops: dict
     params: dict
+    activations: dict
     layers: dict
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
@@ -41,6 +43,7 @@ def pruning_table(report):
         ------------------------------  --------  -------  ------
         FLOPs (M)                          12540     3860  31 %
         params (k)                         32300     8900  28 %
+        activations (M)                     61.2     30.1  49 %
         backbone.bottom_up.stem.conv1         64       32  50 %
         …
 
@@ -53,6 +56,7 @@ def pruning_table(report):
     rows = [
         _row("FLOPs (M)", report.flops, 1e6),
         _row("params (k)", report.params, 1e3),
+        _row("activations (M)", report.activations, 1e6),
     ]
     if report.latency_ms:
         rows.append(_row("latency (ms)", report.latency_ms, 1))

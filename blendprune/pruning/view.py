@@ -207,6 +207,11 @@ def is_norm(module):
     ) or _is_naive_group_norm(module)
 
 
+def is_fixed_norm(module):
+    """Whether the module is a FrozenBatchNorm2d, inside the prunable view or outside."""
+    return isinstance(module, (FrozenBatchNorm2d, _FixedBatchNorm))
+
+
 @contextlib.contextmanager
 def evaluating(model, grad=False):
     """Eval mode for every module, modes restored on leaving; gradients on or off as asked."""

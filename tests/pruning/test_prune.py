@@ -407,7 +407,7 @@ def test_the_table_names_totals_and_changed_layers(blendmask, images):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({}, "exactly one of pruning_ratio, max_flops, max_params, max_latency is wanted"),
+        ({}, "exactly one of pruning_ratio, max_flops, max_params, max_activations, max_latency"),
         ({"max_flops": 0.5, "max_params": 0.5}, "got max_flops, max_params"),
         ({"max_flops": 1.0}, "max_flops must be a number between 0 and 1, got 1.0"),
         ({"max_flops": 0}, "max_flops must be a number between 0 and 1, got 0"),

@@ -1,0 +1,98 @@
+"""The training losses on calibration data, and their gradients."""
+
+import contextlib
+import itertools
+
+import torch
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ...errors import ConfigError, PruningError
+
+_MOST_BATCHES = 10_000
+
+
+def as_batches(data):
+    """``data`` as a list of batches, each a non-empty list of detectron2's input dicts.
+
+    Raises:
+        ConfigError: no batches, an endless loader, or entries of another form.
+    """
+    batches = list(itertools.islice(data, _MOST_BATCHES + 1))
+    if len(batches) > _MOST_BATCHES:
+        raise ConfigError(
+            "data does not end (a training loader?): pass itertools.islice(loader, n) instead"
+        )
+    batches = [[batch] if isinstance(batch, dict) else list(batch) for batch in batches]
+    if not batches or not all(batches):
+        raise ConfigError("data holds no images: pass batches as detectron2's loaders give them")
+    if not all(isinstance(x, dict) and "image" in x for batch in batches for x in batch):
+        raise ConfigError('data must give lists of dicts with "image", as detectron2\'s loaders do')
+    return batches
+
+
+def accumulate_gradients(model, batches, after_image=None):
+    """Gradients of the summed training losses, in ``.grad`` of every parameter.
+
+    Norms use their running statistics, and those, the modes, and counters that modules keep as
+    plain numbers (FCOS's moving average) are left as they were.
+
+    Args:
+        model (nn.Module): inside the prunable view, so that frozen stages get gradients too.
+        batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
+        after_image (Callable): called after the backward of each image with its gradients alone;
+            if None, gradients add up over the batches.
+
+    Raises:
+        PruningError: the losses are not finite, or are no dict.
+    """
+    if after_image is not None:
+        batches = [[image] for batch in batches for image in batch]
+    model.zero_grad(set_to_none=True)
+    with _training(model):
+        for batch in batches:
+            if after_image is not None:
+                model.zero_grad(set_to_none=True)
+            with torch.enable_grad(), EventStorage():
+                losses = model(batch)
+                if not isinstance(losses, dict):
+                    raise PruningError(
+                        f"{type(model).__name__} gave no dict of losses in training mode, "
+                        "so no importance from data can be had; use importance='magnitude'"
+                    )
+                total = sum(losses.values())
+            if not torch.isfinite(total):
+                raise PruningError(
+                    "the losses on the calibration data are not finite; check the weights"
+                )
+            total.backward()
+            if after_image is not None:
+                after_image()
+
+
+@contextlib.contextmanager
+def _training(model):
+    """Training mode but for the norms; on leaving, modes, numbers and buffers are as before."""
+    modes = [(m, m.training) for m in model.modules()]
+    numbers = [
+        (m, {k: v for k, v in vars(m).items() if type(v) in (int, float, bool)})
+        for m in model.modules()
+    ]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    try:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.eval()
+            # Under model_prune, forward would leave early and give no losses.
+            if getattr(module, "model_prune", False):
+                module.model_prune = False
+        yield
+    finally:
+        for module, values in numbers:
+            vars(module).update(values)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+        for module, mode in modes:
+            module.training = mode
