@@ -16,6 +16,7 @@ __all__ = [
     "convert",
     "errors",
     "load",
+    "plan",
     "prunable",
     "prune",
     "restructure",
@@ -27,7 +28,7 @@ __all__ = [
 
 def __getattr__(name):
     # These need detectron2 or Torch-Pruning, which importing blendprune must not import.
-    if name in ("prune", "prunable"):
+    if name in ("plan", "prune", "prunable"):
         from . import pruning
 
         return getattr(pruning, name)

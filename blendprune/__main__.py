@@ -1,4 +1,4 @@
-"""The command line: ``blendprune demo | prune | run | status | convert``."""
+"""The command line: ``blendprune demo | plan | prune | run | status | convert``."""
 
 import argparse
 import json
@@ -37,6 +37,18 @@ def demo(args):
     report = story.run(args.output)
     print(report_table(report))
     print(f"\n{os.path.join(args.output, 'report.json')}")
+    return 0
+
+
+def plan(args):
+    """Show what could be cut of the model of a config."""
+    _silence_upstream()
+    blendprune.apply()
+    from .job import plan_from_config
+    from .pruning import plan_table
+
+    found = plan_from_config(_config(args))
+    print(json.dumps(found.to_dict(), indent=2) if args.json else plan_table(found))
     return 0
 
 
@@ -108,8 +120,14 @@ def _parser():
     sub.add_argument("--output", default="output/demo", metavar="DIR")
     sub.set_defaults(command=demo)
 
+    sub = commands.add_parser("plan", help="show what could be cut, what stays, and why")
+    _add_config_arguments(sub)
+    sub.add_argument("--json", action="store_true")
+    _add_tail(sub)
+    sub.set_defaults(command=plan)
+
     sub = commands.add_parser("prune", help="prune the trained model of a config")
-    sub.add_argument("--config-file", required=True, metavar="FILE")
+    _add_config_arguments(sub)
     target = sub.add_mutually_exclusive_group()
     for flag, what in (
         ("--pruning-ratio", "fraction of the channels to remove"),
@@ -122,7 +140,7 @@ def _parser():
     sub.add_argument("--importance", metavar="NAME", help="taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
-    sub.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    _add_tail(sub)
     sub.set_defaults(command=prune)
 
     sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
@@ -142,6 +160,29 @@ def _parser():
     return parser
 
 
+def _add_config_arguments(sub):
+    sub.add_argument("--config-file", required=True, metavar="FILE")
+    sub.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="layers that keep their width, by name or glob; repeatable",
+    )
+    sub.add_argument(
+        "--layer-ratio",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("PATTERN", "X"),
+        help="fraction of the channels to remove there; repeatable, the last one counts",
+    )
+
+
+def _add_tail(sub):
+    sub.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+
+
 def _config(args):
     """Merge the config file, the flags, and the KEY VALUE tail, which wins."""
     from detectron2.config import get_cfg
@@ -150,19 +191,19 @@ def _config(args):
 
     modeling.register()
     cfg = get_cfg()
-    flags = {
-        "PRUNING_RATIO": args.pruning_ratio,
-        "MAX_FLOPS": args.max_flops,
-        "MAX_PARAMS": args.max_params,
-        "MAX_ACTIVATIONS": args.max_activations,
-        "MAX_LATENCY": args.max_latency,
-        "IMPORTANCE": args.importance,
-        "NORMALIZE": args.normalize,
-    }
+    keys = ("PRUNING_RATIO", "MAX_FLOPS", "MAX_PARAMS", "MAX_ACTIVATIONS", "MAX_LATENCY")
+    keys += ("IMPORTANCE", "NORMALIZE")
+    flags = {key: getattr(args, key.lower(), None) for key in keys}
     given = [(f"PRUNER.{key}", value) for key, value in flags.items() if value is not None]
     try:
         cfg.merge_from_file(args.config_file)
         cfg.merge_from_list([item for pair in given for item in pair])
+        # What names layers adds to what the file names, and comes after it.
+        cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *args.ignore]
+        cfg.PRUNER.PRUNING_RATIO_DICT = [
+            *cfg.PRUNER.PRUNING_RATIO_DICT,
+            *([pattern, float(ratio)] for pattern, ratio in args.layer_ratio),
+        ]
         cfg.merge_from_list(args.opts)
     except Exception as error:  # yaml, yacs and PathManager have many
         what = (str(error).strip() or type(error).__name__).splitlines()[0]

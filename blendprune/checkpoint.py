@@ -1,5 +1,8 @@
 """Checkpoints with a structure: reading them safely, rebuilding models, converting old ones."""
 
+import contextlib
+import os
+
 import torch
 from torch import nn
 
@@ -168,15 +171,41 @@ def save_atomically(obj, path):
     """``torch.save`` that leaves either the whole file or none."""
     from detectron2.utils.file_io import PathManager
 
-    partial = f"{path}.partial"
+    with staged(path) as [partial], PathManager.open(partial, "wb") as file:
+        torch.save(obj, file)
+
+
+@contextlib.contextmanager
+def staged(*paths):
+    """Write files beside their places, and move all of them there only if nothing failed.
+
+    Args:
+        paths (str): addresses that detectron2's PathManager knows; what is there is replaced.
+
+    Yields:
+        list[str]: where to write, one for each.
+
+    Raises:
+        CheckpointError: a file could not be moved to its place.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    partials = [f"{path}.partial" for path in paths]
     try:
-        with PathManager.open(partial, "wb") as file:
-            torch.save(obj, file)
-        PathManager.mv(partial, path)
-    except BaseException:
-        if PathManager.exists(partial):
-            PathManager.rm(partial)
-        raise
+        yield partials
+        for partial, path in zip(partials, paths):
+            if os.path.isfile(partial):
+                os.replace(partial, path)
+                continue
+            # PathManager moves nothing onto a file that is there.
+            if PathManager.exists(path):
+                PathManager.rm(path)
+            if not PathManager.mv(partial, path):
+                raise CheckpointError(f"cannot move {partial!r} to its place, {path!r}.")
+    finally:
+        for partial in partials:
+            if PathManager.exists(partial):
+                PathManager.rm(partial)
 
 
 def _build_dense(struct, device, path):

@@ -32,14 +32,19 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "NORMALIZE", "")
     # Rank the channels of all layers together (True) or those of each layer alone (False).
     _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
+    # Rank the channels of groups of the same make-up together (arXiv:2407.04616).
+    _default(cfg.PRUNER, "ISOMORPHIC", False)
     # Cut in this many steps, with new scores before each.
     _default(cfg.PRUNER, "ROUNDS", 5)
     # Widths become multiples of this number; 0 leaves them free.
     _default(cfg.PRUNER, "ROUND_TO", 0)
     # No layer loses more than this fraction of its channels.
     _default(cfg.PRUNER, "MAX_PRUNING_RATIO", 0.9)
-    # Names of modules whose output width stays.
+    # Names of modules, or glob patterns of names, whose output width stays: ["*.fpn_output*"].
     _default(cfg.PRUNER, "IGNORED_LAYERS", [])
+    # Pairs of a name or pattern and the fraction of the channels to remove there, whatever the
+    # target; the last pair that names a layer counts: [["backbone.bottom_up.res2.*", 0.3]].
+    _default(cfg.PRUNER, "PRUNING_RATIO_DICT", [])
     # Images of DATASETS.TRAIN from which data-driven scores are computed.
     _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
 

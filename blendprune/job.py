@@ -1,16 +1,16 @@
 """The job behind ``blendprune prune``: from a config and trained weights to three files."""
 
 import copy
+import inspect
 import json
 import os
-import shutil
 import tempfile
 import time
 
 import torch
 
 from . import modeling, structure
-from .checkpoint import first_line, read_checkpoint
+from .checkpoint import first_line, read_checkpoint, read_struct, staged
 from .config import prune_mode
 from .errors import CheckpointError, ConfigError
 
@@ -82,6 +82,34 @@ def prune_from_config(cfg, output_dir, progress=None):
     return report
 
 
+def plan_from_config(cfg):
+    """Plan the model of a config, as :func:`prune_from_config` would cut it, without its weights.
+
+    A pruned checkpoint at MODEL.WEIGHTS gives the widths: with MODEL.FINETUNE, or where it is a
+    file of this machine.
+
+    Args:
+        cfg (CfgNode): with the keys of ``add_prune_config``; targets in it do not matter.
+
+    Returns:
+        PruningPlan: see :func:`blendprune.plan`.
+
+    Raises:
+        ConfigError: a key of the config cannot hold.
+        CheckpointError: the pruned checkpoint cannot be read.
+        PruningError: the model cannot be traced.
+    """
+    from . import pruning
+
+    prune_mode(cfg)
+    model, path = _build(cfg), cfg.MODEL.WEIGHTS.partition("?")[0]
+    if cfg.MODEL.FINETUNE:
+        structure.restructure(model, read_struct(path))
+    elif os.path.isfile(path) and not path.endswith(".pkl"):
+        _restructure(model, read_checkpoint(path))
+    return pruning.plan(model, **_arguments_of(pruning.plan, cfg))
+
+
 def build_trained(cfg):
     """Build the model of a config and load its trained weights; a pruned one keeps its widths.
 
@@ -95,10 +123,17 @@ def build_trained(cfg):
         ConfigError: MODEL.WEIGHTS is empty.
         CheckpointError: the file cannot be read, or lacks weights that the model has.
     """
-    from detectron2.modeling import build_model
-
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model that is to be cut.")
+    model = _build(cfg)
+    _load_weights(model, cfg.MODEL.WEIGHTS)
+    return model
+
+
+def _build(cfg):
+    """The dense model of a config, with random weights."""
+    from detectron2.modeling import build_model
+
     modeling.register()
     cfg = cfg.clone()
     cfg.defrost()
@@ -108,7 +143,6 @@ def build_trained(cfg):
     except KeyError as error:
         raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
     structure.remember(model, cfg)
-    _load_weights(model, cfg.MODEL.WEIGHTS)
     return model
 
 
@@ -166,6 +200,8 @@ def finetune_config(cfg, output_dir):
 
 
 def _arguments(cfg):
+    from . import pruning
+
     node = cfg.PRUNER
     targets = {name: node[key] for key, name in _TARGETS.items() if node[key] != 0.0}
     if len(targets) != 1:
@@ -173,16 +209,14 @@ def _arguments(cfg):
             f"{len(targets) or 'none'} of {', '.join(f'PRUNER.{key}' for key in _TARGETS)} set: "
             "set exactly one, to a fraction between 0 and 1."
         )
-    return {
-        **targets,
-        "importance": node.IMPORTANCE,
-        "normalize": node.NORMALIZE,
-        "global_pruning": node.GLOBAL_PRUNING,
-        "rounds": node.ROUNDS,
-        "round_to": node.ROUND_TO or None,
-        "max_pruning_ratio": node.MAX_PRUNING_RATIO,
-        "ignored_layers": tuple(node.IGNORED_LAYERS),
-    }
+    rest = _arguments_of(pruning.prune, cfg)
+    return targets | {name: rest[name] for name in rest if name not in _TARGETS.values()}
+
+
+def _arguments_of(function, cfg):
+    """What the PRUNER node says of the arguments of a function, which its keys are named after."""
+    names = inspect.signature(function).parameters
+    return {name: cfg.PRUNER[name.upper()] for name in names if name.upper() in cfg.PRUNER}
 
 
 def _load_weights(model, path):
@@ -190,9 +224,7 @@ def _load_weights(model, path):
 
     class Recorder(DetectionCheckpointer):
         def _load_model(self, checkpoint):
-            struct = checkpoint.get("struct")
-            if isinstance(struct, dict):
-                structure.restructure(self.model, struct)
+            _restructure(self.model, checkpoint)
             self.incompatible = super()._load_model(checkpoint)
             return self.incompatible
 
@@ -216,6 +248,11 @@ def _load_weights(model, path):
         )
 
 
+def _restructure(model, checkpoint):
+    if isinstance(checkpoint.get("struct"), dict):
+        structure.restructure(model, checkpoint["struct"])
+
+
 def _make_writable(folder):
     try:
         os.makedirs(folder, exist_ok=True)
@@ -229,15 +266,10 @@ def _make_writable(folder):
 
 
 def _write(folder, model, cfg, report):
-    staging = tempfile.mkdtemp(prefix=".partial-", dir=folder)
-    try:
-        with open(os.path.join(staging, "report.json"), "w") as file:
+    names = ("report.json", "config.yaml", "model_pruned.pth")
+    with staged(*(os.path.join(folder, name) for name in names)) as (report_at, config_at, at):
+        with open(report_at, "w") as file:
             json.dump(report, file, indent=2)
-        with open(os.path.join(staging, "config.yaml"), "w") as file:
+        with open(config_at, "w") as file:
             file.write(cfg.dump())
-        checkpoint = {"model": model.state_dict(), "struct": structure.structure_of(model)}
-        torch.save(checkpoint, os.path.join(staging, "model_pruned.pth"))
-        for name in os.listdir(staging):
-            os.replace(os.path.join(staging, name), os.path.join(folder, name))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        torch.save({"model": model.state_dict(), "struct": structure.structure_of(model)}, at)

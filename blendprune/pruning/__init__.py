@@ -1,8 +1,10 @@
 """Pruning: what Torch-Pruning can see, where a model ends, which channels go, how many."""
 
-from .flops import CostModel, count_activations, count_flops, count_params, median_latency
-from .graph import ChannelGraph, ChannelGroup, Member, group_notes, resolve_layers
+from .flops import CostModel, count_activations, count_flops, count_params
+from .graph import ChannelGraph, ChannelGroup, Member, group_notes
+from .layers import resolve_layers, resolve_ratios
 from .outputs import blendmask_outputs, head_outputs, prediction_layers
+from .plan import GroupPlan, PruningPlan, plan, plan_table
 from .prune import config_inputs, prune
 from .result import PruningReport, pruning_table
 from .scores import (
@@ -20,8 +22,10 @@ __all__ = [
     "ChannelGroup",
     "CostModel",
     "IMPORTANCES",
+    "GroupPlan",
     "NORMALIZERS",
     "Member",
+    "PruningPlan",
     "PruningReport",
     "accumulate_gradients",
     "blendmask_outputs",
@@ -33,11 +37,13 @@ __all__ = [
     "group_notes",
     "head_outputs",
     "is_data_driven",
-    "median_latency",
+    "plan",
+    "plan_table",
     "prediction_layers",
     "prunable",
     "prune",
     "pruning_table",
     "resolve_layers",
+    "resolve_ratios",
     "score_groups",
 ]

@@ -7,12 +7,13 @@ from functools import partial
 import torch
 
 from ..errors import PruningError, TargetUnreachable
-from .flops import CostModel, count_costs, count_params, median_latency
-from .graph import ChannelGraph, group_notes, resolve_layers
+from ..report.latency import compare_latency
+from .flops import CostModel, count_costs, count_params
+from .graph import ChannelGraph, group_notes
 from .outputs import head_outputs
 from .result import PruningReport
 from .scores import build_importance, normalize_scores, score_groups
-from .search import TOLERANCE, Search
+from .search import TOLERANCE, Search, ratio_notes
 from .view import evaluating, is_prunable_layer, prunable
 
 _LATENCY_ROUNDS = 12
@@ -21,64 +22,64 @@ _LATENCY_ROUNDS = 12
 class Cutter:
     """A model on its way to a target; it opens the prunable view for each round."""
 
-    def __init__(self, model, inputs, importance, batches, limits, ignored_layers, normalize=None):
+    def __init__(
+        self, model, inputs, importance, batches, limits, ignored_layers, ratios, normalize=None
+    ):
         self.model, self.inputs, self.limits = model, inputs, limits
         self.importance, self.batches, self.normalize = importance, batches, normalize
-        # Held as modules: names may be patterns, and modules outlive the cuts.
-        self.ignored = [] if not ignored_layers else list(resolve_layers(model, ignored_layers))
+        self.ignored, self.ratios = ignored_layers, ratios
         self.parameters = [name for name, _ in model.named_parameters()]
         self.dense = self._totals()
         self.widths = _layer_widths(model)
-        self.dense_widths = None
+        self.dense_widths, self.start, self.stepwise = None, None, False
         self.notes = []
 
     def to_target(self, kind, target, rounds, progress):
         for done in range(1, rounds + 1):
-            part = done / rounds
-            if kind == "pruning_ratio":
-                amount = 1 - (1 - target) ** part
-            else:
-                amount = target**part
-            self.round(kind, amount, final=target)
+            self.round(kind, target, done / rounds)
             if progress is not None:
                 progress(done, rounds)
         if kind != "pruning_ratio":
             self._check(kind, target)
 
     def to_latency(self, target, progress):
-        dense = copy.deepcopy(self.model)
+        dense, self.stepwise = copy.deepcopy(self.model), True
         flops, ratio = 1.0, 1.0
         for done in range(1, _LATENCY_ROUNDS + 1):
             # Latency falls slower than FLOPs; small steps keep the overshoot small.
             flops *= min(0.97, max(0.7, target / ratio))
             try:
-                self.round("max_flops", flops, final=flops)
+                self.round("max_flops", flops)
             except TargetUnreachable as error:
                 raise TargetUnreachable(
                     f"max_latency {target} is out of reach: with {error.reachable:.3f} of the "
                     f"FLOPs, the least allowed, this machine takes about {ratio:.2f} of the time",
                     ratio,
                 ) from None
-            before, after = median_latency([dense, self.model], self.inputs)
-            ratio = after / before
+            latency = compare_latency(
+                {"before": dense, "after": self.model}, self.inputs, runs=9, forward=_raw_outputs
+            )
+            ratio = latency["after"] / latency["before"]
             if progress is not None:
                 progress(done, _LATENCY_ROUNDS)
             if ratio <= target:
-                return {"before": 1e3 * before, "after": 1e3 * after}
+                return latency
+            # Ratios of single layers may have taken more than was asked for.
+            flops = min(flops, sum(count_flops(self.model, self.inputs).values()) / self.flops)
         raise TargetUnreachable(
             f"max_latency {target} was not met: with {flops:.2f} of the FLOPs this machine still "
             f"takes {ratio:.2f} of the time; ask for max_flops instead",
             ratio,
         )
 
-    def round(self, kind, amount, final):
-        """Cut once, to the amount; refuse first if the final amount is out of reach."""
+    def round(self, kind, target, part=1.0):
+        """Cut once, this part of the way to the target; refuse first if it is out of reach."""
         cut = False
         try:
             with prunable(self.model):
-                graph = ChannelGraph(self.model, self.inputs, self.ignored)
+                graph = ChannelGraph(self.model, self.inputs, self.ignored, self.ratios)
                 groups = graph.groups()
-                channels = self._choose(kind, amount, final, graph, groups)
+                channels = self._choose(kind, target, part, graph, groups)
                 cut = True
                 for index, group_channels in channels.items():
                     graph.cut(groups[index], group_channels)
@@ -95,10 +96,11 @@ class Cutter:
             "around that shape in ignored_layers"
         )
 
-    def _choose(self, kind, amount, final, graph, groups):
+    def _choose(self, kind, target, part, graph, groups):
         if self.dense_widths is None:
+            graph.check_ratios(groups)
             self.dense_widths = {group.root: group.width for group in groups}
-            self.notes = graph.notes + group_notes(groups)
+            self.notes = graph.notes + group_notes(groups) + ratio_notes(groups, self.limits)
         dense = [self.dense_widths[group.root] for group in groups]
         chosen = [group for group in groups if group.prunable]
         if not chosen:
@@ -111,17 +113,22 @@ class Cutter:
         if cost is not None:
             # Widths alone decide what can be reached, so ask before any score is computed.
             blank = [torch.zeros(g.width) if g.prunable else None for g in groups]
-            self._refuse(kind, final, Search(groups, blank, dense, self.limits).least(cost))
+            reach = Search(groups, blank, dense, self.limits)
+            self._refuse(kind, target, reach.least(cost))
+            if self.start is None:
+                self.start = cost(reach.widths)
+                self._refuse_less(kind, target, self.start / self._dense(kind))
         scores = iter(
             score_groups(self.model, chosen, build_importance(self.importance), self.batches)
         )
         scores = [next(scores) if group.prunable else None for group in groups]
         if self.normalize is not None:
             scores = normalize_scores(scores, groups, partial(costs.cost, self.normalize))
-        search = Search(groups, scores, dense, self.limits)
+        search = Search(groups, scores, dense, self.limits, part)
         if cost is None:
-            return search.by_ratio(amount)
-        return search.by_cost(cost, amount * self.dense[_unit(kind)])
+            return search.by_ratio(1 - (1 - target) ** part)
+        amount = self.start ** (1 - part) * (target * self.dense[_unit(kind)]) ** part
+        return search.by_cost(cost, amount)
 
     def report(self):
         try:
@@ -157,6 +164,16 @@ class Cutter:
                 reachable,
             )
 
+    def _refuse_less(self, kind, target, given):
+        # A latency is looked for step by step, and the first may well be a large one.
+        if given < (1 - TOLERANCE) * target and not self.stepwise:
+            raise TargetUnreachable(
+                f"{kind} {target} cannot be met within {TOLERANCE:.0%}: pruning_ratio_dict alone "
+                f"leaves {given:.3f} of the dense model's {_unit(kind)}; ask for that, or lower "
+                "the ratios",
+                given,
+            )
+
     def _check(self, kind, target):
         now = self._totals()[_unit(kind)] / self.dense[_unit(kind)]
         if not (1 - TOLERANCE) * target <= now <= target * (1 + 1e-6):
@@ -166,6 +183,10 @@ class Cutter:
                 "that, or lower round_to",
                 now,
             )
+
+
+def _raw_outputs(model, inputs):
+    return head_outputs(model, inputs, inference_only=True, all_regions=True)
 
 
 def _unit(kind):

@@ -8,8 +8,6 @@ TEST.DETECTIONS_PER_IMAGE for masks and keypoints), whatever is in the image.
 """
 
 import math
-import statistics
-import time
 from math import prod
 
 import torch
@@ -17,8 +15,9 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn import parameter_count
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .outputs import head_outputs, stages
+from .outputs import stages
 from .view import evaluating, is_norm, is_prunable_layer, prunable
 
 
@@ -26,7 +25,13 @@ def count_flops(model, batched_inputs):
     """FLOPs of the model up to its raw head outputs, by module.
 
     The numbers are fvcore's (``fvcore.nn.FlopCountAnalysis``) for every operator that it knows,
-    but counted as the operators run: ``torch.jit.trace`` refuses what follows some heads.
+    but counted as the operators run: ``torch.jit.trace`` refuses what follows some heads. What is
+    counted is not computed: its result is zeros of the right shape, so that neither weights nor
+    detections matter, and a large image takes no longer than its zeros.
+
+    SemanticSegmentor resizes its output to the image's ``"height"`` and ``"width"`` before it
+    returns, and fvcore on the head outputs does not see that: the count is higher than fvcore's by
+    that interpolation, 4 FLOPs an element.
 
     Args:
         model (nn.Module): inside or outside the prunable view.
@@ -103,13 +108,23 @@ class _Counter(TorchDispatchMode):
         self._running.pop()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
         formula = _FORMULAS.get(func.overloadpacket.__name__)
-        if formula is not None:
-            self.own[self._running[-1]] += self.times * formula(result, *args)
-            if formula in _PRODUCTS:
-                self.activations[self._running[-1]] += self.times * result.numel()
+        if formula is None:
+            return func(*args, **(kwargs or {}))
+        result = _zeros_like_result(func, args, kwargs or {})
+        self.own[self._running[-1]] += self.times * formula(result, *args)
+        if formula in _PRODUCTS:
+            self.activations[self._running[-1]] += self.times * result.numel()
         return result
+
+
+def _zeros_like_result(func, args, kwargs):
+    """What the operator would give, of the right shape and type, in zeros."""
+    device = next(x.device for x in tree_leaves(args) if isinstance(x, torch.Tensor))
+    args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
+    return tree_map_only(
+        torch.Tensor, lambda x: torch.zeros_like(x, device=device), func(*args, **kwargs)
+    )
 
 
 def _convolution(result, x, weight, bias, stride, padding, dilation, transposed, *_):
@@ -248,29 +263,3 @@ def _widths(module):
     if isinstance(module, nn.LayerNorm):
         return 1, module.normalized_shape[-1]
     return 1, module.num_features
-
-
-def median_latency(models, batched_inputs, runs=9):
-    """Seconds of one forward up to the raw head outputs, models taking turns.
-
-    Taking turns keeps a slow moment of the machine from falling on one model alone.
-
-    Args:
-        models (Sequence[nn.Module]): models to compare, on the same inputs.
-        batched_inputs (list[dict]): detectron2's format.
-        runs (int): timed forwards of each, after one that is not.
-
-    Returns:
-        list[float]: median seconds of each model.
-    """
-    times = [[] for _ in models]
-    for run in range(runs + 1):
-        for model, seconds in zip(models, times):
-            with evaluating(model):
-                start = time.perf_counter()
-                outputs = head_outputs(model, batched_inputs, inference_only=True, all_regions=True)
-                if outputs[0].is_cuda:
-                    torch.cuda.synchronize()
-                if run:
-                    seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]

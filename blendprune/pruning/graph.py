@@ -1,16 +1,17 @@
 """Channel groups: which layers lose the same channel together, and which must stay, with why."""
 
-import fnmatch
 import math
 import re
 from dataclasses import dataclass, field
 
 import torch
 import torch_pruning as tp
+from detectron2.modeling.backbone import Backbone
 from torch import nn
 
 from ..errors import ConfigError, PruningError
-from .outputs import head_outputs, is_blendmask, prediction_layers
+from .layers import resolve_layers, resolve_ratios
+from .outputs import head_outputs, prediction_layers
 from .view import is_norm, is_prunable_layer
 
 # Autograd operators that act on every channel alone and leave the channel dimension where it is.
@@ -53,6 +54,9 @@ class ChannelGroup:
         per_slot (int): least channels of a part. A group norm over a single channel would wipe out
             what it sees on a 1x1 map, and torch refuses to compute it.
         stays (str): why the width must stay; empty if it may change.
+        ratio (float | None): fraction of its dense width that it loses whatever the target; None
+            where the target decides.
+        notes (list[str]): what was asked for some of its members and holds for all.
     """
 
     root: str
@@ -62,6 +66,8 @@ class ChannelGroup:
     aligned: bool = False
     per_slot: int = 1
     stays: str = ""
+    ratio: float | None = None
+    notes: list = field(default_factory=list)
     handle: object = field(default=None, repr=False)
 
     @property
@@ -88,19 +94,23 @@ class ChannelGraph:
         example_inputs (list[dict]): detectron2's format.
         ignored_layers (Sequence[str | nn.Module]): layers whose output width stays: modules, names,
             or glob patterns of names; a container stands for everything in it.
+        pruning_ratio_dict (dict[str | nn.Module, float]): layers, given likewise → the fraction
+            of the channels that their groups lose; the last entry that names a layer counts.
 
     Attributes:
         notes (list[str]): what does not take part in pruning and why, one sentence each.
     """
 
-    def __init__(self, model, example_inputs, ignored_layers=()):
+    def __init__(self, model, example_inputs, ignored_layers=(), pruning_ratio_dict=None):
         self.model = model
         self.names = {module: name for name, module in model.named_modules()}
+        self._modules = {name: module for module, name in self.names.items()}
         self.ignored = resolve_layers(model, ignored_layers)
+        self.ratios = resolve_ratios(model, pruning_ratio_dict)
         self.notes = []
-        if is_blendmask(model):
+        if isinstance(getattr(model, "backbone", None), Backbone):
             # No part of it depends on the size of the image, and a small one traces faster.
-            example_inputs = [{"image": x["image"][:, :256, :256]} for x in example_inputs]
+            example_inputs = [{**x, "image": x["image"][:, :256, :256]} for x in example_inputs]
         with torch.enable_grad():
             model.eval()
             self.predictions = set(prediction_layers(model, example_inputs))
@@ -137,7 +147,7 @@ class ChannelGraph:
     def _describe(self, handle):
         root = handle[0].dep.target.module
         width = len(handle[0].idxs)
-        members, parts, aligned, per_slot, reasons = [], [1], False, 1, {}
+        members, parts, aligned, per_slot, reasons, makers, ratios = [], [1], False, 1, {}, {}, []
         for dep, indices in handle:
             module = dep.target.module
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
@@ -149,8 +159,12 @@ class ChannelGraph:
                         reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
             members.append(Member(name, "out" if out else "in", max(1, len(indices) // width)))
+            if out and is_prunable_layer(module):
+                makers[module] = None
             if out and module in self.ignored:
-                reasons["ignored"] = module
+                reasons[f"ignored{_by(self.ignored[module], name)}"] = module
+            if out and module in self.ratios:
+                ratios.append(self.ratios[module])
             if out and module in self.predictions:
                 reasons["prediction layer"] = module
             if isinstance(module, nn.GroupNorm):
@@ -167,11 +181,49 @@ class ChannelGraph:
         group = ChannelGroup(
             self.names[root], width, members, slots, aligned, per_slot, handle=handle
         )
-        for reason in sorted(reasons, key=_rank):
-            because = self.names.get(reasons[reason], group.root)
-            group.stays = reason if because == group.root else f"{reason} ({because})"
-            break
+        # The last entry counts, whichever of the members it names.
+        asked = max(ratios, default=None)
+        named = [module for module in makers if self.ratios.get(module) == asked]
+        if asked and asked.ratio == 0:
+            reasons[f"pruning ratio 0{_by(asked.entry, group.root)}"] = next(iter(named), root)
+        if reasons:
+            reason = min(reasons, key=_rank)
+            ignored = [m for m in makers if m in self.ignored] if reason[:7] == "ignored" else []
+            because = ", ".join(
+                filter(None, (self.names.get(reasons[reason]), _part_of(ignored, makers)))
+            )
+            group.stays = reason if because in ("", group.root) else f"{reason} ({because})"
+        elif asked:
+            group.ratio = asked.ratio
+            if part := _part_of(named, makers):
+                group.notes.append(
+                    f"{group.root}: loses {asked.ratio:.0%} by {asked.entry!r}, which names "
+                    f"{self.names[named[0]]}, {part}"
+                )
         return group
+
+    def check_ratios(self, groups):
+        """Refuse a ratio that nothing can lose.
+
+        Args:
+            groups (list[ChannelGroup]): all groups, before the first cut.
+
+        Raises:
+            ConfigError: all that an entry of ``pruning_ratio_dict`` names must stay.
+        """
+        stays = {}
+        for group in groups:
+            for member in group.members:
+                module = self._modules.get(member.layer)
+                if member.role == "out" and module in self.ratios:
+                    stays.setdefault(self.ratios[module], []).append(group.stays)
+        for entry in sorted(set(self.ratios.values())):
+            reasons = stays.get(entry, ["it makes no channels of its own"])
+            if entry.ratio and all(reasons):
+                raise ConfigError(
+                    f"pruning_ratio_dict has {entry.entry!r}: {entry.ratio:g}, but no layer it "
+                    f"names can lose channels: {reasons[0]}"
+                )
 
     def _name_of(self, module):
         if isinstance(module, nn.Parameter):
@@ -186,7 +238,7 @@ class ChannelGraph:
 
 
 def group_notes(groups):
-    """One sentence for every group that stays although it does not end in a prediction.
+    """What the groups have to say: which stay although they end in no prediction, and why.
 
     Args:
         groups (list[ChannelGroup]): from :meth:`ChannelGraph.groups`.
@@ -195,48 +247,27 @@ def group_notes(groups):
         list[str]: sentences.
     """
     plain = ("", "prediction layer")
-    return [
+    stays = [
         f"{g.root}: all {g.width} channels stay: {g.stays}" for g in groups if g.stays not in plain
     ]
-
-
-def resolve_layers(model, layers):
-    """Modules that ``layers`` stands for, those inside a named container included.
-
-    Args:
-        model (nn.Module): where to look.
-        layers (Sequence[str | nn.Module]): modules, names, or glob patterns of names.
-
-    Returns:
-        set[nn.Module]: at least one for each entry.
-
-    Raises:
-        ConfigError: an entry is no module of the model.
-    """
-    modules = dict(model.named_modules())
-    known = set(modules.values())
-    found = set()
-    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
-        if isinstance(layer, str):
-            matches = [
-                m for name, m in modules.items() if name and fnmatch.fnmatchcase(name, layer)
-            ]
-        else:
-            matches = [layer] if layer in known else []
-        if not matches:
-            shown = repr(layer) if isinstance(layer, str) else type(layer).__name__
-            raise ConfigError(
-                f"ignored_layers has {shown}, which is no module of {type(model).__name__}; "
-                "names are those of model.named_modules()"
-            )
-        for match in matches:
-            found.update(match.modules())
-    return found
+    return stays + [note for group in groups for note in group.notes]
 
 
 def _rank(reason):
     # What somebody asked for explains more than what the architecture wants.
-    return {"ignored": 0, "prediction layer": 1}.get(reason, 2)
+    return next((i for i, word in enumerate(_REASONS) if reason.startswith(word)), len(_REASONS))
+
+
+_REASONS = ("ignored", "pruning ratio 0", "prediction layer")
+
+
+def _by(entry, name):
+    return "" if entry == name else f" by {entry!r}"
+
+
+def _part_of(named, makers):
+    """How many of the layers that make the channels were named, if not all."""
+    return f"{len(named)} of {len(makers)} layers" if 0 < len(named) < len(makers) else ""
 
 
 def _is_channel_wise(grad_fn):

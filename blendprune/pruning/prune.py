@@ -7,7 +7,7 @@ import yaml
 
 from ..errors import ConfigError
 from .cutter import Cutter
-from .graph import resolve_layers
+from .layers import resolve_layers, resolve_ratios
 from .scores import as_batches, build_importance, check_normalizer, is_data_driven
 from .search import Limits
 from .snapshot import Snapshot
@@ -32,12 +32,14 @@ def prune(
     rounds=5,
     max_pruning_ratio=0.9,
     ignored_layers=(),
+    pruning_ratio_dict=None,
     data=None,
     progress=None,
 ):
     """Remove channels from ``model`` in place until a target is met.
 
-    Prediction layers keep their width. If anything fails, the model is left as it was.
+    Prediction layers keep their width. If anything fails, the model is left as it was. Each
+    argument that says what to cut is also a key of the config's ``PRUNER`` node, in capitals.
 
     Args:
         model (nn.Module): a detectron2-style model, on the device it is on.
@@ -64,7 +66,13 @@ def prune(
         rounds (int): cut in this many steps, scores anew before each.
         max_pruning_ratio (float): no group loses more than this fraction of its channels.
         ignored_layers (Sequence[str | nn.Module]): layers whose output width stays, by module,
-            name, or glob pattern of names; a container stands for everything in it.
+            name, or glob pattern of names; a container stands for everything in it. A layer shares
+            its channels with others (``blendprune.plan`` shows which), and all of them stay.
+        pruning_ratio_dict (dict[str | nn.Module, float]): layers, given likewise → the fraction of
+            their channels to remove, 0 ≤ x < 1, whatever the target; the rest of the model meets
+            it. Every group of which an entry names an output loses that fraction, or just less
+            where its widths come in steps, all members alike; of several entries that name it the
+            last counts, and ``ignored_layers`` counts more. A list of pairs will do.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them,
             for importances that need it; ``"activation"`` and ``"wanda"`` read the images alone.
         progress (Callable): called as ``progress(done, rounds)`` after each round.
@@ -81,9 +89,13 @@ def prune(
     values = (pruning_ratio, max_flops, max_params, max_activations, max_latency)
     kind, target = _one_target(dict(zip(_TARGETS, values)))
     normalize = check_normalizer(normalize)
-    limits = _check_limits(
-        kind, target, max_pruning_ratio, round_to, rounds, global_pruning, isomorphic
-    )
+    limits = check_limits(max_pruning_ratio, round_to, global_pruning, isomorphic)
+    _check_rounds(rounds)
+    if kind == "pruning_ratio" and target > limits.max_pruning_ratio:
+        raise ConfigError(
+            f"pruning_ratio {target} is above max_pruning_ratio {max_pruning_ratio}; raise the "
+            "latter"
+        )
     needs_data = is_data_driven(build_importance(importance))
     if needs_data and data is None:
         raise ConfigError(
@@ -91,8 +103,8 @@ def prune(
             "(batches of a training loader), or use importance='magnitude'"
         )
     batches = as_batches(data) if data is not None else None
-    inputs = _example_inputs(model, example_inputs, batches)
-    resolve_layers(model, ignored_layers)
+    inputs = check_inputs(model, example_inputs, batches)
+    check_layers(model, ignored_layers, pruning_ratio_dict, limits)
 
     snapshot = Snapshot(model)
     try:
@@ -103,6 +115,7 @@ def prune(
             batches if needs_data else None,
             limits,
             ignored_layers,
+            pruning_ratio_dict,
             normalize,
         )
         if kind == "max_latency":
@@ -135,9 +148,20 @@ def _one_target(targets):
     return name, float(value)
 
 
-def _check_limits(kind, target, max_pruning_ratio, round_to, rounds, global_pruning, isomorphic):
+def _check_rounds(rounds):
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+
+
+def check_limits(max_pruning_ratio, round_to, global_pruning=True, isomorphic=False):
+    """The limits of the widths, from arguments of :func:`prune`.
+
+    Returns:
+        Limits: what widths a group may take.
+
+    Raises:
+        ConfigError: an argument cannot hold.
+    """
     round_to = 1 if round_to in (None, 0) else round_to
     if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
         raise ConfigError(f"round_to must be a whole number of at least 1, got {round_to!r}")
@@ -145,15 +169,33 @@ def _check_limits(kind, target, max_pruning_ratio, round_to, rounds, global_prun
         raise ConfigError(
             f"max_pruning_ratio must be a number between 0 and 1, got {max_pruning_ratio!r}"
         )
-    if kind == "pruning_ratio" and target > max_pruning_ratio:
-        raise ConfigError(
-            f"pruning_ratio {target} is above max_pruning_ratio {max_pruning_ratio}; raise the "
-            "latter"
-        )
     return Limits(round_to, float(max_pruning_ratio), bool(global_pruning), bool(isomorphic))
 
 
-def _example_inputs(model, example_inputs, batches):
+def check_layers(model, ignored_layers, pruning_ratio_dict, limits):
+    """Refuse layers that the model lacks and ratios above the limit.
+
+    Raises:
+        ConfigError: an entry cannot hold.
+    """
+    resolve_layers(model, ignored_layers)
+    for named in set(resolve_ratios(model, pruning_ratio_dict).values()):
+        if named.ratio > limits.max_pruning_ratio:
+            raise ConfigError(
+                f"pruning_ratio_dict has {named.ratio:g} for {named.entry!r}, above "
+                f"max_pruning_ratio {limits.max_pruning_ratio:g}; raise the latter"
+            )
+
+
+def check_inputs(model, example_inputs, batches=None):
+    """The inputs to trace and count with, in the order of :func:`prune`'s docstring.
+
+    Returns:
+        list[dict]: at least one.
+
+    Raises:
+        ConfigError: there are none, or they are no list of dicts with images.
+    """
     if example_inputs is not None:
         if isinstance(example_inputs, dict):
             example_inputs = [example_inputs]

@@ -4,6 +4,8 @@ import bisect
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ..errors import TargetUnreachable
 
 # A target is met from below, within this fraction of it.
@@ -37,6 +39,46 @@ class _Chunk:
     order: float = 0.0
 
 
+def allowed_widths(group, dense_width, limits):
+    """Widths below the present one that a group may take.
+
+    Args:
+        group (ChannelGroup): at its present width.
+        dense_width (int): its width before the first cut.
+        limits (Limits): what widths it may take.
+
+    Returns:
+        range: descending, in equal steps; empty if the group stays.
+    """
+    step = math.lcm(group.slots, limits.round_to)
+    least = max(group.least, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
+    if group.stays:
+        return range(0)
+    return range((group.width - 1) // step * step, max(least, step) - 1, -step)
+
+
+def ratio_notes(groups, limits):
+    """One sentence for every group whose limits keep it from losing the ratio asked of it.
+
+    Args:
+        groups (list[ChannelGroup]): all groups, before the first cut.
+        limits (Limits): what widths they may take.
+
+    Returns:
+        list[str]: sentences.
+    """
+    notes = []
+    for group in groups:
+        if group.ratio is not None:
+            least = min(allowed_widths(group, group.width, limits), default=group.width)
+            if least - 1 >= (1 - group.ratio) * group.width:
+                notes.append(
+                    f"{group.root}: keeps {least} of {group.width} channels, the least it may, "
+                    f"although it was to lose {group.ratio:.0%}"
+                )
+    return notes
+
+
 def chunks_of(index, group, score, dense_width, limits):
     """The channels of a group in the order in which they may go.
 
@@ -58,37 +100,44 @@ def chunks_of(index, group, score, dense_width, limits):
     ranks = parts.argsort(dim=1, stable=True)
     # In any part, sorted ascending: entry k is what the k-th step costs on average.
     steps = parts.gather(1, ranks).mean(0).tolist()
-    least = max(group.least, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
-    chunks, channels, scores, highest = [], [], [], -math.inf
-    width = group.width
-    for k in range(size - 1):
-        width -= group.slots
-        if width < least:
-            break
-        channels += [part * size + int(ranks[part, k]) for part in range(group.slots)]
-        scores.append(steps[k])
-        if width % limits.round_to == 0:
-            highest = max(highest, sum(scores) / len(scores))
-            chunks.append(_Chunk(index, channels, highest))
-            channels, scores = [], []
+    indices = (ranks + size * torch.arange(group.slots)[:, None]).T.tolist()
+    chunks, highest, start = [], -math.inf, 0
+    for width in allowed_widths(group, dense_width, limits):
+        end = (group.width - width) // group.slots
+        highest = max(highest, sum(steps[start:end]) / (end - start))
+        channels = [channel for row in indices[start:end] for channel in row]
+        chunks.append(_Chunk(index, channels, highest))
+        start = end
     return chunks
 
 
 class Search:
     """Choice of channels to remove from a model at its present widths.
 
+    A group with a ratio of its own loses that, in equal steps over the rounds; what the others
+    lose is chosen with these groups at the widths they end with.
+
     Args:
         groups (list[ChannelGroup]): all groups, those that stay included.
         scores (list[Tensor | None]): one a group; None where the group stays.
         dense_widths (list[int]): widths before the first cut.
         limits (Limits): what widths they may take.
+        part (float): of the rounds, how many are done after this one, 0 < part ≤ 1.
+
+    Attributes:
+        widths (list[int]): where groups without a ratio of their own start from, and where those
+            with one end.
     """
 
-    def __init__(self, groups, scores, dense_widths, limits):
+    def __init__(self, groups, scores, dense_widths, limits, part=1.0):
         self.widths = [group.width for group in groups]
+        self._given = []
         scopes = {}
         for index, (group, score) in enumerate(zip(groups, scores)):
-            if score is not None:
+            if score is not None and group.ratio is not None:
+                chunks = chunks_of(index, group, score, dense_widths[index], limits)
+                self._give(index, chunks, dense_widths[index], group.ratio, part)
+            elif score is not None:
                 if limits.isomorphic:
                     scope = group.kind
                 else:
@@ -117,7 +166,7 @@ class Search:
         Returns:
             dict[int, list[int]]: group number → channel indices.
         """
-        return _merge(chunk for chunk in self.chunks if chunk.order <= ratio + 1e-9)
+        return self._merge(chunk for chunk in self.chunks if chunk.order <= ratio + 1e-9)
 
     def by_cost(self, cost, target):
         """Channels to remove so that the cost is at most the target and close to it.
@@ -135,11 +184,11 @@ class Search:
         if self.least(cost) > target:
             raise TargetUnreachable("the widths that are allowed do not reach it", self.least(cost))
         # Narrowing an auxiliary head saves no FLOPs of inference, so leave it alone.
+        now, widths = cost(self.widths), self.widths
         saving = {
             index
-            for index in {chunk.group for chunk in self.chunks}
-            if cost(self._widths_without(c for c in self.chunks if c.group == index))
-            < cost(self.widths)
+            for index, width in enumerate(self._widths_without(self.chunks))
+            if width < widths[index] and cost([*widths[:index], width, *widths[index + 1 :]]) < now
         }
         chunks = [chunk for chunk in self.chunks if chunk.group in saving]
         count = bisect.bisect_left(
@@ -147,27 +196,40 @@ class Search:
             True,
             key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
         )
-        return _merge(self._fill_up(chunks[:count], cost, target))
+        return self._merge(self._fill_up(chunks[:count], cost, target))
 
     def least(self, cost):
         """Cost with every channel gone that may go."""
         return cost(self._widths_without(self.chunks))
 
+    def _give(self, index, chunks, dense_width, ratio, part):
+        now = 1 - (1 - ratio) ** part
+        for chunk in chunks:
+            lost = dense_width - self.widths[index] + len(chunk.channels)
+            if lost > ratio * dense_width + 1e-9:
+                break
+            self.widths[index] -= len(chunk.channels)
+            if lost <= now * dense_width + 1e-9:
+                self._given.append(chunk)
+
     def _fill_up(self, gone, cost, target):
         # The last chunk may have been a large one: give back what still fits under the target.
-        kept_from = set()
-        for chunk in reversed(list(gone)):
-            now = cost(self._widths_without(gone))
+        widths, given_back, kept_from = self._widths_without(gone), set(), set()
+        now = cost(widths)
+        for chunk in reversed(gone):
             if now >= (1 - TOLERANCE / 8) * target:
                 break
             if chunk.group in kept_from:
                 continue
-            without = [other for other in gone if other is not chunk]
-            if cost(self._widths_without(without)) <= target:
-                gone = without
+            widths[chunk.group] += len(chunk.channels)
+            wider = cost(widths)
+            if wider <= target:
+                now = wider
+                given_back.add(id(chunk))
             else:
+                widths[chunk.group] -= len(chunk.channels)
                 kept_from.add(chunk.group)
-        return gone
+        return [chunk for chunk in gone if id(chunk) not in given_back]
 
     def _widths_without(self, chunks):
         widths = list(self.widths)
@@ -175,9 +237,8 @@ class Search:
             widths[chunk.group] -= len(chunk.channels)
         return widths
 
-
-def _merge(chunks):
-    channels = {}
-    for chunk in chunks:
-        channels.setdefault(chunk.group, []).extend(chunk.channels)
-    return channels
+    def _merge(self, chunks):
+        channels = {}
+        for chunk in [*self._given, *chunks]:
+            channels.setdefault(chunk.group, []).extend(chunk.channels)
+        return channels

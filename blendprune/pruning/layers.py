@@ -1,0 +1,88 @@
+"""Layers as users name them: modules, names, glob patterns of names."""
+
+import fnmatch
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import nn
+
+from ..errors import ConfigError
+
+
+class LayerRatio(NamedTuple):
+    """What an entry of ``pruning_ratio_dict`` says about a module.
+
+    Attributes:
+        place (int): of the entry among the others; the last one that names a module counts.
+        entry (str): the entry, as text.
+        ratio (float): fraction of the channels to remove.
+    """
+
+    place: int
+    entry: str
+    ratio: float
+
+
+def resolve_layers(model, layers, argument="ignored_layers"):
+    """Modules that ``layers`` stands for, those inside a named container included.
+
+    Args:
+        model (nn.Module): where to look.
+        layers (Sequence[str | nn.Module]): modules, names, or glob patterns of names.
+        argument (str): what the caller's argument is called.
+
+    Returns:
+        dict[nn.Module, str]: each with the last entry that stands for it, as text; at least one
+        for each entry.
+
+    Raises:
+        ConfigError: an entry is no module of the model.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    found = {}
+    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+        if isinstance(layer, str):
+            matches = [m for m, name in names.items() if name and fnmatch.fnmatchcase(name, layer)]
+        else:
+            matches = [layer] if isinstance(layer, nn.Module) and layer in names else []
+        if not matches:
+            shown = repr(layer) if isinstance(layer, str) else type(layer).__name__
+            raise ConfigError(
+                f"{argument} has {shown}, which is no module of {type(model).__name__}; "
+                "names are those of model.named_modules()"
+            )
+        for match in matches:
+            entry = layer if isinstance(layer, str) else names[layer]
+            found.update(dict.fromkeys(match.modules(), entry))
+    return found
+
+
+def resolve_ratios(model, pruning_ratio_dict):
+    """What ``pruning_ratio_dict`` says about each module.
+
+    Args:
+        model (nn.Module): where to look.
+        pruning_ratio_dict (dict[str | nn.Module, float] | None): modules, names or glob patterns
+            of names → fraction of the channels to remove, 0 ≤ x < 1. A list of pairs will do.
+
+    Returns:
+        dict[nn.Module, LayerRatio]: of the last entry that names the module, a container standing
+        for everything in it.
+
+    Raises:
+        ConfigError: an entry is no module of the model, or its ratio cannot hold.
+    """
+    entries = pruning_ratio_dict or {}
+    found = {}
+    for place, pair in enumerate(entries.items() if isinstance(entries, Mapping) else entries):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ConfigError(f"pruning_ratio_dict has {pair!r}: write [pattern, ratio]")
+        layer, ratio = pair
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+            raise ConfigError(
+                f"pruning_ratio_dict wants a number of at least 0 and below 1 for {layer!r}, got "
+                f"{ratio!r}"
+            )
+        named = resolve_layers(model, [layer], "pruning_ratio_dict")
+        found.update((m, LayerRatio(place, entry, float(ratio))) for m, entry in named.items())
+    return found
