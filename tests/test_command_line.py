@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and the one sentence for bad input."""
 
+import inspect
 import json
 import os
 import stat
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
 import blendprune
@@ -92,6 +94,62 @@ def test_the_config_node_sets_what_a_flag_sets_and_the_tail_wins(trained):
     assert 0.78 <= report["flops"]["after"] / report["flops"]["before"] <= 0.8
 
 
+def _plan(trained, *args):
+    return main(["plan", "--config-file", str(trained / "config.yaml"), *map(str, args)])
+
+
+def test_plan_prints_groups_reasons_and_reach_without_weights(trained, capsys):
+    os.remove(trained / "dense.pth")
+    assert _plan(trained, "MODEL.WEIGHTS", "") == 0
+    table = capsys.readouterr().out
+    for words in ("may become", "backbone.bottom_up.res3.0.conv1", "prediction layer", "FLOPs (M)"):
+        assert words in table
+    assert _plan(trained, "--json", "--ignore", "backbone.bottom_up.res3*") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"groups", "flops", "params", "notes"}
+    stays = {group["root"]: group["stays"] for group in found["groups"]}
+    assert stays["backbone.bottom_up.res3.0.conv1"] == "ignored by 'backbone.bottom_up.res3*'"
+
+
+@pytest.mark.parametrize("finetune", [True, False])
+def test_plan_of_a_pruned_checkpoint_has_its_widths(trained, capsys, finetune):
+    assert _prune(trained, "--max-flops", 0.5, "--output", trained / "one") == 0
+    report = json.loads((trained / "one/report.json").read_text())
+    capsys.readouterr()
+    tail = ["MODEL.WEIGHTS", trained / "one/model_pruned.pth", "MODEL.FINETUNE", finetune]
+    assert _plan(trained, "--json", *tail) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["flops"]["now"] == report["flops"]["after"]
+    assert found["params"]["now"] == report["params"]["after"]
+
+
+def test_ratios_and_patterns_by_flag_by_file_and_by_tail(trained):
+    def widths(*args):
+        assert _prune(trained, "--max-flops", 0.6, "--output", trained / "out", *args) == 0
+        layers = json.loads((trained / "out/report.json").read_text())["layers"]
+        return {name: (w["before"], w["after"]) for name, w in layers.items()}
+
+    by_flag = widths("--layer-ratio", "*.res3.0.conv1", 0.25, "--ignore", "*.res4.0.conv1")
+    assert by_flag["backbone.bottom_up.res3.0.conv1"] == (128, 96)
+    assert by_flag["backbone.bottom_up.res4.0.conv1"] == (256, 256)
+
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["PRUNER"]["PRUNING_RATIO_DICT"] = [["*.res3.0.conv1", 0.25]]
+    config["PRUNER"]["IGNORED_LAYERS"] = ["*.res4.0.conv1"]
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    assert widths() == by_flag
+    later = widths("--layer-ratio", "*.res3.*.conv1", 0.5)
+    assert later["backbone.bottom_up.res3.0.conv1"] == (128, 64)
+    tail = widths("PRUNER.PRUNING_RATIO_DICT", "[['*.res3.0.conv1', 0]]")
+    assert tail["backbone.bottom_up.res3.0.conv1"] == (128, 128)
+
+
+def test_every_argument_of_prune_has_its_key(registered):
+    names = inspect.signature(blendprune.prune).parameters
+    keys = set(get_cfg().PRUNER)
+    assert {n.upper() for n in names} - keys == {"MODEL", "EXAMPLE_INPUTS", "DATA", "PROGRESS"}
+
+
 BAD = {
     "no target": ([], "set exactly one"),
     "two targets": (["--max-flops", 0.5, "PRUNER.PRUNING_RATIO", 0.5], "set exactly one"),
@@ -111,6 +169,15 @@ BAD = {
     "unknown layer": (
         ["--max-flops", 0.5, "PRUNER.IGNORED_LAYERS", "['nobody']"],
         "nobody",
+    ),
+    "unknown layer of a ratio": (
+        ["--max-flops", 0.5, "--layer-ratio", "nobody.*", 0.5],
+        "pruning_ratio_dict has 'nobody.*'",
+    ),
+    "ratio that is none": (["--max-flops", 0.5, "--layer-ratio", "*", "half"], "half"),
+    "ratio of the wrong form": (
+        ["--max-flops", 0.5, "PRUNER.PRUNING_RATIO_DICT", "['*']"],
+        "write [pattern, ratio]",
     ),
     "unknown architecture": (
         ["--max-flops", 0.5, "MODEL.META_ARCHITECTURE", "Nothing"],

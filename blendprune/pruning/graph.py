@@ -147,7 +147,7 @@ class ChannelGraph:
     def _describe(self, handle):
         root = handle[0].dep.target.module
         width = len(handle[0].idxs)
-        members, parts, aligned, per_slot, reasons, makers, ratios = [], [1], False, 1, {}, {}, []
+        members, parts, aligned, per_slot, reasons, outs = [], [1], False, 1, {}, {}
         for dep, indices in handle:
             module = dep.target.module
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
@@ -159,12 +159,8 @@ class ChannelGraph:
                         reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
             members.append(Member(name, "out" if out else "in", max(1, len(indices) // width)))
-            if out and is_prunable_layer(module):
-                makers[module] = None
-            if out and module in self.ignored:
-                reasons[f"ignored{_by(self.ignored[module], name)}"] = module
-            if out and module in self.ratios:
-                ratios.append(self.ratios[module])
+            if out:
+                outs[module] = name
             if out and module in self.predictions:
                 reasons["prediction layer"] = module
             if isinstance(module, nn.GroupNorm):
@@ -181,17 +177,20 @@ class ChannelGraph:
         group = ChannelGroup(
             self.names[root], width, members, slots, aligned, per_slot, handle=handle
         )
+        makers = [module for module in outs if is_prunable_layer(module)]
+        # A norm may be ignored, too; a conv says more.
+        ignored = [m for m in makers if m in self.ignored] or [m for m in outs if m in self.ignored]
+        if ignored:
+            reasons[f"ignored{_by(self.ignored[ignored[0]], outs[ignored[0]])}"] = ignored[0]
         # The last entry counts, whichever of the members it names.
-        asked = max(ratios, default=None)
+        asked = max((self.ratios[m] for m in outs if m in self.ratios), default=None)
         named = [module for module in makers if self.ratios.get(module) == asked]
         if asked and asked.ratio == 0:
             reasons[f"pruning ratio 0{_by(asked.entry, group.root)}"] = next(iter(named), root)
         if reasons:
             reason = min(reasons, key=_rank)
-            ignored = [m for m in makers if m in self.ignored] if reason[:7] == "ignored" else []
-            because = ", ".join(
-                filter(None, (self.names.get(reasons[reason]), _part_of(ignored, makers)))
-            )
+            part = _part_of(ignored, makers) if reason.startswith("ignored") else ""
+            because = ", ".join(filter(None, (self.names.get(reasons[reason]), part)))
             group.stays = reason if because in ("", group.root) else f"{reason} ({because})"
         elif asked:
             group.ratio = asked.ratio
@@ -219,7 +218,8 @@ class ChannelGraph:
                     stays.setdefault(self.ratios[module], []).append(group.stays)
         for entry in sorted(set(self.ratios.values())):
             reasons = stays.get(entry, ["it makes no channels of its own"])
-            if entry.ratio and all(reasons):
+            asked_for = [reason for reason in reasons if reason.startswith(_REASONS[:2])]
+            if entry.ratio and all(reasons) and not asked_for:
                 raise ConfigError(
                     f"pruning_ratio_dict has {entry.entry!r}: {entry.ratio:g}, but no layer it "
                     f"names can lose channels: {reasons[0]}"

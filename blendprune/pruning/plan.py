@@ -7,7 +7,7 @@ import torch
 from tabulate import tabulate
 
 from .flops import CostModel, count_flops, count_params
-from .graph import ChannelGraph, group_notes
+from .graph import ChannelGraph
 from .prune import check_inputs, check_layers, check_limits
 from .search import Search, allowed_widths, ratio_notes
 from .snapshot import Snapshot
@@ -54,7 +54,8 @@ class PruningPlan:
         flops (dict[str, float]): ``"now"`` and the ``"least"`` that can be reached, for the example
             inputs up to the raw head outputs; one multiply-add is one FLOP.
         params (dict[str, float]): ``"now"`` and ``"least"``.
-        notes (list[str]): what does not take part, and why.
+        notes (list[str]): layers that no group has, and what was asked of some members of a group
+            and holds for all; why a group stays, it says itself.
     """
 
     groups: list
@@ -120,7 +121,7 @@ def plan(
             ),
             key=lambda group: order[group.root],
         ),
-        notes=graph.notes + group_notes(groups) + ratio_notes(groups, limits),
+        notes=graph.notes + [n for g in groups for n in g.notes] + ratio_notes(groups, limits),
         **{key: {"now": total[key], "least": round(least[key])} for key in total},
     )
 
