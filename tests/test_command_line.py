@@ -106,7 +106,7 @@ def test_plan_prints_groups_reasons_and_reach_without_weights(trained, capsys):
         assert words in table
     assert _plan(trained, "--json", "--ignore", "backbone.bottom_up.res3*") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found.keys() == {"groups", "flops", "params", "notes"}
+    assert found.keys() == {"groups", "flops", "params", "activations", "notes"}
     stays = {group["root"]: group["stays"] for group in found["groups"]}
     assert stays["backbone.bottom_up.res3.0.conv1"] == "ignored by 'backbone.bottom_up.res3*'"
 

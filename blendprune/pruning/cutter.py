@@ -65,7 +65,7 @@ class Cutter:
             if ratio <= target:
                 return latency
             # Ratios of single layers may have taken more than was asked for.
-            flops = min(flops, sum(count_flops(self.model, self.inputs).values()) / self.flops)
+            flops = min(flops, self._totals()["flops"] / self.dense["flops"])
         raise TargetUnreachable(
             f"max_latency {target} was not met: with {flops:.2f} of the FLOPs this machine still "
             f"takes {ratio:.2f} of the time; ask for max_flops instead",
@@ -117,7 +117,7 @@ class Cutter:
             self._refuse(kind, target, reach.least(cost))
             if self.start is None:
                 self.start = cost(reach.widths)
-                self._refuse_less(kind, target, self.start / self._dense(kind))
+                self._refuse_less(kind, target, self.start / self.dense[_unit(kind)])
         scores = iter(
             score_groups(self.model, chosen, build_importance(self.importance), self.batches)
         )

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from tabulate import tabulate
 
-from .flops import CostModel, count_flops, count_params
+from .flops import CostModel, count_costs, count_params
 from .graph import ChannelGraph
 from .prune import check_inputs, check_layers, check_limits
 from .search import Search, allowed_widths, ratio_notes
@@ -54,6 +54,7 @@ class PruningPlan:
         flops (dict[str, float]): ``"now"`` and the ``"least"`` that can be reached, for the example
             inputs up to the raw head outputs; one multiply-add is one FLOP.
         params (dict[str, float]): ``"now"`` and ``"least"``.
+        activations (dict[str, float]): likewise, of the outputs of convs and linears.
         notes (list[str]): layers that no group has, and what was asked of some members of a group
             and holds for all; why a group stays, it says itself.
     """
@@ -61,6 +62,7 @@ class PruningPlan:
     groups: list
     flops: dict
     params: dict
+    activations: dict
     notes: list = field(default_factory=list)
 
     def to_dict(self):
@@ -97,21 +99,25 @@ def plan(
     check_layers(model, ignored_layers, pruning_ratio_dict, limits)
     snapshot = Snapshot(model)
     try:
-        flops = count_flops(model, inputs)
+        counts = count_costs(model, inputs)
         parameters = {name: p.numel() for name, p in model.named_parameters()}
-        total = {"flops": sum(flops.values()), "params": count_params(model)}
+        total = {
+            "flops": sum(counts["flops"].values()),
+            "params": count_params(model),
+            "activations": sum(counts["activations"].values()),
+        }
         with prunable(model):
             graph = ChannelGraph(model, inputs, ignored_layers, pruning_ratio_dict)
             groups = graph.groups()
             graph.check_ratios(groups)
-            costs = CostModel(model, groups, flops, parameters)
+            costs = CostModel(model, groups, counts, parameters)
     finally:
         snapshot.restore()
     dense = [group.width for group in groups]
     blank = [torch.zeros(group.width) if group.prunable else None for group in groups]
     search = Search(groups, blank, dense, limits)
     least = {key: search.least(partial(costs.cost, key)) for key in total}
-    own = _own(groups, flops, parameters)
+    own = _own(groups, counts["flops"], parameters)
     order = {name: place for place, name in enumerate(graph.names.values())}
     return PruningPlan(
         groups=sorted(
@@ -178,10 +184,11 @@ def plan_table(plan):
         ---------------------------------  -------  ----------------
         roi_heads.box_predictor.cls_score       81  prediction layer
 
-                       now    least    least / now
-        ----------  ------  -------  -------------
-        FLOPs (G)   184.64     2.30          0.012
-        params (M)   44.34     0.50          0.011
+                            now    least    least / now
+        ---------------  ------  -------  -------------
+        FLOPs (G)        184.64     2.30          0.012
+        params (M)        44.34     0.50          0.011
+        activations (M)  221.40    24.08          0.109
 
     A group is named after one of its layers; ``layers`` counts all that lose the channel, those
     that read it included. ``FLOPs %`` is the share of those that make it.
@@ -199,7 +206,11 @@ def plan_table(plan):
         if not g.stays
     ]
     stays = [(g.root, g.width, g.stays) for g in plan.groups if g.stays]
-    totals = [_total("FLOPs", plan.flops), _total("params", plan.params)]
+    totals = [
+        _total("FLOPs", plan.flops),
+        _total("params", plan.params),
+        _total("activations", plan.activations),
+    ]
     parts = [
         _table(rows, "group", "width", "may become", "layers", "FLOPs %"),
         tabulate(stays, ("stays", "width", "why")) if stays else "",

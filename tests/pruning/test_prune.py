@@ -419,7 +419,10 @@ def test_the_table_names_totals_and_changed_layers(blendmask, images):
         ({"pruning_ratio": 0.95}, "pruning_ratio 0.95 is above max_pruning_ratio 0.9"),
         ({"max_flops": 0.5, "rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
         ({"max_flops": 0.5, "round_to": -8}, "round_to must be a whole number of at least 1"),
-        ({"max_flops": 0.5, "importance": "l2"}, "importance 'l2' is not known; known are activation, "),
+        (
+            {"max_flops": 0.5, "importance": "l2"},
+            "importance 'l2' is not known; known are activation, ",
+        ),
         ({"max_flops": 0.5, "importance": "taylor"}, "pass data=… .* or use importance='magn"),
         ({"max_flops": 0.5, "ignored_layers": ["head"]}, "ignored_layers has 'head', which is no"),
         ({"max_flops": 0.5, "example_inputs": None}, "pass example_inputs="),
