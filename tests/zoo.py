@@ -189,7 +189,8 @@ def training_batch(cfg, size, count=2):
 
     Returns:
         list[dict]: detectron2's format: ``"image"`` (C, size, size), ``"instances"`` with boxes,
-        classes (all 0), masks and keypoints, ``"sem_seg"`` (size, size), ``"proposals"``.
+        classes (all 0), masks, keypoints and (BAText, FCPose) texts and heatmaps, ``"sem_seg"`` and
+        ``"basis_sem"`` (size, size), ``"proposals"``.
     """
     from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 
@@ -212,6 +213,10 @@ def training_batch(cfg, size, count=2):
         proposals = Instances((size, size))
         proposals.proposal_boxes = Boxes(corners.clone() * 0.95)
         proposals.objectness_logits = torch.zeros(2)
+        if cfg.MODEL.META_ARCHITECTURE == "OneStageRCNN":
+            label_texts(instances, cfg)
+        if cfg.MODEL.get("FCPOSE_ON", False):
+            label_heatmaps(instances, cfg)
         image = 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), size, size, generator=random)
         batch.append(
             {
@@ -225,6 +230,34 @@ def training_batch(cfg, size, count=2):
             }
         )
     return batch
+
+
+def label_texts(instances, cfg):
+    """Give each object the Bezier curves of its box and a random text, as BAText's mapper does.
+
+    ``"beziers"`` (N, 16): x and y of the control points of the upper edge from left to right, and
+    of the lower one from right to left. ``"text"`` (N, BATEXT.NUM_CHARS): classes of characters,
+    filled up with VOC_SIZE, which is none.
+    """
+    size, most = cfg.MODEL.BATEXT.VOC_SIZE, cfg.MODEL.BATEXT.NUM_CHARS
+    curves = []
+    for x0, y0, x1, y1 in instances.gt_boxes.tensor.tolist():
+        along = torch.linspace(x0, x1, 4)
+        upper = torch.stack([along, torch.full((4,), y0)], 1)
+        lower = torch.stack([along.flip(0), torch.full((4,), y1)], 1)
+        curves.append(torch.cat([upper, lower]).flatten())
+    instances.beziers = torch.stack(curves)
+    instances.text = torch.randint(size, (len(instances), most), dtype=torch.int32)
+    instances.text[:, most // 2 :] = size
+
+
+def label_heatmaps(instances, cfg):
+    """Draw the heatmaps of the keypoints, by what FCPose's mapper draws them with."""
+    from adet.data.detection_utils import HeatmapGenerator
+
+    how = cfg.MODEL.FCPOSE
+    draw = HeatmapGenerator(17, how.HEATMAP_SIGMA, how.HEAD_HEATMAP_SIGMA)
+    draw(instances, how.GT_HEATMAP_STRIDE)
 
 
 def settle_norms(model, images):

@@ -5,18 +5,26 @@ from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
+from ..errors import PruningError
+
 
 def sync_attributes(model):
     """Make the attributes that upstream reads agree with the widths of the layers.
 
     Covers ``CNNBlockBase.in_channels`` / ``out_channels``, ``Backbone._out_feature_channels`` (and
-    so ``output_shape()``), and ``in_channels_to_top_module`` of FCOS and its head. Dicts are
-    replaced, never changed, so a shallow copy of ``vars(module)`` is enough to go back.
+    so ``output_shape()``), ``in_channels_to_top_module`` of FCOS and its head, and ``out_channels``
+    of BiFPN. Dicts are replaced, never changed, so a shallow copy of ``vars(module)`` is enough to
+    go back.
 
     Args:
         model (nn.Module): a detectron2-style model; its backbones run once on a small zero image.
+
+    Raises:
+        PruningError: a BiFPN came out with a width that its forward would take wrongly.
     """
     for backbone in _outermost_backbones(model):
+        for module in backbone.modules():
+            _sync_fusion(module)
         _sync_backbone(backbone)
     for head in model.modules():
         if hasattr(head, "in_channels_to_top_module") and hasattr(head, "bbox_pred"):
@@ -24,6 +32,27 @@ def sync_attributes(model):
     for module in model.modules():
         if hasattr(module, "in_channels_to_top_module") and hasattr(module, "fcos_head"):
             module.in_channels_to_top_module = module.fcos_head.in_channels_to_top_module
+
+
+def _sync_fusion(module):
+    # AdelaiDet's BiFPN tells by the width of an input whether it has to project it.
+    children = dict(module.named_children())
+    if "repeated_bifpn" in children:
+        last = module.repeated_bifpn[-1]
+        module.out_channels = next(
+            conv.out_channels for name, conv in last.named_children() if name.startswith("outputs_")
+        )
+    outputs = [conv for name, conv in children.items() if name.startswith("outputs_f")]
+    if not outputs or not isinstance(getattr(module, "out_channels", None), int):
+        return
+    module.out_channels = outputs[0].out_channels
+    for name, conv in children.items():
+        if name.startswith("lateral_") and conv.in_channels == module.out_channels:
+            raise PruningError(
+                f"BiFPN and one of its inputs came out at {conv.in_channels} channels both, and "
+                f"upstream would leave out {name}, which projects it; ask for a slightly "
+                "different target"
+            )
 
 
 def _outermost_backbones(model):

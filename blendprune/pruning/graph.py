@@ -21,7 +21,7 @@ _CHANNEL_WISE = re.compile(
     r"|ToCopy|NativeDropout|Upsample\w+2D|MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D"
     r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D"
     # The transposed weight of a linear, and features pooled from regions.
-    r"|T|GeneratedBackwardFor_torchvision_roi_align_default)(Backward\d*)?"
+    r"|T|GeneratedBackwardFor_torchvision_roi_align_default|_BezierAlign)(Backward\d*)?"
 )
 
 
@@ -114,15 +114,12 @@ class ChannelGraph:
         with torch.enable_grad():
             model.eval()
             self.predictions = set(prediction_layers(model, example_inputs))
-            try:
-                self.dependencies = tp.DependencyGraph().build_dependency(
-                    model, example_inputs, forward_fn=head_outputs, verbose=False
-                )
-            except (IndexError, KeyError, AttributeError) as error:
-                raise PruningError(
-                    f"the dependency graph of {type(model).__name__} cannot be traced: {error!r}; "
-                    "check that its outputs are differentiable"
-                ) from error
+            self.dependencies = self._trace(example_inputs)
+            strange = self._without_channels()
+            if strange:
+                for parameter in strange:
+                    parameter.requires_grad_(False)
+                self.dependencies = self._trace(example_inputs)
         self._note_unreached()
 
     def groups(self):
@@ -143,6 +140,30 @@ class ChannelGraph:
         root = group.handle[0].dep
         channels = sorted(int(channel) for channel in channels)
         self.dependencies.get_pruning_group(root.target.module, root.handler, channels).prune()
+
+    def _trace(self, example_inputs):
+        try:
+            return tp.DependencyGraph().build_dependency(
+                self.model, example_inputs, forward_fn=head_outputs, verbose=False
+            )
+        except (IndexError, KeyError, AttributeError) as error:
+            raise PruningError(
+                f"the dependency graph of {type(self.model).__name__} cannot be traced: {error!r}; "
+                "check that its outputs are differentiable"
+            ) from error
+
+    def _without_channels(self):
+        """Parameters outside any layer whose entries are no channels: BiFPN's weights of inputs."""
+        if not self.dependencies.unwrapped_parameters:
+            return []
+        lengths = {p: p.shape[dim] for p, dim in self.dependencies.unwrapped_parameters}
+        return [
+            dep.target.module
+            for handle in self.dependencies.get_all_groups()
+            for dep, indices in handle
+            if isinstance(dep.target.module, nn.Parameter)
+            and max(indices) >= lengths.get(dep.target.module, 0)
+        ]
 
     def _describe(self, handle):
         root = handle[0].dep.target.module
@@ -277,6 +298,9 @@ def _is_channel_wise(grad_fn):
         dims = getattr(grad_fn, "_saved_dim", None)
         rank = len(grad_fn._saved_self_sym_sizes)
         return bool(dims) and all(_signed(dim) % rank != 1 for dim in dims)
+    if re.fullmatch(r"StackBackward\d+", name):
+        # A new dimension, behind the channels.
+        return _signed(grad_fn._saved_dim) in (-3, -2, -1, 2, 3, 4)
     if re.fullmatch(r"Index(Put)?Backward\d+", name):
         # Indices of the first dimension: regions are put where their level of the pyramid was.
         return all(index is None for index in grad_fn._saved_indices[1:])

@@ -4,7 +4,9 @@ import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
+from .instances import instance_stages
 from .regions import has_regions, rcnn_stages
+from .training import run_training
 from .view import is_norm, is_prunable_layer
 
 
@@ -66,8 +68,8 @@ def head_outputs(model, batched_inputs, inference_only=False, all_regions=False)
     """Raw differentiable outputs that together depend on every branch of the model.
 
     For BlendMask, its parts are run one by one (:func:`blendmask_outputs`). For any other model,
-    its :func:`stages` run, and what the prediction layers gave is collected by forward hooks; a
-    branch that only the training forward takes is then not covered.
+    its :func:`stages` run, and what the prediction layers gave is collected by forward hooks. With
+    gradients, so is what the layers give that only training runs, on made-up labels.
 
     Args:
         model (nn.Module): any detectron2-style model in eval mode, inside or outside the prunable
@@ -98,14 +100,18 @@ def head_outputs(model, batched_inputs, inference_only=False, all_regions=False)
     calls = _record_calls(model, lambda: _run(model, batched_inputs, all_regions=all_regions))
     if not torch.is_grad_enabled():
         return [output for _, output, _ in calls]
-    sinks = _sinks(calls)
-    return [output for module, output, _ in calls if module in sinks]
+    outputs = [output for _, output in _ends(calls)]
+    if not inference_only:
+        seen, more = _seen(calls), _training_calls(model, batched_inputs, calls)
+        outputs += [output for module, output in _ends(more) if module not in seen]
+    return outputs
 
 
 def prediction_layers(model, batched_inputs):
     """The layers whose output width means something, and so must stay.
 
-    They are the convs and linears whose output reaches no other conv or linear.
+    They are the convs and linears whose output reaches no other conv or linear in inference, and
+    those that only training has, likewise.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode inside the prunable view.
@@ -117,6 +123,11 @@ def prediction_layers(model, batched_inputs):
     with torch.enable_grad():
         calls = _record_calls(model, lambda: _run(model, batched_inputs))
         sinks = _sinks(calls)
+        if not is_blendmask(model):
+            # A prediction of inference stays one, even where training reads it on.
+            more = _training_calls(model, batched_inputs, calls)
+            sinks |= _sinks(more) - _seen(calls)
+            calls += more
     return [m for m in dict.fromkeys(module for module, _, _ in calls) if m in sinks]
 
 
@@ -129,15 +140,15 @@ def stages(model, batched_inputs, inference_only=True):
         inference_only (bool): leave out branches that only training has.
 
     Returns:
-        list[tuple[Callable, int]]: parts to be called in order, each with the number of regions of
-        an image; a part runs on the number it is called with, and one that sees the whole image
-        has a number of 1 and does not mind.
+        list[tuple[Callable, int]]: parts to be called in order, each with the number of regions or
+        instances of an image; a part runs on the number it is called with, and one that sees the
+        whole image has a number of 1 and does not mind.
     """
     if is_blendmask(model):
         return [(lambda _: blendmask_outputs(model, batched_inputs, inference_only), 1)]
     if has_regions(model):
         return rcnn_stages(model, batched_inputs)
-    return [(lambda _: model(batched_inputs), 1)]
+    return instance_stages(model, batched_inputs) or [(lambda _: model(batched_inputs), 1)]
 
 
 def _run(model, batched_inputs, all_regions=False):
@@ -179,6 +190,26 @@ def _sinks(calls):
     sources = (source for node in layer_of for source, _ in node.next_functions)
     feeding = {layer_of[node] for node in _reached(sources) if node in layer_of}
     return set(layer_of.values()) - feeding
+
+
+def _ends(calls):
+    """(module, output) of the calls that feed no other: prediction layers, or norms behind them."""
+    traced = [call for call in calls if call[2] is not None]
+    read = _reached(source for _, _, node in traced for source, _ in node.next_functions)
+    return [(module, output) for module, output, node in traced if node not in read]
+
+
+def _training_calls(model, batched_inputs, calls):
+    """Calls of the training forward, if it may show layers that the given calls have not."""
+    seen = _seen(calls)
+    if all(module in seen for module in model.modules() if is_prunable_layer(module)):
+        return []
+    with EventStorage():
+        return _record_calls(model, lambda: run_training(model, batched_inputs))
+
+
+def _seen(calls):
+    return {module for module, _, node in calls if node is not None}
 
 
 def _reached(nodes):
