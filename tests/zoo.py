@@ -15,7 +15,8 @@ configs that are in it are not run again; the table of all of them is printed at
     | COCO-Detection/retinanet_R_50_FPN_1x.yaml | 12.1 | 6.0 | 37.7 | 20.1 | green |
 
 Models are those of the configs but for the size of the image and the number of regions that
-training samples and inference keeps, which are small.
+training samples and inference keeps, which are small, and MEInst's encoding of masks, which is as
+random as the weights: the file that it is read from is not part of AdelaiDet's repository.
 """
 
 import argparse
@@ -155,7 +156,10 @@ def prune_and_use(cfg, size, max_flops=0.5, **how):
     cfg.INPUT.MIN_SIZE_TEST = size
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = _REGIONS
+    if "MEInst" in cfg.MODEL:
+        cfg.MODEL.MEInst.FLAG_PARAMETERS = True  # the encoding need not be read from its file
     model = build_model(cfg).eval()
+    draw_mask_encoding(model)
     batch = training_batch(cfg, size)
     images = [
         {k: x[k] for k in ("image", "proposals", "height", "width") if k in x} for x in batch[:1]
@@ -258,6 +262,14 @@ def label_heatmaps(instances, cfg):
     how = cfg.MODEL.FCPOSE
     draw = HeatmapGenerator(17, how.HEATMAP_SIGMA, how.HEAD_HEATMAP_SIGMA)
     draw(instances, how.GT_HEATMAP_STRIDE)
+
+
+def draw_mask_encoding(model):
+    """Random principal components for MEInst, which are all zero until its file is read."""
+    encoding = getattr(getattr(model, "proposal_generator", None), "mask_encoding", None)
+    if encoding is not None:
+        torch.nn.init.orthogonal_(encoding.components)
+        torch.nn.init.ones_(encoding.explained_variances)
 
 
 def settle_norms(model, images):

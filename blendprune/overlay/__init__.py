@@ -23,6 +23,7 @@ from . import (
     deform_conv,
     fcos,
     launch,
+    meinst,
 )
 from ._patch import importable
 
@@ -39,6 +40,7 @@ PATCHES = [
         checkpointer,
         fcos,
         blendmask,
+        meinst,
         launch,
     )
     for patch in file.PATCHES

@@ -4,8 +4,8 @@ One multiply-add counts as one FLOP, as fvcore counts. What is counted is the ne
 head outputs, as inference runs it: what follows (decoding, NMS, pasting masks) depends on the image
 and is not pruned, and auxiliary heads of the training do not count. The heads of an R-CNN count for
 as many regions as its config allows (RPN.POST_NMS_TOPK_TEST for the boxes,
-TEST.DETECTIONS_PER_IMAGE for masks and keypoints), whatever is in the image; likewise what AdelaiDet
-runs once an instance (FCOS.POST_NMS_TOPK_TEST; SOLOV2.NMS_PRE).
+TEST.DETECTIONS_PER_IMAGE for masks and keypoints), whatever is in the image; likewise what
+AdelaiDet runs once an instance (FCOS.POST_NMS_TOPK_TEST; SOLOV2.NMS_PRE).
 """
 
 import math
