@@ -1,8 +1,8 @@
 """``detectron2.checkpoint.DetectionCheckpointer``: checkpoints that carry ``"struct"``.
 
 Extended: ``save`` (inherited from fvcore; the patch is set on detectron2's class alone, so other
-users of fvcore's are not reached), ``_load_file`` and ``_load_model``. It reaches AdelaiDet's
-``AdetCheckpointer`` and every subclass.
+users of fvcore's are not reached), ``load``, ``_load_file`` and ``_load_model``. It reaches
+AdelaiDet's ``AdetCheckpointer`` and every subclass.
 
 Why here: fvcore drops weights of another shape with a warning, so that a pruned file in a dense
 model would train from random weights; and a file with a pickled module fails with torch's own text,
@@ -23,6 +23,14 @@ def save(wrapped, instance, args, kwargs):
     return wrapped(*args, **kwargs)
 
 
+def load(wrapped, instance, args, kwargs):
+    """Load; after a file that was refused, too, another can be loaded."""
+    try:
+        return wrapped(*args, **kwargs)
+    finally:
+        instance._parsed_url_during_load = None
+
+
 def load_file(wrapped, instance, args, kwargs):
     """Read a file; one that needs unpickling is refused with the way out."""
     try:
@@ -41,6 +49,7 @@ def load_model(wrapped, instance, args, kwargs):
 def _install(module, edits):
     checkpointer = module.DetectionCheckpointer
     edits.wrap(checkpointer, "save", save)
+    edits.wrap(checkpointer, "load", load)
     edits.wrap(checkpointer, "_load_file", load_file)
     edits.wrap(checkpointer, "_load_model", load_model)
 
@@ -49,8 +58,10 @@ PATCHES = [
     Patch(
         name="save-struct",
         module="detectron2.checkpoint.detection_checkpoint",
-        watches=tuple(f"DetectionCheckpointer.{n}" for n in ("save", "_load_file", "_load_model")),
-        digests=("f0da3b39937061ac", "206d29d19b326c8c"),
+        watches=tuple(
+            f"DetectionCheckpointer.{n}" for n in ("save", "_load_file", "_load_model", "load")
+        ),
+        digests=("2d90e39427407ff9", "fb641881ed252446"),
         install=_install,
     )
 ]

@@ -161,6 +161,11 @@ def _interpolation(weight):
     return lambda result, *_: weight * prod(result.shape)
 
 
+def _recurrence(result, x, weight, recurrent_weight, *_):
+    # One direction of an LSTM on a CPU; elsewhere it runs as products, which count as such.
+    return prod(x.shape[:2]) * (weight.numel() + recurrent_weight.numel())
+
+
 # By operator of aten, which is what reaches the dispatcher once composite operators are resolved.
 _FORMULAS = {
     "convolution": _convolution,
@@ -180,6 +185,7 @@ _FORMULAS = {
     "grid_sampler_2d": _interpolation(4),
     "_adaptive_avg_pool2d": lambda result, x, *_: prod(x.shape),
     "deform_conv2d": _deform_convolution,
+    "mkldnn_rnn_layer": _recurrence,
 }
 _PRODUCTS = {_convolution, _matmul, _biased_matmul, _deform_convolution}
 

@@ -176,6 +176,16 @@ def test_a_pruned_checkpoint_in_a_dense_model_is_refused(pruned, blendmask_cfg):
     assert all(torch.equal(before[key], value) for key, value in dense.state_dict().items())
 
 
+def test_after_a_refused_checkpoint_another_can_be_loaded(pruned, blendmask_cfg, tmp_path):
+    _, path = pruned
+    checkpointer = DetectionCheckpointer(build_model(blendmask_cfg()), str(tmp_path))
+    checkpointer.save("dense")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="set MODEL.FINETUNE True"):
+            checkpointer.load(path)
+    checkpointer.load(str(tmp_path / "dense.pth"))
+
+
 def test_a_dense_checkpoint_with_other_classes_loads_as_upstream_does(
     registered, blendmask_cfg, tmp_path
 ):

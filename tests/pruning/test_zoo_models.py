@@ -167,3 +167,16 @@ def test_the_count_is_fvcores_where_fvcore_can_trace(build, images, family):
         analysis = FlopCountAnalysis(Outputs(model).eval(), images[0]["image"])
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         assert sum(count_flops(model, images).values()) == analysis.total()
+
+
+def test_an_lstm_counts_its_products(images):
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(3, 5, bidirectional=True)
+
+        def forward(self, batched_inputs):
+            return self.rnn(batched_inputs[0]["image"].flatten(1).t()[:7, None])
+
+    steps, weights = 7, 4 * 5 * (3 + 5)
+    assert sum(count_flops(Reader(), images).values()) == 2 * steps * weights

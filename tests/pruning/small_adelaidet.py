@@ -1,0 +1,118 @@
+"""Small models of AdelaiDet's families, pruned, used and reloaded; run in a process of its own.
+
+AdelaiDet registers its classes under the names of our own BlendMask when it is imported, so that it
+cannot share a process with tests of ours. Prints one JSON object: family → what came of it.
+"""
+
+import json
+import os
+import sys
+import traceback
+import warnings
+
+if __name__ == "__main__":
+    sys.path[:0] = [os.environ["ADELAIDET_ROOT"], os.path.dirname(os.path.dirname(__file__))]
+
+import torch
+from zoo import load_config, prune_and_use
+
+import blendprune
+from blendprune.pruning import count_flops, prunable, prune
+from blendprune.pruning.graph import ChannelGraph
+
+THIN = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
+THIN += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
+SMALL = (*THIN, "MODEL.FPN.OUT_CHANNELS", 128)
+
+FAMILIES = {
+    "fcos": ("FCOS-Detection/R_50_1x", *SMALL),
+    "fcos-dcnv2": ("FCOS-Detection/MS_X_101_32x8d_2x_dcnv2", *SMALL)
+    + ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.NUM_GROUPS", 4),
+    "fcos-dla": ("FCOS-Detection/FCOS_RT/MS_DLA_34_4x_syncbn_bn_head",),
+    "condinst-sem": ("CondInst/MS_R_50_3x_sem", *SMALL),
+    "boxinst-bifpn": ("BoxInst/MS_R_50_BiFPN_1x", *THIN)
+    + ("MODEL.BiFPN.NUM_REPEATS", 2, "MODEL.BiFPN.OUT_CHANNELS", 128),
+    "meinst": ("MEInst-InstanceSegmentation/MEInst_R_50_1x", *SMALL),
+    "solov2": ("SOLOv2/R50_3x", *THIN),
+    "fcpose": ("FCPose/R_50_3X", *THIN, "MODEL.FCOS.POST_NMS_TOPK_TEST", 10),
+    "batext": ("BAText/TotalText/attn_R_50", *THIN),
+    "batext-v2": ("BAText/TotalText/v2_attn_R_50", *THIN),
+}
+# The key of the config that says for how many instances the last layers count.
+LIMITS = {
+    "condinst-sem": "MODEL.FCOS.POST_NMS_TOPK_TEST",
+    "solov2": "MODEL.SOLOV2.NMS_PRE",
+    "fcpose": "MODEL.FCOS.POST_NMS_TOPK_TEST",
+    "batext-v2": "MODEL.FCOS.POST_NMS_TOPK_TEST",
+}
+SIZE = 64
+
+
+def build(family, *opts):
+    from detectron2.modeling import build_model
+
+    return build_model(config_of(family, *opts)).eval()
+
+
+def config_of(family, *opts):
+    name, *own = FAMILIES[family]
+    cfg = load_config(f"AdelaiDet/{name}.yaml")
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.merge_from_list([*own, *opts])
+    return cfg
+
+
+def flops_at_limits(family):
+    """FLOPs where 1, 2 and 5 instances are kept."""
+    images = [{"image": torch.zeros(3, SIZE, SIZE), "height": SIZE, "width": SIZE}]
+    found = []
+    for most in (1, 2, 5):
+        model = build(family, LIMITS[family], most)
+        found.append(sum(count_flops(model, images).values()))
+    return found
+
+
+def left_as_it_was(family):
+    """Whether tracing, which runs the training forward too, leaves a refused model unchanged."""
+    model = build(family)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    images = [{"image": torch.rand(3, SIZE, SIZE), "height": SIZE, "width": SIZE}]
+    try:
+        prune(model, images, max_flops=0.01, importance="magnitude", rounds=1)
+    except blendprune.errors.TargetUnreachable:
+        same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        return same and flags == [module.training for module in model.modules()]
+    return False
+
+
+def groups_of(family):
+    """Root of every channel group → why it stays, and the layers that change with it."""
+    images = [{"image": torch.rand(3, SIZE, SIZE), "height": SIZE, "width": SIZE}]
+    model = build(family)
+    with prunable(model):
+        groups = ChannelGraph(model, images).groups()
+        return {g.root: [g.stays, [member.layer for member in g.members]] for g in groups}
+
+
+def main(families):
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    blendprune.apply()
+    found = {}
+    for family in families:
+        torch.manual_seed(0)
+        try:
+            found[family] = prune_and_use(config_of(family), SIZE)
+            if family in LIMITS:
+                found[family]["at limits"] = flops_at_limits(family)
+            if family == "condinst-sem":
+                found[family]["left as it was"] = left_as_it_was(family)
+            found[family]["groups"] = groups_of(family)
+        except Exception:
+            found[family] = {"result": traceback.format_exc()[-1500:]}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or FAMILIES)

@@ -1,0 +1,67 @@
+"""One small model of each family of AdelaiDet: pruned, run, trained, reloaded."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from small_adelaidet import FAMILIES, LIMITS
+
+RECOGNISER, BASES = "roi_heads.recognizer.", "proposal_generator.basis_module."
+
+
+@pytest.fixture(scope="module")
+def found(adelaidet_root):
+    """Family → what ``small_adelaidet.py`` says came of it."""
+    script = pathlib.Path(__file__).with_name("small_adelaidet.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(script)],
+        env={**os.environ, "ADELAIDET_ROOT": adelaidet_root},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_small_model_is_pruned_run_trained_and_reloaded(found, family):
+    assert found[family]["result"] == "green"
+    assert found[family]["params"]["after"] < 0.7 * found[family]["params"]["before"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_predictions_recurrent_layers_and_unfolded_maps_stay(found, family):
+    notes = [note for note in found[family]["notes"] if not note.startswith(RECOGNISER)]
+    known = {"fcpose": ["unknown operator Im2ColBackward0"]}.get(family, [])
+    assert len(notes) == len(known)
+    assert all(reason in note for reason, note in zip(known, notes))
+
+
+def test_all_of_bifpn_is_one_group_without_its_weights_of_inputs(found):
+    groups = found["boxinst-bifpn"]["groups"]
+    [(stays, members)] = [g for root, g in groups.items() if root.startswith("backbone.repeated")]
+    assert not stays
+    assert not any("weights_f" in layer for layer in members)
+
+
+def test_what_only_training_runs_is_cut_along(found):
+    for family, makes, reads in (
+        ("condinst-sem", "backbone.fpn_output3", "mask_branch.seg_head.0.0"),
+        ("fcpose", BASES + "seg_head.1.0", BASES + "upsampler.0"),
+    ):
+        groups = found[family]["groups"].values()
+        [stays] = [stays for stays, members in groups if {makes, reads} <= set(members)]
+        assert not stays
+    # Inference ends there, though training reads it on.
+    stays, _ = found["fcpose"]["groups"][BASES + "p3_logits"]
+    assert stays == "prediction layer"
+    assert found["condinst-sem"]["left as it was"]
+
+
+@pytest.mark.parametrize("family", LIMITS)
+def test_last_layers_count_for_as_many_instances_as_the_config_keeps(found, family):
+    one, two, five = found[family]["at limits"]
+    assert five - one == 4 * (two - one) > 0
