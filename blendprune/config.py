@@ -48,6 +48,31 @@ def add_prune_config(cfg):
     # Images of DATASETS.TRAIN from which data-driven scores are computed.
     _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
 
+    # Sparsity before a cut, in an ordinary training: the channels that matter least fade.
+    _default(cfg.PRUNER, "SPARSITY", type(cfg)())
+    # Rate of decay, in units of the learning rate, of a group's most important channel at the end
+    # of the training; it grows from 0. 0: off.
+    _default(cfg.PRUNER.SPARSITY, "STRENGTH", 0.0)
+    # The least important channel decays 2^ALPHA times as fast.
+    _default(cfg.PRUNER.SPARSITY, "ALPHA", 4.0)
+    # Iterations between two rankings of the channels.
+    _default(cfg.PRUNER.SPARSITY, "PERIOD", 100)
+
+    # Pruning during a training, to the target above.
+    _default(cfg.PRUNER, "GRADUAL", type(cfg)())
+    # Iterations done before the first cut, before the last (0: off), and between two.
+    _default(cfg.PRUNER.GRADUAL, "START", 1)
+    _default(cfg.PRUNER.GRADUAL, "END", 0)
+    _default(cfg.PRUNER.GRADUAL, "PERIOD", 100)
+
+    # Distillation from the dense model while the pruned one is fine-tuned.
+    _default(cfg.PRUNER, "DISTILLATION", type(cfg)())
+    # Checkpoint of the dense model; "": off.
+    _default(cfg.PRUNER.DISTILLATION, "TEACHER", "")
+    # Factors of loss_distill_features and loss_distill_heads.
+    _default(cfg.PRUNER.DISTILLATION, "FEATURE_WEIGHT", 1.0)
+    _default(cfg.PRUNER.DISTILLATION, "HEAD_WEIGHT", 1.0)
+
 
 def prune_mode(cfg):
     """Read ``MODEL.PRUNE`` and ``MODEL.FINETUNE``.

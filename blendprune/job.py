@@ -50,7 +50,7 @@ def prune_from_config(cfg, output_dir, progress=None):
     start = time.perf_counter()
     say = progress or (lambda line: None)
     prune_mode(cfg)
-    arguments = _arguments(cfg)
+    arguments = prune_arguments(cfg)
     _make_writable(output_dir)
 
     say(f"loading {cfg.MODEL.WEIGHTS}")
@@ -199,7 +199,12 @@ def finetune_config(cfg, output_dir):
     return cfg
 
 
-def _arguments(cfg):
+def prune_arguments(cfg, function=None):
+    """The ``PRUNER`` node as arguments of :func:`blendprune.prune`, or of one like it.
+
+    Raises:
+        ConfigError: not exactly one target is set.
+    """
     from . import pruning
 
     node = cfg.PRUNER
@@ -209,7 +214,7 @@ def _arguments(cfg):
             f"{len(targets) or 'none'} of {', '.join(f'PRUNER.{key}' for key in _TARGETS)} set: "
             "set exactly one, to a fraction between 0 and 1."
         )
-    rest = _arguments_of(pruning.prune, cfg)
+    rest = _arguments_of(function or pruning.prune, cfg)
     return targets | {name: rest[name] for name in rest if name not in _TARGETS.values()}
 
 

@@ -24,6 +24,7 @@ from . import (
     fcos,
     launch,
     meinst,
+    trainer,
 )
 from ._patch import importable
 
@@ -42,6 +43,7 @@ PATCHES = [
         blendmask,
         meinst,
         launch,
+        trainer,
     )
     for patch in file.PATCHES
 ]

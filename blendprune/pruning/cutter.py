@@ -29,7 +29,7 @@ class Cutter:
         self.importance, self.batches, self.normalize = importance, batches, normalize
         self.ignored, self.ratios = ignored_layers, ratios
         self.parameters = [name for name, _ in model.named_parameters()]
-        self.dense = self._totals()
+        self.dense = self.totals()
         self.widths = _layer_widths(model)
         self.dense_widths, self.start, self.stepwise = None, None, False
         self.notes = []
@@ -40,7 +40,7 @@ class Cutter:
             if progress is not None:
                 progress(done, rounds)
         if kind != "pruning_ratio":
-            self._check(kind, target)
+            self.check(kind, target)
 
     def to_latency(self, target, progress):
         dense, self.stepwise = copy.deepcopy(self.model), True
@@ -65,14 +65,14 @@ class Cutter:
             if ratio <= target:
                 return latency
             # Ratios of single layers may have taken more than was asked for.
-            flops = min(flops, self._totals()["flops"] / self.dense["flops"])
+            flops = min(flops, self.totals()["flops"] / self.dense["flops"])
         raise TargetUnreachable(
             f"max_latency {target} was not met: with {flops:.2f} of the FLOPs this machine still "
             f"takes {ratio:.2f} of the time; ask for max_flops instead",
             ratio,
         )
 
-    def round(self, kind, target, part=1.0):
+    def round(self, kind, target, part=1.0, survivors=None):
         """Cut once, this part of the way to the target; refuse first if it is out of reach."""
         cut = False
         try:
@@ -82,7 +82,7 @@ class Cutter:
                 channels = self._choose(kind, target, part, graph, groups)
                 cut = True
                 for index, group_channels in channels.items():
-                    graph.cut(groups[index], group_channels)
+                    graph.cut(groups[index], group_channels, survivors)
         except RuntimeError as error:
             if cut:
                 raise self._misfit(error) from error
@@ -137,7 +137,7 @@ class Cutter:
         except RuntimeError as error:
             raise self._misfit(error) from error
         after = _layer_widths(self.model)
-        totals = self._totals()
+        totals = self.totals()
         return PruningReport(
             **{unit: {"before": self.dense[unit], "after": totals[unit]} for unit in totals},
             layers={
@@ -146,7 +146,8 @@ class Cutter:
             notes=self.notes,
         )
 
-    def _totals(self):
+    def totals(self):
+        """FLOPs, parameters and activations of the model as it is."""
         counts = count_costs(self.model, self.inputs)
         return {
             "flops": sum(counts["flops"].values()),
@@ -174,8 +175,9 @@ class Cutter:
                 given,
             )
 
-    def _check(self, kind, target):
-        now = self._totals()[_unit(kind)] / self.dense[_unit(kind)]
+    def check(self, kind, target):
+        """Refuse a model that is not within tolerance of its target."""
+        now = self.totals()[_unit(kind)] / self.dense[_unit(kind)]
         if not (1 - TOLERANCE) * target <= now <= target * (1 + 1e-6):
             raise TargetUnreachable(
                 f"{kind} {target} cannot be met within {TOLERANCE:.0%}: the nearest widths "

@@ -130,16 +130,20 @@ class ChannelGraph:
         """
         return [self._describe(handle) for handle in self.dependencies.get_all_groups()]
 
-    def cut(self, group, channels):
+    def cut(self, group, channels, survivors=None):
         """Remove channels of a group from all its members.
 
         Args:
             group (ChannelGroup): one of :meth:`groups`.
             channels (Sequence[int]): indices in ``range(group.width)``.
+            survivors (Survivors): told what is removed.
         """
         root = group.handle[0].dep
         channels = sorted(int(channel) for channel in channels)
-        self.dependencies.get_pruning_group(root.target.module, root.handler, channels).prune()
+        doomed = self.dependencies.get_pruning_group(root.target.module, root.handler, channels)
+        if survivors is not None:
+            survivors.follow(doomed)
+        doomed.prune()
 
     def _trace(self, example_inputs):
         try:

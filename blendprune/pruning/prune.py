@@ -87,7 +87,7 @@ def prune(
     """
     start = time.perf_counter()
     values = (pruning_ratio, max_flops, max_params, max_activations, max_latency)
-    kind, target = _one_target(dict(zip(_TARGETS, values)))
+    kind, target = one_target(dict(zip(_TARGETS, values)))
     normalize = check_normalizer(normalize)
     limits = check_limits(max_pruning_ratio, round_to, global_pruning, isomorphic)
     _check_rounds(rounds)
@@ -136,7 +136,12 @@ def _name_of(importance):
     return importance if isinstance(importance, str) else type(importance).__name__
 
 
-def _one_target(targets):
+def one_target(targets):
+    """The one target that is set, as its name and value.
+
+    Raises:
+        ConfigError: none or several are, or it is no fraction.
+    """
     given = {name: value for name, value in targets.items() if value is not None}
     if len(given) != 1:
         raise ConfigError(

@@ -28,7 +28,8 @@ def rcnn_stages(model, batched_inputs):
     Returns:
         list[tuple[Callable, int]]: as :func:`blendprune.pruning.outputs.stages`. The image stage
         takes backbone, proposal generator and semantic head; the box stage runs on as many regions
-        as there are proposals after NMS at most, the last one on as many as detections.
+        as there are proposals after NMS at most, the last one on as many as detections. Both also
+        run on regions of one's own, a list of Boxes, one an image.
     """
     images, features = None, None
 
@@ -41,12 +42,11 @@ def rcnn_stages(model, batched_inputs):
         if hasattr(model, "sem_seg_head"):
             model.sem_seg_head(features, None)
 
-    def boxes(count):
-        _run_box_head(model.roi_heads, features, _whole(images, count, "proposal_boxes"))
+    def boxes(regions):
+        _run_box_head(model.roi_heads, features, _given(images, regions, "proposal_boxes"))
 
-    def detections(count):
-        given = _whole(images, count, "pred_boxes")
-        _run_other_heads(model.roi_heads, features, given)
+    def detections(regions):
+        _run_other_heads(model.roi_heads, features, _given(images, regions, "pred_boxes"))
 
     proposals, detected = region_limits(model)
     return [(image, 1), (boxes, proposals), (detections, detected)]
@@ -89,15 +89,24 @@ def _run_other_heads(heads, features, given):
     heads.keypoint_head.layers(heads.keypoint_pooler(x, [g.pred_boxes for g in given]))
 
 
-def _whole(images, count, field):
-    """``count`` regions in each image, every one the whole of it, with what the heads read."""
-    found = []
+def _whole(images, count):
+    """``count`` boxes for each image, every one the whole of it."""
+    boxes = []
     for height, width in images.image_sizes:
-        box = images.tensor.new_tensor([[0, 0, width, height]]).expand(count, 4)
+        box = images.tensor.new_tensor([[0, 0, width, height]])
+        boxes.append(Boxes(box.repeat(count, 1)))
+    return boxes
+
+
+def _given(images, boxes, field):
+    """Boxes (or a number of them) as instances of each image, with what the heads read."""
+    boxes = _whole(images, boxes) if isinstance(boxes, int) else boxes
+    found = []
+    for (height, width), each in zip(images.image_sizes, boxes):
         instances = Instances((int(height), int(width)))
-        instances.set(field, Boxes(box.clone()))
-        instances.pred_classes = torch.zeros(count, dtype=torch.int64, device=box.device)
-        instances.scores = box.new_ones(count)
-        instances.objectness_logits = box.new_ones(count)
+        instances.set(field, each)
+        instances.pred_classes = torch.zeros(len(each), dtype=torch.int64, device=each.device)
+        instances.scores = each.tensor.new_ones(len(each))
+        instances.objectness_logits = each.tensor.new_ones(len(each))
         found.append(instances)
     return found

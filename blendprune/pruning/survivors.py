@@ -1,0 +1,63 @@
+"""Which entries of each parameter a cut leaves, for what goes along with the parameters."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Survivors:
+    """Follows cuts: the same slices are taken from copies of the layers that hold entry numbers.
+
+    So Torch-Pruning's own functions decide for every kind of layer, and what they keep can be taken
+    from any tensor of a parameter's shape, such as the momentum of an optimizer.
+    """
+
+    def __init__(self):
+        self._shadows = {}
+
+    def follow(self, group):
+        """Take from the copies what a group is about to lose.
+
+        Args:
+            group (tp.dependency.Group): with the doomed channels, before its ``prune()``.
+        """
+        for dep, indices in group:
+            module = dep.target.module
+            if not isinstance(module, nn.Module) or not module._parameters:
+                continue
+            if module not in self._shadows:
+                self._shadows[module] = _shadow(module)
+            follower = copy.copy(dep)
+            follower.target = copy.copy(dep.target)
+            follower.target.module = self._shadows[module]
+            follower(indices)
+
+    def entries(self, module, name):
+        """Where the entries of a parameter stood before the first cut.
+
+        Args:
+            module (nn.Module): the layer.
+            name (str): of its parameter.
+
+        Returns:
+            Tensor | None: int64 of the parameter's shape, numbers in the flattened former one; None
+            if it was not cut.
+        """
+        shadow = self._shadows.get(module)
+        return None if shadow is None else shadow._parameters[name].detach().long()
+
+
+def _shadow(module):
+    shadow = copy.copy(module)
+    # float64 counts exactly to 2^53, and Torch-Pruning makes Parameters, which integers cannot be.
+    shadow._parameters = {
+        name: None
+        if p is None
+        else nn.Parameter(
+            torch.arange(p.numel(), dtype=torch.float64, device=p.device).view(p.shape)
+        )
+        for name, p in module._parameters.items()
+    }
+    shadow._buffers = dict(module._buffers)
+    return shadow

@@ -1,0 +1,8 @@
+"""Hooks for detectron2's trainers: sparsity before the cut, cuts while training, distillation."""
+
+from .config import hooks_from_config
+from .distillation import Distillation
+from .gradual import GradualPruning
+from .sparsity import GroupSparsity
+
+__all__ = ["Distillation", "GradualPruning", "GroupSparsity", "hooks_from_config"]

@@ -1,0 +1,64 @@
+"""The hooks that a config asks for."""
+
+from ..config import add_prune_config
+
+
+def hooks_from_config(cfg):
+    """Build the hooks that the ``PRUNER`` node switches on.
+
+    ``PRUNER.SPARSITY.STRENGTH`` above 0: :class:`GroupSparsity`. ``PRUNER.GRADUAL.END`` above 0:
+    :class:`GradualPruning`, to the target and with the score of the node.
+    ``PRUNER.DISTILLATION.TEACHER`` set: :class:`Distillation` from that file, a trained model of
+    this config, with or without ``"struct"``.
+
+    Args:
+        cfg (CfgNode): of the training; keys that it lacks have their defaults.
+
+    Returns:
+        list[HookBase]: for ``trainer.register_hooks``; empty by default.
+
+    Raises:
+        ConfigError: a key cannot hold.
+        CheckpointError: the teacher's file cannot be read, or is of another model.
+    """
+    # Not at the top: under the text of the patches, detectron2's engine imports this module.
+    from .. import job
+    from .distillation import Distillation
+    from .gradual import GradualPruning
+    from .sparsity import GroupSparsity
+
+    cfg = cfg.clone()
+    cfg.defrost()
+    add_prune_config(cfg)
+    node, hooks = cfg.PRUNER, []
+    if node.SPARSITY.STRENGTH:
+        hooks.append(
+            GroupSparsity(
+                node.SPARSITY.STRENGTH,
+                alpha=node.SPARSITY.ALPHA,
+                period=node.SPARSITY.PERIOD,
+                ignored_layers=tuple(node.IGNORED_LAYERS),
+            )
+        )
+    if node.GRADUAL.END:
+        options = job.prune_arguments(cfg)
+        del options["rounds"]
+        hooks.append(
+            GradualPruning(
+                node.GRADUAL.START,
+                node.GRADUAL.END,
+                node.GRADUAL.PERIOD,
+                images=node.CALIBRATION_IMAGES,
+                **options,
+            )
+        )
+    if node.DISTILLATION.TEACHER:
+        cfg.MODEL.WEIGHTS = node.DISTILLATION.TEACHER
+        hooks.append(
+            Distillation(
+                job.build_trained(cfg),
+                feature_weight=node.DISTILLATION.FEATURE_WEIGHT,
+                head_weight=node.DISTILLATION.HEAD_WEIGHT,
+            )
+        )
+    return hooks
