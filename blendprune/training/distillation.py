@@ -157,7 +157,8 @@ class _Calls:
         return self
 
     def _keep_output(self, name, module, inputs, output):
-        self.outputs.setdefault(name, []).append(output)
+        # RetinaNet's inference goes on to take the sigmoid in place.
+        self.outputs.setdefault(name, []).append(output.clone())
 
     def _keep_regions(self, name, pooler, inputs):
         self.regions.setdefault(name, inputs[1])

@@ -138,7 +138,7 @@ class GradualPruning(HookBase):
             amount = 1 - (1 - self.target) ** part
         else:
             amount = self.target**part
-        before = _parameters(model)
+        before = parameters_of(model)
         snapshot, survivors = Snapshot(model), Survivors()
         try:
             self._cutter.round(self.kind, amount, self.target, survivors)
@@ -168,7 +168,7 @@ def replace_parameters(optimizer, before, model, survivors):
         survivors (Survivors): of the cut.
     """
     renewed = {}
-    for key, new in _parameters(model).items():
+    for key, new in parameters_of(model).items():
         old = before[key]
         if new is not old:
             renewed[old] = new, survivors.entries(*key)
@@ -188,7 +188,8 @@ def _slice(value, old, entries):
     return value.flatten()[entries.to(value.device)] if follows else value
 
 
-def _parameters(model):
+def parameters_of(model):
+    """All parameters of a model, by the module that holds them and their name in it."""
     return {
         (module, name): p
         for module in model.modules()

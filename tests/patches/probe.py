@@ -44,6 +44,7 @@ def main(form, family):
         "other": other_architecture(Checkpointer),
         "pruned": pruned(Checkpointer),
         "fork": fork_names(Checkpointer),
+        "hooks": training_hooks(Checkpointer),
         "errors": errors(Checkpointer),
     }
     if family == "adet":
@@ -67,6 +68,26 @@ def config():
     from detectron2.config.defaults import _C
 
     return _C.dump()
+
+
+def training_hooks(Checkpointer):
+    """Names of the hooks that upstream's trainer builds, with and without those of the config."""
+    from detectron2.config import get_cfg
+    from detectron2.engine import DefaultTrainer
+
+    class Trainer(DefaultTrainer):
+        def __init__(self, cfg):
+            self.cfg, self.checkpointer = cfg, Checkpointer(nn.Linear(1, 1))
+
+        def build_writers(self):
+            return []
+
+    found = []
+    for strength in (0.0, 0.1):
+        cfg = get_cfg()
+        cfg.PRUNER.SPARSITY.STRENGTH = strength
+        found.append([type(hook).__name__ for hook in Trainer(cfg).build_hooks()])
+    return found
 
 
 def blocks():

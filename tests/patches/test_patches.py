@@ -206,6 +206,13 @@ def test_finetuning_reaches_other_architectures(both):
     _assert_loaded(text["other"])
 
 
+def test_the_config_switches_on_the_overlays_training_hooks(both):
+    text, ours = both
+    assert text["hooks"] == ours["hooks"]
+    without, with_sparsity = text["hooks"]
+    assert with_sparsity == ["GroupSparsity", *without] and "LRScheduler" in without
+
+
 def test_names_of_hand_patched_forks_load(both):
     text, ours = both
     assert text["fork"]["renamed"] > 0

@@ -1,0 +1,87 @@
+"""Hooks from the config: off by default, and on in a training script that knows nothing of them."""
+
+import os
+
+import pytest
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
+
+import blendprune
+from blendprune.checkpoint import read_struct
+from blendprune.errors import CheckpointError, ConfigError
+from blendprune.training import Distillation, GradualPruning, GroupSparsity, hooks_from_config
+
+
+@pytest.fixture
+def dense(registered, blendmask_cfg, tmp_path):
+    """A dense checkpoint's path."""
+    DetectionCheckpointer(build_model(blendmask_cfg()), str(tmp_path)).save("dense")
+    return str(tmp_path / "dense.pth")
+
+
+class Trainer(DefaultTrainer):
+    """What a user's own script has: a loader, and no word of blendprune."""
+
+    batch = None
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return [cls.batch] * 100
+
+
+@pytest.fixture
+def train(registered, blendmask_cfg, training_batch, tmp_path):
+    def run(*opts):
+        folder = str(tmp_path / "run")
+        cfg = blendmask_cfg("SOLVER.MAX_ITER", 4, "OUTPUT_DIR", folder, "DATASETS.TEST", (), *opts)
+        os.makedirs(folder, exist_ok=True)
+        Trainer.batch = training_batch()
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        return trainer
+
+    return run
+
+
+def test_nothing_is_on_by_default(blendmask_cfg):
+    assert hooks_from_config(blendmask_cfg()) == []
+    assert hooks_from_config(get_cfg()) == []
+
+
+def test_each_key_switches_on_its_hook(blendmask_cfg, dense):
+    cfg = blendmask_cfg(
+        *("PRUNER.SPARSITY.STRENGTH", 0.1),
+        *("PRUNER.GRADUAL.END", 100, "PRUNER.MAX_FLOPS", 0.5),
+        *("PRUNER.DISTILLATION.TEACHER", dense),
+    )
+    kinds = [type(hook) for hook in hooks_from_config(cfg)]
+    assert kinds == [GroupSparsity, GradualPruning, Distillation]
+
+
+def test_an_unmodified_trainer_prunes_while_it_trains(train, tmp_path):
+    trainer = train(
+        *("PRUNER.GRADUAL.END", 3, "PRUNER.GRADUAL.PERIOD", 1, "PRUNER.MAX_PARAMS", 0.6),
+        *("PRUNER.IMPORTANCE", "magnitude"),
+    )
+    path = str(tmp_path / "run" / "model_final.pth")
+    sizes = [p.numel() for p in blendprune.load(path).parameters()]
+    assert sizes == [p.numel() for p in trainer.model.parameters()]
+    struct = read_struct(path)
+    assert struct["size"] < 0.61 * struct["dense_size"]
+
+
+def test_an_unmodified_trainer_distils(train, dense):
+    trainer = train("PRUNER.DISTILLATION.TEACHER", dense, "MODEL.WEIGHTS", dense)
+    for name in ("loss_distill_heads", "loss_distill_features"):
+        assert trainer.storage.history(name).latest() > 0
+
+
+def test_a_config_that_cannot_hold_is_refused_before_training(blendmask_cfg, registered, tmp_path):
+    with pytest.raises(ConfigError, match="none of PRUNER.PRUNING_RATIO"):
+        hooks_from_config(blendmask_cfg("PRUNER.GRADUAL.END", 10))
+    missing = str(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"none\.pth"):
+        hooks_from_config(blendmask_cfg("PRUNER.DISTILLATION.TEACHER", missing))

@@ -1,0 +1,141 @@
+"""Gradual pruning: where it arrives, and what becomes of the optimizer."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import HookBase
+from torch import nn
+
+import blendprune
+from blendprune.errors import ConfigError, PruningError
+from blendprune.pruning import count_flops, prunable
+from blendprune.pruning.graph import ChannelGraph
+from blendprune.pruning.survivors import Survivors
+from blendprune.training import GradualPruning
+from blendprune.training.gradual import parameters_of, replace_parameters
+
+
+@pytest.fixture
+def images():
+    return [{"image": 255 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))}]
+
+
+class _Record(HookBase):
+    """FLOPs after each iteration."""
+
+    def __init__(self, images):
+        self.images, self.flops = images, []
+
+    def after_step(self):
+        self.flops.append(sum(count_flops(self.trainer.model, self.images).values()))
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_it_arrives_at_the_target_and_the_training_goes_on(
+    blendmask, trainer_of, images, tmp_path, kind
+):
+    model = blendmask()
+    dense = sum(count_flops(model, images).values())
+    if kind == "sgd":
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    gradual = GradualPruning(2, 6, 2, max_flops=0.5, importance="magnitude", example_inputs=images)
+    record = _Record(images)
+    trainer_of(model, gradual, record, optimizer=optimizer).train(0, 8)
+
+    kept = [flops / dense for flops in record.flops]
+    assert kept[0] == 1 and kept[1] == kept[2] > kept[3] == kept[4] > kept[5] == kept[7]
+    assert 0.49 <= kept[7] <= 0.5
+    assert gradual.report().flops == {"before": dense, "after": record.flops[-1]}
+
+    live = {p for group in optimizer.param_groups for p in group["params"]}
+    assert live == set(model.parameters()) == set(optimizer.state)
+    for p in live:
+        for value in optimizer.state[p].values():
+            if isinstance(value, torch.Tensor) and value.dim():
+                assert value.shape == p.shape
+
+    DetectionCheckpointer(model, str(tmp_path)).save("gradual")
+    again = blendprune.load(str(tmp_path / "gradual.pth"))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_scores_come_from_the_trainers_own_data(blendmask, trainer_of, images):
+    gradual = GradualPruning(1, 2, 1, max_params=0.7, images=2, example_inputs=images)
+    model = blendmask()
+    dense = sum(p.numel() for p in model.parameters())
+    trainer_of(model, gradual).train(0, 3)
+    assert 0.98 * 0.7 <= sum(p.numel() for p in model.parameters()) / dense <= 0.7
+
+
+def test_momentum_goes_with_the_channels_that_stay(blendmask, images):
+    model = blendmask()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    for p in model.parameters():
+        p.grad = p.detach().clone()
+    optimizer.step()  # the momentum of each weight is now the weight itself
+    before, survivors = parameters_of(model), Survivors()
+    with prunable(model):
+        graph = ChannelGraph(model, images)
+        for group in graph.groups():
+            if group.prunable and group.slots == 1:
+                graph.cut(group, range(0, group.width, 3), survivors)
+    replace_parameters(optimizer, before, model, survivors)
+    unchanged = set(before.values())
+    assert sum(p not in unchanged for p in model.parameters()) > 50
+    for p in model.parameters():
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], p)
+
+
+def test_training_resumes_towards_the_same_target(blendmask, trainer_of, images):
+    def gradual():
+        return GradualPruning(2, 4, 2, max_flops=0.6, importance="magnitude", example_inputs=images)
+
+    model = blendmask()
+    dense = sum(count_flops(model, images).values())
+    first = trainer_of(model, gradual())
+    with pytest.raises(KeyboardInterrupt):
+        first.register_hooks([_Stop(at=2)])
+        first.train(0, 6)
+    state = copy.deepcopy(first.state_dict())
+    second = trainer_of(model, gradual())
+    second.load_state_dict(state)
+    second.train(3, 6)
+    assert 0.98 * 0.6 <= sum(count_flops(model, images).values()) / dense <= 0.6
+
+
+class _Stop(HookBase):
+    def __init__(self, at):
+        self.at = at
+
+    def after_step(self):
+        if self.trainer.iter == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_target_out_of_reach_leaves_the_model(blendmask, trainer_of):
+    model = blendmask()
+    shapes = [p.shape for p in model.parameters()]
+    gradual = GradualPruning(1, 1, 1, max_flops=0.001, importance="magnitude")
+    with pytest.raises(PruningError, match="out of reach"):
+        trainer_of(model, gradual).train(0, 2)
+    assert [p.shape for p in model.parameters()] == shapes
+
+
+def test_parallel_training_is_refused(blendmask, trainer_of):
+    gradual = GradualPruning(1, 1, 1, max_flops=0.5, importance="magnitude")
+    trainer = trainer_of(blendmask(), gradual)
+    trainer.model = nn.DataParallel(trainer.model)
+    with pytest.raises(PruningError, match="prune first and fine-tune with"):
+        trainer.train(0, 2)
+
+
+def test_times_that_cannot_hold_are_refused(blendmask, trainer_of):
+    with pytest.raises(ConfigError, match="0 < start <= end"):
+        GradualPruning(5, 2, 1, max_flops=0.5)
+    late = GradualPruning(1, 9, 1, max_flops=0.5, importance="magnitude")
+    with pytest.raises(ConfigError, match="ends after 9 iterations, but the training has 3"):
+        trainer_of(blendmask(), late).train(0, 3)
