@@ -91,11 +91,7 @@ def prune(
     normalize = check_normalizer(normalize)
     limits = check_limits(max_pruning_ratio, round_to, global_pruning, isomorphic)
     _check_rounds(rounds)
-    if kind == "pruning_ratio" and target > limits.max_pruning_ratio:
-        raise ConfigError(
-            f"pruning_ratio {target} is above max_pruning_ratio {max_pruning_ratio}; raise the "
-            "latter"
-        )
+    check_ratio_limit(kind, target, limits)
     needs_data = is_data_driven(build_importance(importance))
     if needs_data and data is None:
         raise ConfigError(
@@ -175,6 +171,19 @@ def check_limits(max_pruning_ratio, round_to, global_pruning=True, isomorphic=Fa
             f"max_pruning_ratio must be a number between 0 and 1, got {max_pruning_ratio!r}"
         )
     return Limits(round_to, float(max_pruning_ratio), bool(global_pruning), bool(isomorphic))
+
+
+def check_ratio_limit(kind, target, limits):
+    """Refuse a target that no group may reach.
+
+    Raises:
+        ConfigError: it is a pruning ratio above the limit.
+    """
+    if kind == "pruning_ratio" and target > limits.max_pruning_ratio:
+        raise ConfigError(
+            f"pruning_ratio {target} is above max_pruning_ratio {limits.max_pruning_ratio}; raise "
+            "the latter"
+        )
 
 
 def check_layers(model, ignored_layers, pruning_ratio_dict, limits):

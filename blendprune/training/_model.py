@@ -4,7 +4,7 @@ import itertools
 
 from torch import nn
 
-from ..pruning.prune import config_inputs, trace_inputs
+from ..pruning.prune import check_inputs, config_inputs
 
 
 def unwrapped(model):
@@ -36,4 +36,4 @@ def example_inputs_of(model, given, trainer):
     batches = None
     if given is None and config_inputs(model) is None:
         batches = training_batches(trainer, 1)
-    return trace_inputs(model, given, batches)
+    return check_inputs(model, given, batches)

@@ -1,6 +1,7 @@
 """The hooks that a config asks for."""
 
 from ..config import add_prune_config
+from ..errors import ConfigError
 
 
 def hooks_from_config(cfg):
@@ -41,15 +42,18 @@ def hooks_from_config(cfg):
             )
         )
     if node.GRADUAL.END:
-        options = job.prune_arguments(cfg)
-        del options["rounds"]
+        if node.MAX_LATENCY:
+            raise ConfigError(
+                "PRUNER.GRADUAL goes by what can be counted: set PRUNER.MAX_FLOPS instead of "
+                "PRUNER.MAX_LATENCY."
+            )
         hooks.append(
             GradualPruning(
                 node.GRADUAL.START,
                 node.GRADUAL.END,
                 node.GRADUAL.PERIOD,
                 images=node.CALIBRATION_IMAGES,
-                **options,
+                **job.prune_arguments(cfg, GradualPruning),
             )
         )
     if node.DISTILLATION.TEACHER:

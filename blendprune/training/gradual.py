@@ -134,14 +134,10 @@ class GradualPruning(HookBase):
 
     def _cut(self, part):
         model, optimizer = self.trainer.model, self.trainer.optimizer
-        if self.kind == "pruning_ratio":
-            amount = 1 - (1 - self.target) ** part
-        else:
-            amount = self.target**part
         before = parameters_of(model)
         snapshot, survivors = Snapshot(model), Survivors()
         try:
-            self._cutter.round(self.kind, amount, self.target, survivors)
+            self._cutter.round(self.kind, self.target, part, survivors)
         except BaseException:
             snapshot.restore()
             raise
