@@ -10,7 +10,7 @@ from ..errors import PruningError, TargetUnreachable
 from ..report.latency import compare_latency
 from .flops import CostModel, count_costs, count_params
 from .graph import ChannelGraph, group_notes
-from .outputs import head_outputs
+from .outputs import head_outputs, small_inputs
 from .result import PruningReport
 from .scores import build_importance, normalize_scores, score_groups
 from .search import TOLERANCE, Search, ratio_notes
@@ -29,6 +29,7 @@ class Cutter:
         self.importance, self.batches, self.normalize = importance, batches, normalize
         self.ignored, self.ratios = ignored_layers, ratios
         self.parameters = [name for name, _ in model.named_parameters()]
+        self.counts = count_costs(model, inputs)
         self.dense = self.totals()
         self.widths = _layer_widths(model)
         self.dense_widths, self.start, self.stepwise = None, None, False
@@ -88,6 +89,7 @@ class Cutter:
                 raise self._misfit(error) from error
             raise
         self.model.zero_grad(set_to_none=True)
+        self._run()
 
     def _misfit(self, error):
         # torch's word for shapes that do not fit: a layer was cut that its reader was not.
@@ -108,7 +110,7 @@ class Cutter:
                 f"{type(self.model).__name__} has no group of channels that may be pruned: "
                 + ("; ".join(self.notes) or "every layer is a prediction layer")
             )
-        costs = CostModel(self.model, groups, count_costs(self.model, self.inputs), self.parameters)
+        costs = CostModel(self.model, groups, self.counts, self.parameters)
         cost = None if kind == "pruning_ratio" else partial(costs.cost, _unit(kind))
         if cost is not None:
             # Widths alone decide what can be reached, so ask before any score is computed.
@@ -130,12 +132,16 @@ class Cutter:
         amount = self.start ** (1 - part) * (target * self.dense[_unit(kind)]) ** part
         return search.by_cost(cost, amount)
 
-    def report(self):
+    def _run(self):
+        """Run what was cut, training-only branches too, and count anew."""
         try:
             with evaluating(self.model):
-                head_outputs(self.model, self.inputs)
+                head_outputs(self.model, small_inputs(self.model, self.inputs))
+            self.counts = count_costs(self.model, self.inputs)
         except RuntimeError as error:
             raise self._misfit(error) from error
+
+    def report(self):
         after = _layer_widths(self.model)
         totals = self.totals()
         return PruningReport(
@@ -148,11 +154,10 @@ class Cutter:
 
     def totals(self):
         """FLOPs, parameters and activations of the model as it is."""
-        counts = count_costs(self.model, self.inputs)
         return {
-            "flops": sum(counts["flops"].values()),
+            "flops": sum(self.counts["flops"].values()),
             "params": count_params(self.model),
-            "activations": sum(counts["activations"].values()),
+            "activations": sum(self.counts["activations"].values()),
         }
 
     def _refuse(self, kind, target, least):

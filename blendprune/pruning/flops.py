@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn import parameter_count
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_flatten, tree_map_only
 
 from .outputs import stages
 from .view import evaluating, is_norm, is_prunable_layer, prunable
@@ -94,7 +94,7 @@ class _Counter(TorchDispatchMode):
         self.model, self.times = model, 1
         self.own = {name: 0 for name, _ in model.named_modules()}
         self.activations = dict(self.own)
-        self._running, self._handles = [""], []
+        self._running, self._handles, self._results = [""], [], {}
 
     def __enter__(self):
         for name, module in self.model.named_modules():
@@ -116,20 +116,24 @@ class _Counter(TorchDispatchMode):
         formula = _FORMULAS.get(func.overloadpacket.__name__)
         if formula is None:
             return func(*args, **(kwargs or {}))
-        result = _zeros_like_result(func, args, kwargs or {})
+        result = self._zeros(func, args, kwargs or {})
         self.own[self._running[-1]] += self.times * formula(result, *args)
         if formula in _PRODUCTS:
             self.activations[self._running[-1]] += self.times * result.numel()
         return result
 
-
-def _zeros_like_result(func, args, kwargs):
-    """What the operator would give, of the right shape and type, in zeros."""
-    device = next(x.device for x in tree_leaves(args) if isinstance(x, torch.Tensor))
-    args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
-    return tree_map_only(
-        torch.Tensor, lambda x: torch.zeros_like(x, device=device), func(*args, **kwargs)
-    )
+    def _zeros(self, func, args, kwargs):
+        """What the operator would give, of the right shape and type, in zeros."""
+        leaves, structure = tree_flatten((args, kwargs))
+        device = next(x.device for x in leaves if isinstance(x, torch.Tensor))
+        known = [(x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves]
+        key = (func, structure, *known)
+        if key not in self._results:
+            args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
+            self._results[key] = func(*args, **kwargs)
+        return tree_map_only(
+            torch.Tensor, lambda x: torch.zeros_like(x, device=device), self._results[key]
+        )
 
 
 def _convolution(result, x, weight, bias, stride, padding, dilation, transposed, *_):

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch_pruning as tp
-from detectron2.modeling.backbone import Backbone
 from torch import nn
 
 from ..errors import ConfigError, PruningError
 from .layers import resolve_layers, resolve_ratios
-from .outputs import head_outputs, prediction_layers
+from .outputs import head_outputs, prediction_layers, small_inputs
 from .view import is_norm, is_prunable_layer
 
 # Autograd operators that act on every channel alone and leave the channel dimension where it is.
@@ -52,7 +51,8 @@ class ChannelGroup:
         slots (int): equal parts (of a group norm or a grouped conv) that must keep equal counts.
         aligned (bool): the parts must also keep the same positions, as grouped convs want.
         per_slot (int): least channels of a part. A group norm over a single channel would wipe out
-            what it sees on a 1x1 map, and torch refuses to compute it.
+            what it sees on a 1x1 map, and torch refuses to compute it; a grouped conv would become
+            a depthwise one, whose channels go with those of its input.
         stays (str): why the width must stay; empty if it may change.
         ratio (float | None): fraction of its dense width that it loses whatever the target; None
             where the target decides.
@@ -108,9 +108,7 @@ class ChannelGraph:
         self.ignored = resolve_layers(model, ignored_layers)
         self.ratios = resolve_ratios(model, pruning_ratio_dict)
         self.notes = []
-        if isinstance(getattr(model, "backbone", None), Backbone):
-            # No part of it depends on the size of the image, and a small one traces faster.
-            example_inputs = [{**x, "image": x["image"][:, :256, :256]} for x in example_inputs]
+        example_inputs = small_inputs(model, example_inputs)
         with torch.enable_grad():
             model.eval()
             self.predictions = set(prediction_layers(model, example_inputs))
@@ -194,6 +192,7 @@ class ChannelGraph:
             elif isinstance(module, nn.modules.conv._ConvNd) and not _is_depthwise(module):
                 parts.append(module.groups)
                 aligned |= module.groups > 1
+                per_slot = 2 if out and module.groups > 1 else per_slot
         slots = math.lcm(*parts)
         if width % slots:
             reasons[f"width {width} does not divide into {slots} equal parts"] = root

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from test_prune import silence_half_of_every_group
+from test_prune import prune_the_dead, silence_half_of_every_group
 from torch import nn
 from zoo import load_config, prune_and_use, settle_norms, tensors_of
 
@@ -13,7 +13,6 @@ from blendprune.pruning import (
     group_notes,
     head_outputs,
     prunable,
-    prune,
 )
 from blendprune.pruning.regions import region_limits
 from blendprune.pruning.view import evaluating
@@ -86,14 +85,7 @@ def test_removing_silent_channels_changes_no_output(build, images, randomise, fa
     settle_norms(model, images)
     dead = silence_half_of_every_group(model, images)
     before = run(model, images)
-    prune(
-        model,
-        images,
-        pruning_ratio=0.5,
-        global_pruning=False,
-        rounds=1,
-        importance=lambda group: dead[group[0].dep.target.module],
-    )
+    prune_the_dead(model, images, dead)
     after = run(model, images)
     assert len(before) == len(after) > 0
     for a, b in zip(after, before):

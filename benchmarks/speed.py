@@ -1,0 +1,96 @@
+"""How long a plan and a cut take, and how they grow with the number of layers.
+
+::
+
+    python -m benchmarks.speed                 # three depths, 1 and 2 threads; ten minutes
+    python -m benchmarks.speed --depths 50 --threads 1 --runs 1
+
+Mask R-CNN FPN at the size that its config tests with (800 px), with random weights:
+`blendprune.plan`, and `blendprune.prune` to half the FLOPs by magnitude in one round. Medians of
+``--runs``, after one plan that is not timed (it imports what the others find imported). ``cpu`` is
+the time of the process over all its threads, which a busy machine does not stretch as it does the
+wall clock.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import time
+import warnings
+
+import torch
+from tabulate import tabulate
+
+import blendprune
+from blendprune.pruning.view import is_prunable_layer
+
+_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depths", type=int, nargs="+", default=[50, 101, 152])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--runs", type=int, default=5)
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    blendprune.apply()
+    rows = [measure(depth, threads, args.runs) for depth in args.depths for threads in args.threads]
+    print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".1f"))
+
+
+def measure(depth, threads, runs):
+    """Time plan and cut of one model.
+
+    Args:
+        depth (int): of the ResNet.
+        threads (int): of PyTorch.
+        runs (int): of each; medians are taken.
+
+    Returns:
+        dict: a row of the table; times are seconds.
+    """
+    torch.set_num_threads(threads)
+    model = _build(depth)
+    blendprune.plan(model)
+    plan, plan_cpu = _median(lambda _: blendprune.plan(model), [None] * runs)
+    cut, cut_cpu = _median(
+        lambda copied: blendprune.prune(copied, max_flops=0.5, importance="magnitude", rounds=1),
+        (copy.deepcopy(model) for _ in range(runs)),
+    )
+    return {
+        "Mask R-CNN FPN": f"R-{depth}",
+        "layers": sum(is_prunable_layer(module) for module in model.modules()),
+        "threads": threads,
+        "plan (s)": plan,
+        "cpu": plan_cpu,
+        "cut (s)": cut,
+        "cpu ": cut_cpu,
+    }
+
+
+def _build(depth):
+    from detectron2 import model_zoo
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(_CONFIG))
+    cfg.MODEL.DEVICE, cfg.MODEL.RESNETS.DEPTH = "cpu", depth
+    return build_model(cfg).eval()
+
+
+def _median(run, inputs):
+    wall, cpu = [], []
+    for value in inputs:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        run(value)
+        wall.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - start_cpu)
+    return statistics.median(wall), statistics.median(cpu)
+
+
+if __name__ == "__main__":
+    main()
