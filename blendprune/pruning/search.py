@@ -134,17 +134,20 @@ class Search:
         self._given = []
         scopes = {}
         for index, (group, score) in enumerate(zip(groups, scores)):
-            if score is not None and group.ratio is not None:
-                chunks = chunks_of(index, group, score, dense_widths[index], limits)
-                self._give(index, chunks, dense_widths[index], group.ratio, part)
-            elif score is not None:
+            if group.ratio is not None:
+                if score is not None:
+                    chunks = chunks_of(index, group, score, dense_widths[index], limits)
+                    self._give(index, chunks, dense_widths[index], group.ratio, part)
+            # What an earlier round brought to its least width still counts in its scope.
+            elif score is not None or group.width < dense_widths[index]:
                 if limits.isomorphic:
                     scope = group.kind
                 else:
                     scope = () if limits.global_pruning else index
                 members, chunks = scopes.setdefault(scope, ([], []))
                 members.append(index)
-                chunks += chunks_of(index, group, score, dense_widths[index], limits)
+                if score is not None:
+                    chunks += chunks_of(index, group, score, dense_widths[index], limits)
         # A chunk's place is the fraction of its scope's dense channels gone once it has gone: so
         # scopes shrink alike, and a group ranked alone shrinks like every other.
         self.chunks = []
