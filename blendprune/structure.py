@@ -55,7 +55,7 @@ def structure_of(model):
     Returns:
         dict: the structure, see the module's docstring. :func:`restructure` is its inverse.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     size = state_size(model)
     return {
         "format": FORMAT,
@@ -79,6 +79,12 @@ def remember(model, cfg):
     """
     model.blendprune_config = cfg.dump()
     model.blendprune_dense_size = state_size(model)
+
+
+def unwrap(model):
+    """The model itself, without what trains it in parallel."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, parallel) else model
 
 
 def state_size(model):
@@ -114,7 +120,7 @@ def restructure(model, struct):
     Raises:
         StructError: ``struct`` is malformed or belongs to another model.
     """
-    model = _unwrap(model)
+    model = unwrap(model)
     struct = validate(struct)
     if struct["meta_architecture"] != type(model).__name__:
         raise StructError(
@@ -256,11 +262,6 @@ def _shrink(module, key, shape, moved):
         new = old.data[tuple(slice(n) for n in shape)].clone()
         moved[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new, old
     setattr(module, key, moved[id(old)][0])
-
-
-def _unwrap(model):
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
 
 
 def _is_width(value, limit=_MAX_WIDTH):

@@ -8,7 +8,7 @@ import torch
 
 from ..errors import PruningError, TargetUnreachable
 from ..report.latency import compare_latency
-from .flops import CostModel, count_costs, count_params
+from .flops import CostModel, count_costs, total_costs
 from .graph import ChannelGraph, group_notes
 from .outputs import head_outputs, small_inputs
 from .result import PruningReport
@@ -154,11 +154,7 @@ class Cutter:
 
     def totals(self):
         """FLOPs, parameters and activations of the model as it is."""
-        return {
-            "flops": sum(self.counts["flops"].values()),
-            "params": count_params(self.model),
-            "activations": sum(self.counts["activations"].values()),
-        }
+        return total_costs(self.model, self.counts)
 
     def _refuse(self, kind, target, least):
         reachable = least / self.dense[_unit(kind)]

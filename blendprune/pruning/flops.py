@@ -199,6 +199,23 @@ def count_params(model):
     return int(parameter_count(model)[""])
 
 
+def total_costs(model, counts):
+    """What a model costs as a whole.
+
+    Args:
+        model (nn.Module): outside the prunable view, where FrozenBN has no parameters.
+        counts (dict[str, dict[str, int]]): from :func:`count_costs`.
+
+    Returns:
+        dict[str, int]: ``"flops"``, ``"params"`` and ``"activations"``.
+    """
+    return {
+        "flops": sum(counts["flops"].values()),
+        "params": count_params(model),
+        "activations": sum(counts["activations"].values()),
+    }
+
+
 class CostModel:
     """FLOPs, parameters and activations as functions of group widths.
 

@@ -10,7 +10,9 @@ import contextlib
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.structures import Boxes, ImageList
+
+from .regions import given_instances
 
 
 def instance_stages(model, batched_inputs):
@@ -35,7 +37,7 @@ def _condinst(model, batched_inputs):
     seen = {}
 
     def image(_):
-        seen["images"] = images = _normalized(model, batched_inputs)
+        seen["images"] = images = normalized_images(model, batched_inputs)
         features = model.backbone(images.tensor)
         seen["maps"], _ = model.mask_branch(features, None)
         model.proposal_generator(images, features, None, model.controller)
@@ -54,7 +56,7 @@ def _fcpose(model, batched_inputs):
     generator, seen = model.proposal_generator, {}
 
     def image(_):
-        seen["images"] = images = _normalized(model, batched_inputs)
+        seen["images"] = images = normalized_images(model, batched_inputs)
         features = model.backbone(images.tensor)
         levels = [features[name] for name in generator.fcos.in_features]
         *_, seen["top"], _ = generator.fcos.fcos_head(levels, generator.top_module, False)
@@ -112,7 +114,7 @@ def _meinst(model, batched_inputs):
     generator = model.proposal_generator
 
     def image(_):
-        features = model.backbone(_normalized(model, batched_inputs).tensor)
+        features = model.backbone(normalized_images(model, batched_inputs).tensor)
         generator.MEInst_head([features[name] for name in generator.in_features])
 
     return [(image, 1)]
@@ -165,8 +167,16 @@ def no_gradients_from_recurrent_layers(model):
             handle.remove()
 
 
-def _normalized(model, batched_inputs):
-    """As the model's own forward does it, which has no method for it."""
+def normalized_images(model, batched_inputs):
+    """Images as the model's own forward makes them, where it has no method for it.
+
+    Args:
+        model (nn.Module): with ``normalizer``, or ``pixel_mean`` and ``pixel_std``.
+        batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
+
+    Returns:
+        ImageList: normalised, padded to the size that the backbone divides by.
+    """
 
     def normalizer(x):
         return (x - model.pixel_mean) / model.pixel_std
@@ -178,13 +188,9 @@ def _normalized(model, batched_inputs):
 
 def _given(images, count):
     """``count`` instances in the corner of each image, with what FCOS knows of an instance."""
-    found = []
-    for height, width in images.image_sizes:
-        instances = Instances((int(height), int(width)))
+    corners = [Boxes(images.tensor.new_zeros(count, 4)) for _ in images.image_sizes]
+    found = given_instances(images, corners, "pred_boxes")
+    for instances in found:
         instances.locations = images.tensor.new_zeros(count, 2)
-        instances.fpn_levels = torch.zeros(count, dtype=torch.long, device=images.tensor.device)
-        instances.pred_classes = torch.zeros_like(instances.fpn_levels)
-        instances.scores = images.tensor.new_ones(count)
-        instances.pred_boxes = Boxes(images.tensor.new_zeros(count, 4))
-        found.append(instances)
+        instances.fpn_levels = torch.zeros_like(instances.pred_classes)
     return found

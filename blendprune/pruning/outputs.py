@@ -2,10 +2,9 @@
 
 import torch
 from detectron2.modeling.backbone import Backbone
-from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
 
-from .instances import instance_stages
+from .instances import instance_stages, normalized_images
 from .regions import has_regions, rcnn_stages
 from .training import run_training
 from .view import is_norm, is_prunable_layer
@@ -34,9 +33,7 @@ def blendmask_outputs(model, batched_inputs, inference_only=False):
         level; ``"bases"`` (N, bases, H, W); where the model has the branch, ``"basis_sem"``
         (N, classes + 1, H, W) of the auxiliary head and ``"sem_seg"`` of the panoptic head.
     """
-    images = [model.normalizer(x["image"].to(model.device)) for x in batched_inputs]
-    images = ImageList.from_tensors(images, model.backbone.size_divisibility)
-    features = model.backbone(images.tensor)
+    features = model.backbone(normalized_images(model, batched_inputs).tensor)
 
     generator = model.proposal_generator
     levels = [features[name] for name in generator.in_features]

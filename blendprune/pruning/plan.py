@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from tabulate import tabulate
 
-from .flops import CostModel, count_costs, count_params
+from .flops import CostModel, count_costs, total_costs
 from .graph import ChannelGraph
 from .prune import check_inputs, check_layers, check_limits
 from .search import Search, allowed_widths, ratio_notes
@@ -101,11 +101,7 @@ def plan(
     try:
         counts = count_costs(model, inputs)
         parameters = {name: p.numel() for name, p in model.named_parameters()}
-        total = {
-            "flops": sum(counts["flops"].values()),
-            "params": count_params(model),
-            "activations": sum(counts["activations"].values()),
-        }
+        total = total_costs(model, counts)
         with prunable(model):
             graph = ChannelGraph(model, inputs, ignored_layers, pruning_ratio_dict)
             groups = graph.groups()

@@ -43,10 +43,10 @@ def rcnn_stages(model, batched_inputs):
             model.sem_seg_head(features, None)
 
     def boxes(regions):
-        _run_box_head(model.roi_heads, features, _given(images, regions, "proposal_boxes"))
+        _run_box_head(model.roi_heads, features, given_instances(images, regions, "proposal_boxes"))
 
     def detections(regions):
-        _run_other_heads(model.roi_heads, features, _given(images, regions, "pred_boxes"))
+        _run_other_heads(model.roi_heads, features, given_instances(images, regions, "pred_boxes"))
 
     proposals, detected = region_limits(model)
     return [(image, 1), (boxes, proposals), (detections, detected)]
@@ -98,8 +98,17 @@ def _whole(images, count):
     return boxes
 
 
-def _given(images, boxes, field):
-    """Boxes (or a number of them) as instances of each image, with what the heads read."""
+def given_instances(images, boxes, field):
+    """Boxes as instances of each image, with what the heads read.
+
+    Args:
+        images (ImageList): N of them.
+        boxes (list[Boxes] | int): for each image, or how many, every one the whole of it.
+        field (str): what the boxes are called.
+
+    Returns:
+        list[Instances]: N, with ``field``, ``pred_classes``, ``scores`` and ``objectness_logits``.
+    """
     boxes = _whole(images, boxes) if isinstance(boxes, int) else boxes
     found = []
     for (height, width), each in zip(images.image_sizes, boxes):

@@ -1,5 +1,6 @@
-"""A model as it was, for when a cut fails."""
+"""A model as it was: for when a cut fails, and after a training forward."""
 
+import contextlib
 from collections.abc import MutableMapping
 
 
@@ -34,3 +35,28 @@ def _shallow(state):
         key: value.copy() if key in tables and isinstance(value, MutableMapping) else value
         for key, value in state.items()
     }
+
+
+@contextlib.contextmanager
+def keeping_state(model):
+    """Undo on leaving what a training forward does to a model, and changes of its modes and flags.
+
+    Restored are the modes, the counters that modules keep as plain numbers (FCOS's moving average),
+    and the buffers; not parameters.
+
+    Args:
+        model (nn.Module): inside the prunable view or outside.
+    """
+    numbers = [
+        (module, {k: v for k, v in vars(module).items() if type(v) in (bool, int, float)})
+        for module in model.modules()
+    ]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for module, values in numbers:
+            vars(module).update(values)
+        for buffer, value in buffers:
+            # Not a change to autograd: a graph that saved the buffer stays whole.
+            buffer.data.copy_(value)

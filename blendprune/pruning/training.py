@@ -12,6 +12,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import nn
 
 from .instances import no_gradients_from_recurrent_layers
+from .snapshot import keeping_state
 from .view import is_norm, is_prunable_layer
 
 
@@ -25,7 +26,10 @@ def run_training(model, batched_inputs):
         batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
     """
     labelled = [made_up_labels(x["image"]) for x in batched_inputs]
-    with _training(model), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+    with keeping_state(model), torch.random.fork_rng(devices=[]), contextlib.suppress(Exception):
+        for module in model.modules():
+            still = is_prunable_layer(module) or is_norm(module)
+            module.training = not (still or isinstance(module, nn.modules.dropout._DropoutNd))
         with no_gradients_from_recurrent_layers(model):
             model(labelled)
 
@@ -68,24 +72,3 @@ def made_up_labels(image):
         "sem_seg": labels,
         "basis_sem": labels,
     }
-
-
-@contextlib.contextmanager
-def _training(model):
-    """Training mode for what is no layer; flags, counters and buffers are restored on leaving."""
-    plain = (bool, int, float)
-    kept = [
-        (module, {k: v for k, v in vars(module).items() if type(v) in plain})
-        for module in model.modules()
-    ]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    for module in model.modules():
-        still = is_prunable_layer(module) or is_norm(module)
-        module.training = not (still or isinstance(module, nn.modules.dropout._DropoutNd))
-    try:
-        yield
-    finally:
-        for module, values in kept:
-            vars(module).update(values)
-        for buffer, value in buffers:
-            buffer.data.copy_(value)

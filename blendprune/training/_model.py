@@ -2,15 +2,7 @@
 
 import itertools
 
-from torch import nn
-
 from ..pruning.prune import check_inputs, config_inputs
-
-
-def unwrapped(model):
-    """The model itself, without DistributedDataParallel."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
 
 
 def training_batches(trainer, images):

@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..pruning.outputs import prediction_layers, stages
 from ..pruning.regions import has_regions
 from ..pruning.view import evaluating, prunable
-from ._model import unwrapped
+from ..structure import unwrap
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Distillation(HookBase):
         self._heads, self._handles = None, []
 
     def before_train(self):
-        student = unwrapped(self.trainer.model)
+        student = unwrap(self.trainer.model)
         for model in (self.teacher, student):
             if not isinstance(getattr(model, "backbone", None), nn.Module):
                 raise ConfigError(

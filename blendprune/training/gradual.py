@@ -3,7 +3,6 @@
 import logging
 
 from detectron2.engine.train_loop import HookBase
-from torch import nn
 
 from ..errors import ConfigError, PruningError
 from ..pruning.cutter import Cutter
@@ -11,6 +10,7 @@ from ..pruning.prune import check_limits, check_ratio_limit, one_target
 from ..pruning.scores import build_importance, check_normalizer, is_data_driven
 from ..pruning.snapshot import Snapshot
 from ..pruning.survivors import Survivors
+from ..structure import unwrap
 from ._model import example_inputs_of, training_batches
 
 # What a Cutter remembers of the model that it began with.
@@ -83,7 +83,7 @@ class GradualPruning(HookBase):
         self._cutter, self._state = None, {}
 
     def before_train(self):
-        if isinstance(self.trainer.model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        if unwrap(self.trainer.model) is not self.trainer.model:
             raise PruningError(
                 "gradual pruning cannot cut a model under DistributedDataParallel, whose buckets "
                 "are made for its present widths: train in one process, or prune first and "

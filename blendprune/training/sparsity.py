@@ -6,9 +6,10 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..pruning.graph import ChannelGraph
-from ..pruning.scores.readers import by_input
+from ..pruning.scores.readers import by_input, is_reader
 from ..pruning.view import is_norm, is_prunable_layer, prunable
-from ._model import example_inputs_of, unwrapped
+from ..structure import unwrap
+from ._model import example_inputs_of
 
 
 class GroupSparsity(HookBase):
@@ -48,7 +49,7 @@ class GroupSparsity(HookBase):
         self._trace()
 
     def after_step(self):
-        model = unwrapped(self.trainer.model)
+        model = unwrap(self.trainer.model)
         if [p.shape for p in model.parameters()] != self._shapes:
             self._trace()  # it was cut meanwhile
         if (self.trainer.iter - self.trainer.start_iter) % self.period == 0:
@@ -76,7 +77,7 @@ class GroupSparsity(HookBase):
             return [sum(side.squares() for side in sides).sqrt() for sides in self._groups]
 
     def _trace(self):
-        model = unwrapped(self.trainer.model)
+        model = unwrap(self.trainer.model)
         inputs = example_inputs_of(model, self.example_inputs, self.trainer)
         with prunable(model):
             groups = ChannelGraph(model, inputs, self.ignored_layers).groups()
@@ -107,8 +108,7 @@ class _Side:
 
     def __init__(self, item, width):
         self.layer, self.width = item.dep.target.module, width
-        reads = item.dep.handler.__name__ == "prune_in_channels"
-        self.reads = reads and is_prunable_layer(self.layer)
+        self.reads = is_reader(item)
         self.transposed = getattr(self.layer, "transposed", False)
         device = self.weight.device
         self.own = torch.tensor(list(item.idxs), device=device)

@@ -5,21 +5,18 @@ import torch
 from ..outputs import head_outputs, is_blendmask
 from ..view import evaluating
 from .readers import by_input, readers
-from .registry import IMPORTANCES
+from .registry import IMPORTANCES, CollectedImportance
 
 
-class ActivationImportance:
+class ActivationImportance(CollectedImportance):
     """Mean size of the channel where it is read, over the group's mean.
 
     As arXiv:1607.03250 counts zeros and Torch-Pruning's (unfinished) ``ActivationImportance``
     averages absolute values, but over all images, positions, readers and pyramid levels.
     """
 
-    def __init__(self):
-        self._size = {}
-
     def collect(self, model, groups, batches):
-        self._size = {}
+        self.scores = {}
         sums, counts = {}, {}
 
         def record(layer, x):
@@ -35,10 +32,7 @@ class ActivationImportance:
                     size.index_add_(0, channels, sums[layer].cpu()[inputs])
                     seen += counts[layer] * len(inputs) / len(size)
             size /= max(seen, 1)
-            self._size[group[0].dep.target.module] = size / size.mean().clamp(min=1e-30)
-
-    def __call__(self, group):
-        return self._size[group[0].dep.target.module]
+            self.scores[group[0].dep.target.module] = size / size.mean().clamp(min=1e-30)
 
 
 @IMPORTANCES.register()
@@ -47,7 +41,7 @@ def activation():
     return ActivationImportance()
 
 
-class WandaImportance:
+class WandaImportance(CollectedImportance):
     """Share of the channel in the energy of what its readers make of their inputs.
 
     Energy of the channel times that of the weights that read it, ``‖W_c‖² · E[x_c²]``, over the sum
@@ -55,11 +49,8 @@ class WandaImportance:
     for whole channels. Shares are comparable between groups as they are.
     """
 
-    def __init__(self):
-        self._share = {}
-
     def collect(self, model, groups, batches):
-        self._share = {}
+        self.scores = {}
         energy = {}
 
         def record(layer, x):
@@ -72,10 +63,7 @@ class WandaImportance:
                 if layer in energy:
                     read = (energy[layer] * _weight_energy(layer)).cpu()
                     share.index_add_(0, channels, read[inputs] / read.sum().clamp(min=1e-30))
-            self._share[group[0].dep.target.module] = share
-
-    def __call__(self, group):
-        return self._share[group[0].dep.target.module]
+            self.scores[group[0].dep.target.module] = share
 
 
 @IMPORTANCES.register()

@@ -5,10 +5,10 @@ import torch_pruning as tp
 
 from .losses import accumulate_gradients
 from .readers import channel_effect
-from .registry import IMPORTANCES
+from .registry import IMPORTANCES, CollectedImportance
 
 
-class EffectImportance:
+class EffectImportance(CollectedImportance):
     """What the effects of a channel on the losses of single images add up to.
 
     The effect on an image is the gradient of a mask on the channel, summed over everything that
@@ -22,22 +22,19 @@ class EffectImportance:
     """
 
     def __init__(self, of_image):
+        super().__init__()
         self.of_image = of_image
-        self._sums = {}
 
     def collect(self, model, groups, batches):
-        self._sums = {}
+        self.scores = {}
 
         def observe():
             for group in groups:
                 root = group[0].dep.target.module
                 added = self.of_image(channel_effect(group))
-                self._sums[root] = self._sums.get(root, 0) + added
+                self.scores[root] = self.scores.get(root, 0) + added
 
         accumulate_gradients(model, batches, after_image=observe)
-
-    def __call__(self, group):
-        return self._sums[group[0].dep.target.module]
 
 
 @IMPORTANCES.register()

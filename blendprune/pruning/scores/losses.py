@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...errors import ConfigError, PruningError
+from ..snapshot import keeping_state
 
 _MOST_BATCHES = 10_000
 
@@ -73,13 +74,7 @@ def accumulate_gradients(model, batches, after_image=None):
 @contextlib.contextmanager
 def _training(model):
     """Training mode but for the norms; on leaving, modes, numbers and buffers are as before."""
-    modes = [(m, m.training) for m in model.modules()]
-    numbers = [
-        (m, {k: v for k, v in vars(m).items() if type(v) in (int, float, bool)})
-        for m in model.modules()
-    ]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    try:
+    with keeping_state(model):
         model.train()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
@@ -88,11 +83,3 @@ def _training(model):
             if getattr(module, "model_prune", False):
                 module.model_prune = False
         yield
-    finally:
-        for module, values in numbers:
-            vars(module).update(values)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        for module, mode in modes:
-            module.training = mode

@@ -5,6 +5,12 @@ import torch
 from ..view import is_prunable_layer
 
 
+def is_reader(item):
+    """Whether a member of a group of Torch-Pruning is a layer that reads the channels."""
+    reads = item.dep.handler.__name__ == "prune_in_channels"
+    return reads and is_prunable_layer(item.dep.target.module)
+
+
 def readers(group):
     """The layers that read the channels of a group.
 
@@ -17,9 +23,9 @@ def readers(group):
     """
     found = []
     for item in group:
-        layer = item.dep.target.module
-        if item.dep.handler.__name__ == "prune_in_channels" and is_prunable_layer(layer):
-            found.append((layer, torch.tensor(list(item.idxs)), torch.tensor(item.root_idxs)))
+        if is_reader(item):
+            inputs, channels = torch.tensor(list(item.idxs)), torch.tensor(item.root_idxs)
+            found.append((item.dep.target.module, inputs, channels))
     return found
 
 

@@ -18,6 +18,20 @@ PruningError.
 """
 
 
+class CollectedImportance:
+    """One that learns all its scores from data: ``collect`` fills ``scores``, a call looks them up.
+
+    Attributes:
+        scores (dict[nn.Module, Tensor]): root layer of a group → (width,).
+    """
+
+    def __init__(self):
+        self.scores = {}
+
+    def __call__(self, group):
+        return self.scores[group[0].dep.target.module]
+
+
 def build_importance(importance):
     """The importance that a name or a callable stands for.
 
