@@ -139,6 +139,7 @@ def _parser():
         target.add_argument(flag, type=float, metavar="X", help=what)
     sub.add_argument("--importance", metavar="NAME", help="taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
+    sub.add_argument("--distill", action="store_true", help="fine-tune under a teacher")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     _add_tail(sub)
     sub.set_defaults(command=prune)
@@ -205,6 +206,8 @@ def _config(args):
             *([pattern, float(ratio)] for pattern, ratio in args.layer_ratio),
         ]
         cfg.merge_from_list(args.opts)
+        if getattr(args, "distill", False) and not cfg.PRUNER.DISTILLATION.TEACHER:
+            cfg.PRUNER.DISTILLATION.TEACHER = cfg.MODEL.WEIGHTS
     except Exception as error:  # yaml, yacs and PathManager have many
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"cannot use the config {args.config_file!r}: {what}") from None

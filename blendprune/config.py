@@ -47,6 +47,9 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "PRUNING_RATIO_DICT", [])
     # Images of DATASETS.TRAIN from which data-driven scores are computed.
     _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
+    # Iterations of the fine-tuning that the emitted config asks for, as a fraction of
+    # SOLVER.MAX_ITER.
+    _default(cfg.PRUNER, "FINETUNE_SCHEDULE", 0.5)
 
     # Sparsity before a cut, in an ordinary training: the channels that matter least fade.
     _default(cfg.PRUNER, "SPARSITY", type(cfg)())
@@ -65,7 +68,8 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER.GRADUAL, "END", 0)
     _default(cfg.PRUNER.GRADUAL, "PERIOD", 100)
 
-    # Distillation from the dense model while the pruned one is fine-tuned.
+    # Distillation from the dense model while the pruned one is fine-tuned. When the model is pruned
+    # with a teacher set, the emitted config names it, too.
     _default(cfg.PRUNER, "DISTILLATION", type(cfg)())
     # Checkpoint of the dense model; "": off.
     _default(cfg.PRUNER.DISTILLATION, "TEACHER", "")

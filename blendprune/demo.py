@@ -40,8 +40,6 @@ from .report.reload import are_identical, detections, outputs_in_new_process
 
 CONFIG = os.path.join(os.path.dirname(__file__), "data", "digits.yaml")
 NUM_TRAIN, NUM_TEST = 2000, 200
-# Fine-tuning, relative to training the dense model.
-FINETUNE_ITERATIONS, FINETUNE_LR = 0.5, 0.5
 _STAGES = 6
 _log = logging.getLogger(__name__)
 
@@ -103,8 +101,6 @@ def _run(output, opts, num_train, num_test):
     tuned_cfg = get_cfg()
     tuned_cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
-    tuned_cfg.SOLVER.MAX_ITER = round(cfg.SOLVER.MAX_ITER * FINETUNE_ITERATIONS)
-    tuned_cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * FINETUNE_LR
     clock.stage(f"evaluate, then fine-tune for {tuned_cfg.SOLVER.MAX_ITER} iterations")
     pruned_ap, tuned_ap = _train(tuned_cfg, evaluate_first=True)
     _log.info("fine-tuned: %s", _aps(tuned_ap))

@@ -13,6 +13,7 @@ from . import modeling, structure
 from .checkpoint import first_line, read_checkpoint, read_struct, staged
 from .config import prune_mode
 from .errors import CheckpointError, ConfigError
+from .finetune import finetune_config
 
 _TARGETS = {
     "PRUNING_RATIO": "pruning_ratio",
@@ -51,6 +52,7 @@ def prune_from_config(cfg, output_dir, progress=None):
     say = progress or (lambda line: None)
     prune_mode(cfg)
     arguments = prune_arguments(cfg)
+    tuned_cfg = finetune_config(cfg, output_dir)
     _make_writable(output_dir)
 
     say(f"loading {cfg.MODEL.WEIGHTS}")
@@ -78,7 +80,7 @@ def prune_from_config(cfg, output_dir, progress=None):
         "device": cfg.MODEL.DEVICE,
         "wall_s": round(time.perf_counter() - start, 1),
     }
-    _write(output_dir, model, finetune_config(cfg, output_dir), report)
+    _write(output_dir, model, tuned_cfg, report)
     return report
 
 
@@ -180,23 +182,6 @@ def calibration_batches(cfg):
             f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS, or use "
             "PRUNER.IMPORTANCE magnitude, which needs no data."
         ) from None
-
-
-def finetune_config(cfg, output_dir):
-    """Derive the config that fine-tunes what :func:`prune_from_config` writes to ``output_dir``.
-
-    Frozen BatchNorm becomes BatchNorm, as its statistics no longer fit.
-    """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE = False, True
-    cfg.MODEL.WEIGHTS = os.path.join(os.path.abspath(output_dir), "model_pruned.pth")
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
-        cfg.MODEL.RESNETS.NORM = "BN"
-    # The dense run's own folder holds a last_checkpoint that --resume would pick up.
-    cfg.OUTPUT_DIR = os.path.join(os.path.abspath(output_dir), "finetune")
-    del cfg["PRUNER"]
-    return cfg
 
 
 def prune_arguments(cfg, function=None):

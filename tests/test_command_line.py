@@ -63,6 +63,7 @@ def test_prune_writes_weights_config_and_report(trained, capsys):
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["MODEL"]["FINETUNE"] is True and config["MODEL"]["PRUNE"] is False
     assert config["MODEL"]["WEIGHTS"] == str(out / "model_pruned.pth")
+    assert "PRUNER" not in config
     model = blendprune.load(str(out / "model_pruned.pth"))
     assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
 
@@ -76,6 +77,13 @@ def test_the_emitted_config_builds_the_pruned_model(trained, blendmask_cfg):
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     ours = blendprune.load(cfg.MODEL.WEIGHTS).state_dict()
     assert all(torch.equal(ours[key], value) for key, value in model.state_dict().items())
+
+
+def test_the_dense_model_teaches_if_asked_to(trained):
+    out = trained / "pruned"
+    assert _prune(trained, "--max-flops", 0.7, "--distill", "--output", out) == 0
+    node = yaml.safe_load((out / "config.yaml").read_text())["PRUNER"]
+    assert node["DISTILLATION"]["TEACHER"] == str(trained / "dense.pth")
 
 
 def test_a_pruned_model_can_be_pruned_again(trained):

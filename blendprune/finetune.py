@@ -1,0 +1,64 @@
+"""The config that fine-tunes a pruned model, with a recipe that needs no tuning."""
+
+import os
+
+from .errors import ConfigError
+
+# Relative to the training of the dense model, and to the fine-tuning itself.
+_LEARNING_RATE = 0.5
+_WARMUP = 0.1
+
+
+def finetune_config(cfg, output_dir):
+    """Derive the config that fine-tunes what :func:`prune_from_config` writes to ``output_dir``.
+
+    The recipe is in upstream's keys alone: half the learning rate, for ``PRUNER.FINETUNE_SCHEDULE``
+    of the iterations, with a warm-up over the first tenth and a cosine down to the end, as a single
+    schedule that starts from trained weights needs no steps. SOLVER.STEPS shrink likewise, for
+    those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
+    statistics no longer fit, and FREEZE_AT is 0, as the cut has taken channels there, too.
+
+    Of the ``PRUNER`` node only ``DISTILLATION`` is kept, and only if it names a teacher.
+
+    Args:
+        cfg (CfgNode): config of the dense model's training, with the keys of ``add_prune_config``.
+        output_dir (str): the folder with ``model_pruned.pth``.
+
+    Returns:
+        CfgNode: a new one.
+
+    Raises:
+        ConfigError: PRUNER.FINETUNE_SCHEDULE is no positive number.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    folder = os.path.abspath(output_dir)
+    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE = False, True
+    cfg.MODEL.WEIGHTS = os.path.join(folder, "model_pruned.pth")
+    # The dense run's own folder holds a last_checkpoint that --resume would pick up.
+    cfg.OUTPUT_DIR = os.path.join(folder, "finetune")
+    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
+        cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+
+    schedule = cfg.PRUNER.FINETUNE_SCHEDULE
+    if not schedule > 0:
+        raise ConfigError(
+            f"PRUNER.FINETUNE_SCHEDULE is {schedule!r}: set it to the length of the fine-tuning as "
+            "a fraction of SOLVER.MAX_ITER, for example 0.5."
+        )
+    solver = cfg.SOLVER
+    solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    solver.BASE_LR *= _LEARNING_RATE
+    solver.BASE_LR_END *= _LEARNING_RATE
+    solver.MAX_ITER = max(1, round(schedule * solver.MAX_ITER))
+    solver.WARMUP_ITERS = round(_WARMUP * solver.MAX_ITER)
+    solver.STEPS = tuple(round(schedule * step) for step in solver.STEPS)
+
+    distillation = cfg.PRUNER.DISTILLATION
+    del cfg["PRUNER"]
+    if distillation.TEACHER:
+        if os.path.isfile(distillation.TEACHER):
+            distillation.TEACHER = os.path.abspath(distillation.TEACHER)
+        cfg.PRUNER = type(cfg)({"DISTILLATION": distillation})
+    return cfg
