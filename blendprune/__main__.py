@@ -137,6 +137,13 @@ def _parser():
         ("--max-latency", "fraction of the latency to keep"),
     ):
         target.add_argument(flag, type=float, metavar="X", help=what)
+    sub.add_argument(
+        "--level",
+        action="append",
+        type=float,
+        metavar="X",
+        help="a target of the same kind on the way, to be saved in DIR/X; repeatable",
+    )
     sub.add_argument("--importance", metavar="NAME", help="taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--distill", action="store_true", help="fine-tune under a teacher")
@@ -199,6 +206,7 @@ def _config(args):
     try:
         cfg.merge_from_file(args.config_file)
         cfg.merge_from_list([item for pair in given for item in pair])
+        cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
         # What names layers adds to what the file names, and comes after it.
         cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *args.ignore]
         cfg.PRUNER.PRUNING_RATIO_DICT = [

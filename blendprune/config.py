@@ -36,6 +36,8 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "ISOMORPHIC", False)
     # Cut in this many steps, with new scores before each.
     _default(cfg.PRUNER, "ROUNDS", 5)
+    # Targets of the same kind on the way; a checkpoint is saved at each, after so many steps.
+    _default(cfg.PRUNER, "LEVELS", [])
     # Widths become multiples of this number; 0 leaves them free.
     _default(cfg.PRUNER, "ROUND_TO", 0)
     # No layer loses more than this fraction of its channels.

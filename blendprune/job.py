@@ -29,7 +29,8 @@ def prune_from_config(cfg, output_dir, progress=None):
 
     Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
     script: MODEL.FINETUNE is True, MODEL.WEIGHTS set) and ``report.json`` to ``output_dir``: all
-    three or none.
+    three or none. What ``PRUNER.LEVELS`` asks for on the way goes, as soon as it is reached, to a
+    folder in it that is named after the level: ``output_dir/0.67``.
 
     Args:
         cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
@@ -52,36 +53,39 @@ def prune_from_config(cfg, output_dir, progress=None):
     say = progress or (lambda line: None)
     prune_mode(cfg)
     arguments = prune_arguments(cfg)
-    tuned_cfg = finetune_config(cfg, output_dir)
+    finetune_config(cfg, output_dir)  # refuses what cannot hold
     _make_writable(output_dir)
 
     say(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    dense = copy.deepcopy(model).eval()
+    dense = copy.deepcopy(model)
     data = None
     if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
         say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {', '.join(cfg.DATASETS.TRAIN)}")
         data = calibration_batches(cfg)
+
+    def write(result, folder):
+        say("measuring latency")
+        models, inputs = {"before": dense, "after": model}, pruning.config_inputs(model)
+        report = {
+            **result.to_dict(),
+            "latency_ms": compare_latency(models, inputs, runs=7, warmup=1),
+            "threads": torch.get_num_threads(),
+            "device": cfg.MODEL.DEVICE,
+            "wall_s": round(time.perf_counter() - start, 1),
+        }
+        _write(folder, model, finetune_config(cfg, folder), report)
+        say(f"{report['flops']['after'] / report['flops']['before']:.3f} of the FLOPs: {folder}")
+        return report
+
     result = pruning.prune(
         model,
         data=data,
         progress=lambda done, rounds: say(f"cut {done} of {rounds}"),
+        on_level=lambda level, result: write(result, os.path.join(output_dir, f"{level:g}")),
         **arguments,
     )
-
-    say("measuring latency")
-    model.eval()
-    models = {"before": dense, "after": model}
-    latency = compare_latency(models, pruning.config_inputs(model), runs=7, warmup=1)
-    report = {
-        **result.to_dict(),
-        "latency_ms": latency,
-        "threads": torch.get_num_threads(),
-        "device": cfg.MODEL.DEVICE,
-        "wall_s": round(time.perf_counter() - start, 1),
-    }
-    _write(output_dir, model, tuned_cfg, report)
-    return report
+    return write(result, output_dir)
 
 
 def plan_from_config(cfg):
@@ -256,6 +260,7 @@ def _make_writable(folder):
 
 
 def _write(folder, model, cfg, report):
+    os.makedirs(folder, exist_ok=True)
     names = ("report.json", "config.yaml", "model_pruned.pth")
     with staged(*(os.path.join(folder, name) for name in names)) as (report_at, config_at, at):
         with open(report_at, "w") as file:

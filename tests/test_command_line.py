@@ -79,6 +79,31 @@ def test_the_emitted_config_builds_the_pruned_model(trained, blendmask_cfg):
     assert all(torch.equal(ours[key], value) for key, value in model.state_dict().items())
 
 
+def test_each_level_gets_a_folder_of_its_own(trained, capsys):
+    out = trained / "pruned"
+    flags = ["--max-flops", 0.5, "--level", 0.7, "--level", 0.85]
+    assert _prune(trained, *flags, "--output", out) == 0
+    files = ["config.yaml", "model_pruned.pth", "report.json"]
+    assert sorted(os.listdir(out)) == ["0.7", "0.85", *files]
+    for folder, level in ((out / "0.85", 0.85), (out / "0.7", 0.7), (out, 0.5)):
+        assert set(files) <= set(os.listdir(folder))
+        report = json.loads((folder / "report.json").read_text())
+        assert 0.98 * level <= report["flops"]["after"] / report["flops"]["before"] <= level
+        assert report["latency_ms"]["after"] > 0
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        assert config["MODEL"]["WEIGHTS"] == str(folder / "model_pruned.pth")
+        assert config["OUTPUT_DIR"] == str(folder / "finetune")
+        model = blendprune.load(config["MODEL"]["WEIGHTS"])
+        assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
+    assert str(out / "0.85") in capsys.readouterr().out
+    again = ["--output", trained / "again", "PRUNER.LEVELS", "[0.85]"]
+    assert _prune(trained, "--max-flops", 0.7, *again) == 0
+    reports = [
+        json.loads((d / "report.json").read_text()) for d in (out / "0.7", trained / "again")
+    ]
+    assert reports[0]["layers"] == reports[1]["layers"]
+
+
 def test_the_dense_model_teaches_if_asked_to(trained):
     out = trained / "pruned"
     assert _prune(trained, "--max-flops", 0.7, "--distill", "--output", out) == 0
@@ -155,13 +180,16 @@ def test_ratios_and_patterns_by_flag_by_file_and_by_tail(trained):
 def test_every_argument_of_prune_has_its_key(registered):
     names = inspect.signature(blendprune.prune).parameters
     keys = set(get_cfg().PRUNER)
-    assert {n.upper() for n in names} - keys == {"MODEL", "EXAMPLE_INPUTS", "DATA", "PROGRESS"}
+    assert {n.upper() for n in names} - keys == {
+        *("MODEL", "EXAMPLE_INPUTS", "DATA", "PROGRESS", "ON_LEVEL")
+    }
 
 
 BAD = {
     "no target": ([], "set exactly one"),
     "two targets": (["--max-flops", 0.5, "PRUNER.PRUNING_RATIO", 0.5], "set exactly one"),
     "ratio of one": (["--pruning-ratio", 1.0], "1.0"),
+    "level beyond": (["--max-flops", 0.5, "--level", 0.4], "level 0.4 is not on the way"),
     "negative ratio": (["--pruning-ratio", -0.5], "-0.5"),
     "target out of reach": (["--max-flops", 0.001], "0.0"),
     "unknown importance": (["--max-flops", 0.5, "--importance", "luck"], "taylor"),

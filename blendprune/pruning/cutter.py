@@ -32,55 +32,79 @@ class Cutter:
         self.counts = count_costs(model, inputs)
         self.dense = self.totals()
         self.widths = _layer_widths(model)
-        self.dense_widths, self.start, self.stepwise = None, None, False
+        # Where the way to the present target began: what the model cost, or the share of channels.
+        self.dense_widths, self.start = None, None
+        self.stepwise, self.latency = False, {}
         self.notes = []
 
-    def to_target(self, kind, target, rounds, progress):
+    def to_target(self, kind, target, rounds, progress, goal=None):
+        """Cut in rounds, from where the last target left the model; see :meth:`round`."""
+        if kind == "max_latency":
+            self._to_latency(target, progress)
+            return
         for done in range(1, rounds + 1):
-            self.round(kind, target, done / rounds)
+            self.round(kind, target, done / rounds, goal=goal)
             if progress is not None:
                 progress(done, rounds)
         if kind != "pruning_ratio":
             self.check(kind, target)
+        # The next target sets out from here.
+        self.start = 1 - target if kind == "pruning_ratio" else None
 
-    def to_latency(self, target, progress):
-        dense, self.stepwise = copy.deepcopy(self.model), True
-        flops, ratio = 1.0, 1.0
-        for done in range(1, _LATENCY_ROUNDS + 1):
+    def _to_latency(self, target, progress):
+        if not self.stepwise:
+            self.uncut, self.stepwise = copy.deepcopy(self.model), True
+            self.flops, self.latency = 1.0, {"before": 1.0, "after": 1.0}
+        done, ratio = 0, self.latency["after"] / self.latency["before"]
+        while ratio > target:
+            if done == _LATENCY_ROUNDS:
+                raise TargetUnreachable(
+                    f"max_latency {target} was not met: with {self.flops:.2f} of the FLOPs this "
+                    f"machine still takes {ratio:.2f} of the time; ask for max_flops instead",
+                    ratio,
+                )
             # Latency falls slower than FLOPs; small steps keep the overshoot small.
-            flops *= min(0.97, max(0.7, target / ratio))
+            self.flops *= min(0.97, max(0.7, target / ratio))
             try:
-                self.round("max_flops", flops)
+                self.round("max_flops", self.flops)
             except TargetUnreachable as error:
                 raise TargetUnreachable(
                     f"max_latency {target} is out of reach: with {error.reachable:.3f} of the "
                     f"FLOPs, the least allowed, this machine takes about {ratio:.2f} of the time",
                     ratio,
                 ) from None
-            latency = compare_latency(
-                {"before": dense, "after": self.model}, self.inputs, runs=9, forward=_raw_outputs
+            self.latency = compare_latency(
+                {"before": self.uncut, "after": self.model},
+                self.inputs,
+                runs=9,
+                forward=_raw_outputs,
             )
-            ratio = latency["after"] / latency["before"]
+            done, ratio = done + 1, self.latency["after"] / self.latency["before"]
             if progress is not None:
                 progress(done, _LATENCY_ROUNDS)
-            if ratio <= target:
-                return latency
             # Ratios of single layers may have taken more than was asked for.
-            flops = min(flops, self.totals()["flops"] / self.dense["flops"])
-        raise TargetUnreachable(
-            f"max_latency {target} was not met: with {flops:.2f} of the FLOPs this machine still "
-            f"takes {ratio:.2f} of the time; ask for max_flops instead",
-            ratio,
-        )
+            self.flops = min(self.flops, self.totals()["flops"] / self.dense["flops"])
 
-    def round(self, kind, target, part=1.0, survivors=None):
-        """Cut once, this part of the way to the target; refuse first if it is out of reach."""
+    def round(self, kind, target, part=1.0, survivors=None, goal=None):
+        """Cut once.
+
+        Args:
+            kind (str), target (float): what to reach.
+            part (float): how much of the way from the last target to it is done afterwards, ≤ 1.
+            survivors (Survivors): told what is removed.
+            goal (float): the furthest target of the run, if not this one.
+
+        Raises:
+            TargetUnreachable: the goal is out of reach; nothing is cut then.
+            PruningError: the model cannot be traced, scored or, once cut, run.
+        """
         cut = False
         try:
             with prunable(self.model):
                 graph = ChannelGraph(self.model, self.inputs, self.ignored, self.ratios)
                 groups = graph.groups()
-                channels = self._choose(kind, target, part, graph, groups)
+                goal = target if goal is None else goal
+                channels = self._choose(kind, target, part, goal, graph, groups)
                 cut = True
                 for index, group_channels in channels.items():
                     graph.cut(groups[index], group_channels, survivors)
@@ -88,6 +112,10 @@ class Cutter:
             if cut:
                 raise self._misfit(error) from error
             raise
+        self._after_cut()
+
+    def _after_cut(self):
+        """What follows every cut, outside the view; whatever mends the weights goes first."""
         self.model.zero_grad(set_to_none=True)
         self._run()
 
@@ -98,7 +126,7 @@ class Cutter:
             "around that shape in ignored_layers"
         )
 
-    def _choose(self, kind, target, part, graph, groups):
+    def _choose(self, kind, target, part, goal, graph, groups):
         if self.dense_widths is None:
             graph.check_ratios(groups)
             self.dense_widths = {group.root: group.width for group in groups}
@@ -116,10 +144,12 @@ class Cutter:
             # Widths alone decide what can be reached, so ask before any score is computed.
             blank = [torch.zeros(g.width) if g.prunable else None for g in groups]
             reach = Search(groups, blank, dense, self.limits)
-            self._refuse(kind, target, reach.least(cost))
+            self._refuse(kind, goal, reach.least(cost))
             if self.start is None:
                 self.start = cost(reach.widths)
                 self._refuse_less(kind, target, self.start / self.dense[_unit(kind)])
+        elif self.start is None:
+            self.start = 1.0
         scores = iter(
             score_groups(self.model, chosen, build_importance(self.importance), self.batches)
         )
@@ -128,7 +158,7 @@ class Cutter:
             scores = normalize_scores(scores, groups, partial(costs.cost, self.normalize))
         search = Search(groups, scores, dense, self.limits, part)
         if cost is None:
-            return search.by_ratio(1 - (1 - target) ** part)
+            return search.by_ratio(1 - self.start ** (1 - part) * (1 - target) ** part)
         amount = self.start ** (1 - part) * (target * self.dense[_unit(kind)]) ** part
         return search.by_cost(cost, amount)
 
@@ -150,6 +180,7 @@ class Cutter:
                 name: {"before": width, "after": after[name]} for name, width in self.widths.items()
             },
             notes=self.notes,
+            latency_ms=self.latency,
         )
 
     def totals(self):

@@ -1,6 +1,7 @@
 """The one call: prune a model in place to a target."""
 
 import time
+from dataclasses import replace
 
 import torch
 import yaml
@@ -30,11 +31,13 @@ def prune(
     isomorphic=False,
     round_to=None,
     rounds=5,
+    levels=(),
     max_pruning_ratio=0.9,
     ignored_layers=(),
     pruning_ratio_dict=None,
     data=None,
     progress=None,
+    on_level=None,
 ):
     """Remove channels from ``model`` in place until a target is met.
 
@@ -64,6 +67,9 @@ def prune(
         isomorphic (bool): rank groups of the same make-up together (arXiv:2407.04616).
         round_to (int): new widths are multiples of it.
         rounds (int): cut in this many steps, scores anew before each.
+        levels (Sequence[float]): targets of the same kind on the way: the model is cut to each in
+            so many rounds, and from there to the next. What it is at one does not depend on those
+            that come after.
         max_pruning_ratio (float): no group loses more than this fraction of its channels.
         ignored_layers (Sequence[str | nn.Module]): layers whose output width stays, by module,
             name, or glob pattern of names; a container stands for everything in it. A layer shares
@@ -75,7 +81,10 @@ def prune(
             last counts, and ``ignored_layers`` counts more. A list of pairs will do.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them,
             for importances that need it; ``"activation"`` and ``"wanda"`` read the images alone.
-        progress (Callable): called as ``progress(done, rounds)`` after each round.
+        progress (Callable): called as ``progress(done, rounds)`` after each round; each level
+            counts its own.
+        on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
+            save or evaluate it; not at the target itself, whose report is returned.
 
     Returns:
         PruningReport: FLOPs, parameters, widths.
@@ -92,6 +101,7 @@ def prune(
     limits = check_limits(max_pruning_ratio, round_to, global_pruning, isomorphic)
     _check_rounds(rounds)
     check_ratio_limit(kind, target, limits)
+    levels = _check_levels(levels, kind, target)
     needs_data = is_data_driven(build_importance(importance))
     if needs_data and data is None:
         raise ConfigError(
@@ -114,18 +124,15 @@ def prune(
             pruning_ratio_dict,
             normalize,
         )
-        if kind == "max_latency":
-            latency = cutter.to_latency(target, progress)
-        else:
-            latency = {}
-            cutter.to_target(kind, target, rounds, progress)
-        report = cutter.report()
+        for level in [*levels, target]:
+            cutter.to_target(kind, level, rounds, progress, goal=target)
+            report = replace(cutter.report(), wall_s=time.perf_counter() - start)
+            if on_level is not None and level != target:
+                on_level(level, report)
+        return report
     except BaseException:
         snapshot.restore()
         raise
-    report.latency_ms = latency
-    report.wall_s = time.perf_counter() - start
-    return report
 
 
 def _name_of(importance):
@@ -144,14 +151,31 @@ def one_target(targets):
             f"exactly one of {', '.join(_TARGETS)} is wanted, got {', '.join(given) or 'none'}"
         )
     [(name, value)] = given.items()
+    _check_fraction(name, value)
+    return name, float(value)
+
+
+def _check_fraction(name, value):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}")
-    return name, float(value)
 
 
 def _check_rounds(rounds):
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+
+
+def _check_levels(levels, kind, target):
+    """Levels in the order in which they are passed, nearest to the dense model first."""
+    ratio = kind == "pruning_ratio"
+    for level in levels:
+        _check_fraction("a level", level)
+        if level >= target if ratio else level <= target:
+            raise ConfigError(
+                f"level {level:g} is not on the way to {kind} {target:g}: the target is the "
+                "furthest level"
+            )
+    return sorted({float(level) for level in levels}, reverse=not ratio)
 
 
 def check_limits(max_pruning_ratio, round_to, global_pruning=True, isomorphic=False):
