@@ -34,7 +34,8 @@ class Cutter:
         self.widths = _layer_widths(model)
         # Where the way to the present target began: what the model cost, or the share of channels.
         self.dense_widths, self.start = None, None
-        self.stepwise, self.latency = False, {}
+        # On the way to a latency: the model to compare with, the FLOPs asked for last, the latency.
+        self.uncut, self.flops, self.latency = None, 1.0, {}
         self.notes = []
 
     def to_target(self, kind, target, rounds, progress, goal=None):
@@ -52,9 +53,8 @@ class Cutter:
         self.start = 1 - target if kind == "pruning_ratio" else None
 
     def _to_latency(self, target, progress):
-        if not self.stepwise:
-            self.uncut, self.stepwise = copy.deepcopy(self.model), True
-            self.flops, self.latency = 1.0, {"before": 1.0, "after": 1.0}
+        if self.uncut is None:
+            self.uncut, self.latency = copy.deepcopy(self.model), {"before": 1.0, "after": 1.0}
         done, ratio = 0, self.latency["after"] / self.latency["before"]
         while ratio > target:
             if done == _LATENCY_ROUNDS:
@@ -199,7 +199,7 @@ class Cutter:
 
     def _refuse_less(self, kind, target, given):
         # A latency is looked for step by step, and the first may well be a large one.
-        if given < (1 - TOLERANCE) * target and not self.stepwise:
+        if given < (1 - TOLERANCE) * target and self.uncut is None:
             raise TargetUnreachable(
                 f"{kind} {target} cannot be met within {TOLERANCE:.0%}: pruning_ratio_dict alone "
                 f"leaves {given:.3f} of the dense model's {_unit(kind)}; ask for that, or lower "
