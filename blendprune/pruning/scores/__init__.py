@@ -1,6 +1,6 @@
 """Importance of channels: which go first."""
 
-from . import activations, gradients, weights  # noqa: F401  (they register what they define)
+from . import activations, gradients, surgeon, weights  # noqa: F401  (they register what they define)
 from .losses import accumulate_gradients, as_batches
 from .normalize import NORMALIZERS, check_normalizer, normalize_scores
 from .readers import channel_effect, readers

@@ -1,0 +1,68 @@
+"""A detector on calibration images, so that two models see the same at every layer.
+
+What the heads of a region-based detector see depends on what the stages before them found. A pruned
+model finds something else than the dense one, and its rows would not be rows of the same things; so
+both run on what the dense one found.
+"""
+
+from detectron2.structures import Boxes
+
+from ..outputs import head_outputs
+from ..regions import has_regions, rcnn_stages
+
+# Regions of an image that the box head sees, and that the other heads see.
+_PROPOSALS, _DETECTIONS = 128, 32
+
+
+def given_regions(model, batch):
+    """What an R-CNN finds on images.
+
+    Args:
+        model (nn.Module): the dense model in eval mode.
+        batch (list[dict]): ``"image"``, (C, H, W).
+
+    Returns:
+        tuple[list[Boxes], list[Boxes]] | None: proposals and detections of each image, at least
+        one; None for another architecture.
+    """
+    if not has_regions(model) or model.proposal_generator is None:
+        return None
+    proposals = []
+
+    def keep(generator, inputs, output):
+        proposals.extend(output[0])
+
+    generator = model.proposal_generator
+    handle = generator.register_forward_hook(keep)
+    try:
+        found = model.inference(batch, do_postprocess=False)
+    finally:
+        handle.remove()
+    return (
+        [_some(x.proposal_boxes, x.image_size, _PROPOSALS) for x in proposals],
+        [_some(x.pred_boxes, x.image_size, _DETECTIONS) for x in found],
+    )
+
+
+def run(model, batch, regions=None):
+    """Run all layers of a detector that inference has.
+
+    Args:
+        model (nn.Module): in eval mode.
+        batch (list[dict]): ``"image"``, (C, H, W).
+        regions (tuple): from :func:`given_regions`, of the same images.
+    """
+    if regions is None:
+        head_outputs(model, batch)
+        return
+    image, boxes, detections = (stage for stage, _ in rcnn_stages(model, batch))
+    proposals, found = regions
+    image(1)
+    boxes(proposals)
+    detections(found)
+
+
+def _some(boxes, size, most):
+    if len(boxes) == 0:
+        boxes = Boxes(boxes.tensor.new_tensor([[0, 0, size[1], size[0]]]))
+    return boxes[:most]

@@ -1,0 +1,205 @@
+"""Layers as linear maps: what a position of the output is made of, and by which matrix.
+
+A row is what one position of one call sees or gives. With G groups, the map takes rows of
+(G, inputs) to rows of (G, outputs) by a matrix of (G, outputs, inputs); depthwise convs and the
+scale of a norm are maps with as many groups as channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import deform_conv2d
+
+from ..view import _PlainDeformConv
+
+
+def linear_map(layer):
+    """The linear map that a layer is, or None for a layer that is none of those known here.
+
+    Args:
+        layer (nn.Module): inside the prunable view.
+
+    Returns:
+        LinearMap | None: for linears, 2-d convs (grouped, transposed, deformable), and norms that
+        take their statistics from the very image (GN, LN).
+    """
+    row = next((row for row in _ROWS if isinstance(layer, row[0])), None)
+    if row is None or getattr(layer, "weight", None) is None:
+        return None
+    found = row[1](layer)
+    return found if found.holds() else None
+
+
+class LinearMap:
+    """A linear: rows are the vectors of the last dimension."""
+
+    channels = -1
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def holds(self):
+        return True
+
+    @property
+    def groups(self):
+        return getattr(self.layer, "groups", 1)
+
+    def count(self, y):
+        """Number of positions of an output."""
+        return y.numel() // max(y.shape[self.channels], 1)
+
+    def outputs(self, y, where):
+        """Rows of the output or of something of its shape: (positions, channels)."""
+        return y.movedim(self.channels, -1).flatten(0, -2)[where]
+
+    def inputs(self, args, where):
+        """What the rows are made of: (positions, G, inputs)."""
+        return args[0].flatten(0, -2)[where][:, None]
+
+    def matrix(self):
+        """(G, outputs, inputs)."""
+        return self.layer.weight.detach().flatten(1)[None]
+
+    def set_matrix(self, matrix):
+        self.layer.weight.data.copy_(matrix.reshape(self.layer.weight.shape))
+
+    def output_channels(self, entries, shape):
+        """Which outputs a cut has left.
+
+        Args:
+            entries (Tensor): of the weight's shape, where its entries stood in the flattened
+                weight before the cut.
+            shape (tuple[int]): of the weight before the cut.
+
+        Returns:
+            Tensor: (outputs,).
+        """
+        return entries.flatten(1)[:, 0] // torch.Size(shape[1:]).numel()
+
+
+class _Conv(LinearMap):
+    """A 2-d conv: rows are positions of the map, and each sees a window of the input."""
+
+    channels = 1
+
+    def holds(self):
+        return self.layer.padding_mode == "zeros" and not isinstance(self.layer.padding, str)
+
+    def inputs(self, args, where):
+        (py, px), strides, dilations = self.layer.padding, self.layer.stride, self.layer.dilation
+        x = F.pad(args[0], (px, px, py, py))
+        return _windows(x, self.layer.kernel_size, strides, dilations, self.groups, where)
+
+    def matrix(self):
+        weight = self.layer.weight.detach()
+        return weight.reshape(self.groups, -1, weight[0].numel())
+
+
+class _TransposedConv(_Conv):
+    """As a conv over the input with zeros between its positions, the kernel turned round."""
+
+    def holds(self):
+        return super().holds() and self.groups == 1
+
+    def inputs(self, args, where):
+        layer, x = self.layer, args[0]
+        sides = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride)]
+        spread = x.new_zeros(*x.shape[:2], *sides)
+        spread[:, :, :: layer.stride[0], :: layer.stride[1]] = x
+        pads = [
+            d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding)
+        ]
+        more = [pad + extra for pad, extra in zip(pads, layer.output_padding)]
+        spread = F.pad(spread, (pads[1], more[1], pads[0], more[0]))
+        return _windows(spread, layer.kernel_size, (1, 1), layer.dilation, 1, where)
+
+    def matrix(self):
+        return self.layer.weight.detach().flip(2, 3).transpose(0, 1).flatten(1)[None]
+
+    def set_matrix(self, matrix):
+        weight = self.layer.weight
+        kernels = matrix.view(weight.shape[1], weight.shape[0], *weight.shape[2:])
+        weight.data.copy_(kernels.transpose(0, 1).flip(2, 3))
+
+    def output_channels(self, entries, shape):
+        return entries[0, :, 0, 0] // torch.Size(shape[2:]).numel() % shape[1]
+
+
+class _DeformableConv(_Conv):
+    """What one weight of the kernel sees, a deformable conv that has that weight alone shows."""
+
+    def inputs(self, args, where):
+        layer, (x, *offsets) = self.layer, args
+        channels, (height, width) = x.shape[1], layer.kernel_size
+        how = (layer.stride, layer.padding, layer.dilation)
+        seen = []
+        for tap in range(height * width):
+            alone = x.new_zeros(channels, 1, height * width)
+            alone[:, :, tap] = 1
+            alone = alone.view(channels, 1, height, width)
+            y = deform_conv2d(x, offsets[0], alone, None, *how, mask=(offsets + [None])[1])
+            seen.append(self.outputs(y, where))
+        return torch.stack(seen, -1).reshape(len(where), self.groups, -1)
+
+
+class _Norm(LinearMap):
+    """The scale of a layer norm, channel by channel."""
+
+    @property
+    def groups(self):
+        return self.layer.weight.numel()
+
+    def holds(self):
+        return self.layer.bias is not None and len(self.layer.normalized_shape) == 1
+
+    def inputs(self, args, where):
+        y = F.layer_norm(args[0], self.layer.normalized_shape, eps=self.layer.eps)
+        return self.outputs(y, where)[..., None]
+
+    def matrix(self):
+        return self.layer.weight.detach()[:, None, None]
+
+    def output_channels(self, entries, shape):
+        return entries
+
+
+class _GroupNorm(_Norm):
+    """The scale of a group norm, channel by channel."""
+
+    channels = 1
+
+    def holds(self):
+        return self.layer.bias is not None
+
+    def inputs(self, args, where):
+        y = F.group_norm(args[0], self.layer.num_groups, eps=self.layer.eps)
+        return self.outputs(y, where)[..., None]
+
+
+def _windows(x, kernel, stride, dilation, groups, where):
+    """Windows of a padded map: (positions, groups, channels / groups · kernel)."""
+    height, width = (
+        (n - d * (k - 1) - 1) // s + 1
+        for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)
+    )
+    image, place = where // (height * width), where % (height * width)
+    top, left = place // width * stride[0], place % width * stride[1]
+    x = x.permute(0, 2, 3, 1)
+    seen = [
+        x[image, top + i * dilation[0], left + j * dilation[1]]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+    return torch.stack(seen, -1).reshape(len(where), groups, -1)
+
+
+# The first that fits counts.
+_ROWS = (
+    (_PlainDeformConv, _DeformableConv),
+    (nn.Linear, LinearMap),
+    (nn.ConvTranspose2d, _TransposedConv),
+    (nn.Conv2d, _Conv),
+    (nn.GroupNorm, _GroupNorm),
+    (nn.LayerNorm, _Norm),
+)

@@ -1,0 +1,162 @@
+"""Optimal Brain Surgeon for channels: what is lost when the other channels may make up for one."""
+
+import math
+
+import torch
+from torch import nn
+
+from .losses import accumulate_gradients
+from .readers import channel_effect, readers
+from .registry import IMPORTANCES, CollectedImportance
+
+# Penalty of the regression of a channel on the others, as a fraction of their mean square.
+_RIDGE = 1e-3
+# Channels of a group go in this many steps, what the rest can make up for anew before each.
+_STEPS = 64
+
+
+class Surgeon(CollectedImportance):
+    """Rise of the losses when a channel goes and its readers' weights are fitted anew.
+
+    Removing channel j leaves a reader without the part of x_j that the remaining channels do not
+    explain: its variance given them is 1 / (H⁻¹)_jj, H the second moments of the reader's inputs
+    (Optimal Brain Surgeon, Hassibi 1993, for channels instead of weights). That variance times the
+    mean squared gradient of the input, summed over the readers, ranks the channels of a group; they
+    go step by step, and what has gone explains nothing any more. The squared effects of the
+    channels on single images (Group Fisher, arXiv:2108.00708), which know what gradients of single
+    positions add up to, put the groups on one scale.
+    """
+
+    def collect(self, model, groups, batches):
+        roots = [group[0].dep.target.module for group in groups]
+        reads = [readers(group) for group in groups]
+        moments = _Moments(reads)
+        effects = dict.fromkeys(roots, 0)
+
+        def observe():
+            for root, group in zip(roots, groups):
+                effects[root] = effects[root] + channel_effect(group).square() / 2
+
+        with moments:
+            accumulate_gradients(model, batches, after_image=observe)
+        self.scores = {
+            root: _scores(effects[root].double(), [moments.of(*read) for read in found])
+            for root, found in zip(roots, reads)
+        }
+
+
+@IMPORTANCES.register()
+def surgeon():
+    """Optimal Brain Surgeon for channels: see :class:`Surgeon`."""
+    return Surgeon()
+
+
+class _Moments:
+    """Second moments of the inputs of layers, a constant among them, and of their gradients.
+
+    A linear that reads a flattened map reads each channel many times: every time is a row.
+    """
+
+    def __init__(self, reads):
+        self._times = {}
+        for layer, inputs, channels in (read for found in reads for read in found):
+            times = _times_read(layer, inputs, channels)
+            self._times[layer] = min(times, self._times.get(layer, times))
+        self._inputs, self._gradients, self._counts = {}, {}, {}
+
+    def __enter__(self):
+        self._handles = [layer.register_forward_pre_hook(self._see) for layer in self._times]
+
+    def __exit__(self, *failure):
+        for handle in self._handles:
+            handle.remove()
+
+    def _see(self, layer, inputs):
+        # A view of its own: other readers of the tensor have gradients of their own.
+        x = inputs[0].view_as(inputs[0])
+        rows = self._rows(layer, x.detach())
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+        self._inputs[layer] = self._inputs.get(layer, 0) + rows.T @ rows
+        self._counts[layer] = self._counts.get(layer, 0) + len(rows)
+        if x.requires_grad:
+            x.register_hook(lambda gradient: self._see_gradient(layer, gradient))
+        return (x, *inputs[1:])
+
+    def _see_gradient(self, layer, gradient):
+        squares = self._rows(layer, gradient).square().sum(0)
+        self._gradients[layer] = self._gradients.get(layer, 0) + squares
+
+    def _rows(self, layer, x):
+        rows = (x if isinstance(layer, nn.Linear) else x.movedim(1, -1)).flatten(0, -2)
+        return rows.unflatten(1, (-1, self._times[layer])).transpose(1, 2).flatten(0, 1)
+
+    def of(self, layer, inputs, channels):
+        """What a reader knows of the channels of a group.
+
+        Args:
+            layer (nn.Module), inputs (Tensor), channels (Tensor): from :func:`readers`.
+
+        Returns:
+            tuple[Tensor, Tensor, Tensor, Tensor] | None: second moments of all inputs and the
+            constant, squared gradients of the inputs, which inputs the group's are, and which
+            channels they stand for. None for a layer that no image or no gradient reached.
+        """
+        if not self._counts.get(layer) or layer not in self._gradients:
+            return None
+        second = self._inputs[layer].double() / self._counts[layer]
+        groups = getattr(layer, "groups", 1)
+        if groups > 1:
+            # Only channels of the same group of a conv can make up for one.
+            part = torch.arange(len(second) - 1, device=second.device) // (len(second) // groups)
+            second[:-1, :-1] *= part[:, None] == part
+        times = self._times[layer]
+        inputs, channels = inputs[::times] // times, channels[::times]
+        gradients = self._gradients[layer].double()
+        return second, gradients, inputs.to(second.device), channels.to(second.device)
+
+
+def _times_read(layer, inputs, channels):
+    """How many inputs in a row stand for the same channel, where it is the same for all."""
+    if not isinstance(layer, nn.Linear):
+        return 1
+    times = len(inputs) // (int(channels.max()) + 1)
+    runs = torch.arange(len(inputs)) // times
+    return times if torch.equal(channels, channels[::times][runs]) else 1
+
+
+def _scores(effects, moments):
+    """Scores of one group: costs of its channels in the order in which they go.
+
+    Args:
+        effects (Tensor): (width,), squared effects on the losses.
+        moments (list[tuple | None]): of the readers, from :meth:`_Moments.of`.
+
+    Returns:
+        Tensor: (width,).
+    """
+    state, alone = [], torch.zeros_like(effects)
+    for second, gradients, inputs, channels in filter(None, moments):
+        squares = second.diagonal()[:-1].clone()
+        alone.index_add_(0, channels, (gradients * squares)[inputs])
+        second.diagonal().add_(_RIDGE * squares.mean() + 1e-12)
+        state.append((torch.linalg.inv(second), gradients, inputs, channels))
+    if not alone.sum() > 0:
+        return effects
+    scores, highest = torch.zeros_like(effects), effects.new_zeros(())
+    left = torch.ones_like(effects, dtype=torch.bool)
+    while left.any():
+        costs = torch.zeros_like(effects)
+        for inverse, gradients, inputs, channels in state:
+            costs.index_add_(0, channels, (gradients / inverse.diagonal()[:-1])[inputs])
+        costs[~left] = math.inf
+        going = costs.argsort()[: min(-(-len(costs) // _STEPS), int(left.sum()))]
+        scores[going] = costs[going].cummax(0).values.clamp(min=highest)
+        highest = scores[going[-1]]
+        left[going] = False
+        for inverse, _, inputs, channels in state:
+            gone = inputs[torch.isin(channels, going)]
+            rows = inverse[gone]
+            inverse -= rows.T @ torch.linalg.solve(rows[:, gone], rows)
+            inverse[gone], inverse[:, gone] = 0, 0
+            inverse[gone, gone] = math.inf
+    return scores * effects.sum() / alone.sum()
