@@ -144,7 +144,7 @@ def _parser():
         metavar="X",
         help="a target of the same kind on the way, to be saved in DIR/X; repeatable",
     )
-    sub.add_argument("--importance", metavar="NAME", help="taylor, fisher, magnitude, …")
+    sub.add_argument("--importance", metavar="NAME", help="surgeon, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--distill", action="store_true", help="fine-tune under a teacher")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")

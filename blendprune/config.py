@@ -27,9 +27,13 @@ def add_prune_config(cfg):
     # Latency to keep, as a fraction of the dense model's, measured on this machine.
     _default(cfg.PRUNER, "MAX_LATENCY", 0.0)
     # Which channels go first: see blendprune.pruning.IMPORTANCES.
-    _default(cfg.PRUNER, "IMPORTANCE", "taylor")
-    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": by nothing.
+    _default(cfg.PRUNER, "IMPORTANCE", "surgeon")
+    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": "surgeon" by
+    # what the target counts, the others by nothing.
     _default(cfg.PRUNER, "NORMALIZE", "")
+    # Fit the weights that are left to the features of the dense model on the calibration images;
+    # scores that read no images leave them alone.
+    _default(cfg.PRUNER, "RECONSTRUCT", True)
     # Rank the channels of all layers together (True) or those of each layer alone (False).
     _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
     # Rank the channels of groups of the same make-up together (arXiv:2407.04616).
@@ -47,7 +51,7 @@ def add_prune_config(cfg):
     # Pairs of a name or pattern and the fraction of the channels to remove there, whatever the
     # target; the last pair that names a layer counts: [["backbone.bottom_up.res2.*", 0.3]].
     _default(cfg.PRUNER, "PRUNING_RATIO_DICT", [])
-    # Images of DATASETS.TRAIN from which data-driven scores are computed.
+    # Images of DATASETS.TRAIN from which data-driven scores and the reconstruction are computed.
     _default(cfg.PRUNER, "CALIBRATION_IMAGES", 64)
     # Iterations of the fine-tuning that the emitted config asks for, as a fraction of
     # SOLVER.MAX_ITER.

@@ -11,9 +11,11 @@ from ..report.latency import compare_latency
 from .flops import CostModel, count_costs, total_costs
 from .graph import ChannelGraph, group_notes
 from .outputs import head_outputs, small_inputs
+from .reconstruction import Reconstruction
 from .result import PruningReport
 from .scores import build_importance, normalize_scores, score_groups
 from .search import TOLERANCE, Search, ratio_notes
+from .survivors import Survivors
 from .view import evaluating, is_prunable_layer, prunable
 
 _LATENCY_ROUNDS = 12
@@ -23,11 +25,24 @@ class Cutter:
     """A model on its way to a target; it opens the prunable view for each round."""
 
     def __init__(
-        self, model, inputs, importance, batches, limits, ignored_layers, ratios, normalize=None
+        self,
+        model,
+        inputs,
+        importance,
+        batches,
+        limits,
+        ignored_layers,
+        ratios,
+        normalize=None,
+        reconstruct=False,
     ):
         self.model, self.inputs, self.limits = model, inputs, limits
         self.importance, self.batches, self.normalize = importance, batches, normalize
         self.ignored, self.ratios = ignored_layers, ratios
+        # Told of every cut.
+        self.survivors = Survivors()
+        # Made right before the first cut, for it reads the features of the dense model.
+        self.reconstruct, self.reconstruction = reconstruct, None
         self.parameters = [name for name, _ in model.named_parameters()]
         self.counts = count_costs(model, inputs)
         self.dense = self.totals()
@@ -85,13 +100,12 @@ class Cutter:
             # Ratios of single layers may have taken more than was asked for.
             self.flops = min(self.flops, self.totals()["flops"] / self.dense["flops"])
 
-    def round(self, kind, target, part=1.0, survivors=None, goal=None):
+    def round(self, kind, target, part=1.0, goal=None):
         """Cut once.
 
         Args:
             kind (str), target (float): what to reach.
             part (float): how much of the way from the last target to it is done afterwards, ≤ 1.
-            survivors (Survivors): told what is removed.
             goal (float): the furthest target of the run, if not this one.
 
         Raises:
@@ -105,19 +119,19 @@ class Cutter:
                 groups = graph.groups()
                 goal = target if goal is None else goal
                 channels = self._choose(kind, target, part, goal, graph, groups)
+                if self.reconstruct and self.reconstruction is None:
+                    self.reconstruction = Reconstruction(self.model, self.batches)
                 cut = True
                 for index, group_channels in channels.items():
-                    graph.cut(groups[index], group_channels, survivors)
+                    graph.cut(groups[index], group_channels, self.survivors)
         except RuntimeError as error:
             if cut:
                 raise self._misfit(error) from error
             raise
-        self._after_cut()
-
-    def _after_cut(self):
-        """What follows every cut, outside the view; whatever mends the weights goes first."""
         self.model.zero_grad(set_to_none=True)
         self._run()
+        if self.reconstruction is not None:
+            self.reconstruction(self.model, self.survivors)
 
     def _misfit(self, error):
         # torch's word for shapes that do not fit: a layer was cut that its reader was not.
@@ -150,12 +164,14 @@ class Cutter:
                 self._refuse_less(kind, target, self.start / self.dense[_unit(kind)])
         elif self.start is None:
             self.start = 1.0
-        scores = iter(
-            score_groups(self.model, chosen, build_importance(self.importance), self.batches)
-        )
+        importance = build_importance(self.importance)
+        scores = iter(score_groups(self.model, chosen, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
-        if self.normalize is not None:
-            scores = normalize_scores(scores, groups, partial(costs.cost, self.normalize))
+        unit = self.normalize
+        if unit is None and cost is not None and getattr(importance, "per_cost", False):
+            unit = _unit(kind)
+        if unit is not None:
+            scores = normalize_scores(scores, groups, partial(costs.cost, unit))
         search = Search(groups, scores, dense, self.limits, part)
         if cost is None:
             return search.by_ratio(1 - self.start ** (1 - part) * (1 - target) ** part)

@@ -25,8 +25,9 @@ def prune(
     max_params=None,
     max_activations=None,
     max_latency=None,
-    importance="taylor",
+    importance="surgeon",
     normalize=None,
+    reconstruct=True,
     global_pruning=True,
     isomorphic=False,
     round_to=None,
@@ -62,7 +63,11 @@ def prune(
             from a group of Torch-Pruning to (width,) scores.
         normalize (str): divide each score by what the channel's removal frees: ``"flops"``,
             ``"params"`` or ``"activations"``. Group Fisher Pruning (arXiv:2108.00708) is
-            ``importance="fisher"`` by ``"activations"``.
+            ``importance="fisher"`` by ``"activations"``. None: ``"surgeon"`` by what the target
+            counts, the others by nothing.
+        reconstruct (bool): if there is ``data``, fit the weights that are left, after each cut, to
+            the features of the dense model on its images; no labels are read for it, and no
+            gradients are needed.
         global_pruning (bool): rank the channels of all groups together.
         isomorphic (bool): rank groups of the same make-up together (arXiv:2407.04616).
         round_to (int): new widths are multiples of it.
@@ -80,7 +85,8 @@ def prune(
             where its widths come in steps, all members alike; of several entries that name it the
             last counts, and ``ignored_layers`` counts more. A list of pairs will do.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them,
-            for importances that need it; ``"activation"`` and ``"wanda"`` read the images alone.
+            for importances that need it, and for the reconstruction; that, ``"activation"`` and
+            ``"wanda"`` read the images alone.
         progress (Callable): called as ``progress(done, rounds)`` after each round; each level
             counts its own.
         on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
@@ -118,11 +124,12 @@ def prune(
             model,
             inputs,
             importance,
-            batches if needs_data else None,
+            batches,
             limits,
             ignored_layers,
             pruning_ratio_dict,
             normalize,
+            reconstruct=bool(reconstruct) and batches is not None,
         )
         for level in [*levels, target]:
             cutter.to_target(kind, level, rounds, progress, goal=target)

@@ -135,9 +135,11 @@ class GradualPruning(HookBase):
     def _cut(self, part):
         model, optimizer = self.trainer.model, self.trainer.optimizer
         before = parameters_of(model)
-        snapshot, survivors = Snapshot(model), Survivors()
+        snapshot = Snapshot(model)
+        # Of this cut alone: the optimizer has followed those before it.
+        self._cutter.survivors = survivors = Survivors()
         try:
-            self._cutter.round(self.kind, self.target, part, survivors)
+            self._cutter.round(self.kind, self.target, part)
         except BaseException:
             snapshot.restore()
             raise

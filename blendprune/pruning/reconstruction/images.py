@@ -6,8 +6,9 @@ both run on what the dense one found.
 """
 
 from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
 
-from ..outputs import head_outputs
+from ..outputs import stages
 from ..regions import has_regions, rcnn_stages
 
 # Regions of an image that the box head sees, and that the other heads see.
@@ -36,6 +37,8 @@ def given_regions(model, batch):
     handle = generator.register_forward_hook(keep)
     try:
         found = model.inference(batch, do_postprocess=False)
+        # A panoptic model gives the semantic segmentation, too.
+        found = found[0] if isinstance(found, tuple) else found
     finally:
         handle.remove()
     return (
@@ -45,7 +48,9 @@ def given_regions(model, batch):
 
 
 def run(model, batch, regions=None):
-    """Run all layers of a detector that inference has.
+    """Run the layers of a detector that see whole images, and those of an R-CNN that see regions.
+
+    What runs once a detected instance elsewhere (FCPose, BAText, …) is left out.
 
     Args:
         model (nn.Module): in eval mode.
@@ -53,7 +58,9 @@ def run(model, batch, regions=None):
         regions (tuple): from :func:`given_regions`, of the same images.
     """
     if regions is None:
-        head_outputs(model, batch)
+        with EventStorage():
+            image, _ = stages(model, batch, inference_only=False)[0]
+            image(1)
         return
     image, boxes, detections = (stage for stage, _ in rcnn_stages(model, batch))
     proposals, found = regions

@@ -62,7 +62,11 @@ class LinearMap:
         return self.layer.weight.detach().flatten(1)[None]
 
     def set_matrix(self, matrix):
-        self.layer.weight.data.copy_(matrix.reshape(self.layer.weight.shape))
+        """Give the layer a new weight; the old one is not written into."""
+        self.layer.weight = nn.Parameter(self._weight(matrix))
+
+    def _weight(self, matrix):
+        return matrix.reshape(self.layer.weight.shape)
 
     def output_channels(self, entries, shape):
         """Which outputs a cut has left.
@@ -117,10 +121,10 @@ class _TransposedConv(_Conv):
     def matrix(self):
         return self.layer.weight.detach().flip(2, 3).transpose(0, 1).flatten(1)[None]
 
-    def set_matrix(self, matrix):
+    def _weight(self, matrix):
         weight = self.layer.weight
         kernels = matrix.view(weight.shape[1], weight.shape[0], *weight.shape[2:])
-        weight.data.copy_(kernels.transpose(0, 1).flip(2, 3))
+        return kernels.transpose(0, 1).flip(2, 3)
 
     def output_channels(self, entries, shape):
         return entries[0, :, 0, 0] // torch.Size(shape[2:]).numel() % shape[1]

@@ -189,9 +189,9 @@ class Reconstruction:
             return
         rows.set_matrix(matrix + change)
         if layer.bias is not None:
-            layer.bias.data += shift.flatten()
+            layer.bias = nn.Parameter(layer.bias.detach() + shift.flatten())
         elif shifts:
-            norm.running_mean -= shift.flatten()
+            norm.running_mean = norm.running_mean - shift.flatten()
 
 
 class _Seen(Exception):

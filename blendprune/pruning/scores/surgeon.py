@@ -27,6 +27,9 @@ class Surgeon(CollectedImportance):
     positions add up to, put the groups on one scale.
     """
 
+    # Scores are rises of the losses, and comparable when divided by what the channel frees.
+    per_cost = True
+
     def collect(self, model, groups, batches):
         roots = [group[0].dep.target.module for group in groups]
         reads = [readers(group) for group in groups]
