@@ -1,0 +1,1 @@
+"""What pruning leaves of the AP, against other ways to a smaller model."""

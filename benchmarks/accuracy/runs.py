@@ -1,0 +1,167 @@
+"""Train, prune, fine-tune and evaluate one dense model, step by step, each step once."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import time
+
+from detectron2.config import get_cfg
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils.env import seed_all_rng
+
+from blendprune.data.trainer import DigitTrainer
+from blendprune.finetune import finetune_config
+from blendprune.job import build_trained, prune_from_config
+
+from .models import dense_config, slim_config
+
+#: FLOPs to keep.
+LEVELS = (0.6667, 0.5, 0.3333, 0.25)
+#: Of these, the ones that are fine-tuned, or trained from scratch.
+TUNED = (0.5, 0.25)
+#: Iterations of the fine-tuning, as a fraction of the dense training's.
+SCHEDULE = 0.2
+#: Ways to prune: keys of the PRUNER node. Torch-Pruning's default is its ``MagnitudePruner``: the
+#: L2 norm of the coupled weights, every group by the same ratio, in one step.
+METHODS = {
+    "blendprune": {},
+    "no reconstruction": {"RECONSTRUCT": False},
+    "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False},
+    "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
+    "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
+}
+#: Of these, the ones that are fine-tuned.
+TUNED_METHODS = ("blendprune", "torch-pruning", "random")
+
+
+class Runs:
+    """Everything about one model and one seed.
+
+    Args:
+        folder (str): for checkpoints and ``results.json``; steps that are in it are not run again.
+        model (str): of :data:`benchmarks.accuracy.models.MODELS`.
+        seed (int): see :func:`benchmarks.accuracy.models.dense_config`.
+        opts (Sequence): ``KEY VALUE`` pairs for the config.
+    """
+
+    def __init__(self, folder, model, seed, opts=()):
+        self.folder, self.model = os.path.abspath(folder), model
+        os.makedirs(self.folder, exist_ok=True)
+        self.path = os.path.join(self.folder, "results.json")
+        self.results = {}
+        if os.path.exists(self.path):
+            with open(self.path) as file:
+                self.results = json.load(file)
+        self.cfg = dense_config(model, seed, opts)
+        self.cfg.OUTPUT_DIR = os.path.join(self.folder, "dense")
+
+    def run(self):
+        """Run what has not been run yet, what matters most first."""
+        self._step("dense", lambda: _train(self.cfg))
+        self.cfg.MODEL.WEIGHTS = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
+        self.cfg.PRUNER.FINETUNE_SCHEDULE = SCHEDULE
+        self._prune("blendprune")
+        self._step("dense, trained on", self._train_on)
+        for level in TUNED:
+            self._tune("blendprune", level)
+        for method in METHODS:
+            self._prune(method)
+        for level in TUNED:
+            for method in TUNED_METHODS:
+                self._tune(method, level)
+        for level in TUNED:
+            self._step(f"slim {level:g}", lambda level=level: self._train_slim(level))
+
+    def _prune(self, method):
+        names = [f"{method} {level:g}" for level in LEVELS]
+        if all(name in self.results for name in names):
+            return
+        cfg = self.cfg.clone()
+        cfg.PRUNER.LEVELS, cfg.PRUNER.MAX_FLOPS = list(LEVELS[:-1]), LEVELS[-1]
+        for key, value in METHODS[method].items():
+            cfg.PRUNER[key] = value
+        prune_from_config(cfg, self._pruned(method))
+        for name, level in zip(names, LEVELS):
+            self._step(name, lambda level=level: self._evaluate_pruned(method, level))
+
+    def _pruned(self, method, level=LEVELS[-1]):
+        folder = os.path.join(self.folder, method.replace(" ", "_"))
+        return folder if level == LEVELS[-1] else os.path.join(folder, f"{level:g}")
+
+    def _evaluate_pruned(self, method, level):
+        folder = self._pruned(method, level)
+        with open(os.path.join(folder, "report.json")) as file:
+            report = json.load(file)
+        costs = {
+            kind: report[kind]["after"] / report[kind]["before"]
+            for kind in ("flops", "params", "latency_ms")
+        }
+        return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
+
+    def _tune(self, method, level):
+        cfg = _read(self._pruned(method, level))
+        self._step(f"{method} {level:g}, fine-tuned", lambda: _train(cfg))
+
+    def _train_on(self):
+        """The dense model under the very recipe that fine-tunes the pruned ones."""
+        cfg = finetune_config(self.cfg, self.cfg.OUTPUT_DIR)
+        cfg.MODEL.FINETUNE, cfg.MODEL.WEIGHTS = False, self.cfg.MODEL.WEIGHTS
+        return _train(cfg)
+
+    def _train_slim(self, level):
+        """From scratch, for as long as training and fine-tuning together."""
+        cfg = slim_config(self.model, self.cfg, level)
+        cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", os.path.join(self.folder, f"slim_{level:g}")
+        cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
+        return _train(cfg)
+
+    def _step(self, name, run):
+        if name in self.results:
+            return
+        start = time.perf_counter()
+        result = run() | {"wall_s": round(time.perf_counter() - start)}
+        self.results[name] = result
+        with open(self.path + ".tmp", "w") as file:
+            json.dump(self.results, file, indent=2)
+        os.replace(self.path + ".tmp", self.path)
+        print(f"{os.path.relpath(self.folder)}: {name}: {_words(result)}", flush=True)
+
+
+class _Trainer(DigitTrainer):
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return COCOEvaluator(dataset_name, tasks=tasks, use_fast_impl=False)
+
+
+def _train(cfg):
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    seed_all_rng(cfg.SEED)
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = _Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        return _aps(trainer.train())
+
+
+def _evaluate(cfg):
+    model = build_trained(cfg)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return _aps(_Trainer.test(cfg, model))
+
+
+def _read(folder):
+    cfg = get_cfg()
+    cfg.merge_from_file(os.path.join(folder, "config.yaml"))
+    return cfg
+
+
+def _aps(results):
+    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
+    aps = {task: figures["AP"] for task, figures in results.items() if task in ("bbox", "segm")}
+    return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
+
+
+def _words(result):
+    return ", ".join(f"{key} {value:g}" for key, value in result.items())
