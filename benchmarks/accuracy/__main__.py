@@ -6,8 +6,8 @@
     python -m benchmarks.accuracy --models blendmask --seeds 1     # one of them: an hour
 
 Every figure of one model and seed comes from the same dense model: pruned to several FLOPs and
-evaluated as it is, and fine-tuned for a fifth of the dense training. Controls: the dense model under
-the same recipe for as long; Torch-Pruning's default; random channels; a uniformly slim model that
+evaluated as it is, and fine-tuned for a fifth of the dense training. Controls: the dense model
+under the same recipe; Torch-Pruning's default; random channels; a uniformly slim model that
 trains from scratch for as long as training and fine-tuning together. Test scenes show handwriting
 that neither training nor any choice made for blendprune has seen.
 

@@ -301,7 +301,7 @@ def test_scoring_leaves_statistics_and_counters_alone(blendmask, images, batches
     snapshot = {k: v.clone() for k, v in model.named_buffers()}
     outputs = next(m for m in model.modules() if hasattr(m, "moving_num_fg"))
     moving = outputs.moving_num_fg
-    prune(model, images, max_flops=0.98, data=batches, rounds=1)
+    prune(model, images, max_flops=0.98, data=batches, rounds=1, reconstruct=False)
     stem = "backbone.bottom_up.stem.conv1.norm.running_mean"
     now = dict(model.named_buffers())
     assert all(value in snapshot[stem] for value in now[stem])

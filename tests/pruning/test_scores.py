@@ -85,7 +85,7 @@ def test_gradients_reach_frozen_stages_and_leave_no_trace(blendmask, batches, no
     assert outputs.moving_num_fg == moving
 
 
-DATA_DRIVEN = ["taylor", "fisher", "hessian", "activation", "wanda"]
+DATA_DRIVEN = ["surgeon", "taylor", "fisher", "hessian", "activation", "wanda"]
 
 
 @pytest.mark.parametrize("name", ["magnitude", "lamp", "fpgm", "random", *DATA_DRIVEN])

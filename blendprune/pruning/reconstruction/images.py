@@ -5,8 +5,11 @@ model finds something else than the dense one, and its rows would not be rows of
 both run on what the dense one found.
 """
 
+import contextlib
+
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from ..outputs import stages
 from ..regions import has_regions, rcnn_stages
@@ -20,27 +23,25 @@ def given_regions(model, batch):
 
     Args:
         model (nn.Module): the dense model in eval mode.
-        batch (list[dict]): ``"image"``, (C, H, W).
+        batch (list[dict]): ``"image"``, (C, H, W); for a model without a proposal generator
+            ``"proposals"``, as detectron2's loaders give them.
 
     Returns:
         tuple[list[Boxes], list[Boxes]] | None: proposals and detections of each image, at least
-        one; None for another architecture.
+        one; None for another architecture, or without proposals.
     """
-    if not has_regions(model) or model.proposal_generator is None:
+    generator = getattr(model, "proposal_generator", None)
+    if not has_regions(model) or (generator is None and "proposals" not in batch[0]):
         return None
-    proposals = []
+    proposals = [] if generator else [each["proposals"] for each in batch]
 
-    def keep(generator, inputs, output):
+    def keep(_, inputs, output):
         proposals.extend(output[0])
 
-    generator = model.proposal_generator
-    handle = generator.register_forward_hook(keep)
-    try:
+    with forward_hooks([generator] if generator else [], keep):
         found = model.inference(batch, do_postprocess=False)
-        # A panoptic model gives the semantic segmentation, too.
-        found = found[0] if isinstance(found, tuple) else found
-    finally:
-        handle.remove()
+    # A panoptic model gives the semantic segmentation, too.
+    found = found[0] if isinstance(found, tuple) else found
     return (
         [_some(x.proposal_boxes, x.image_size, _PROPOSALS) for x in proposals],
         [_some(x.pred_boxes, x.image_size, _DETECTIONS) for x in found],
@@ -67,6 +68,18 @@ def run(model, batch, regions=None):
     image(1)
     boxes(proposals)
     detections(found)
+
+
+@contextlib.contextmanager
+def forward_hooks(modules, hook, before=False):
+    """Within it, the hook is called after (or before) the forward of each module."""
+    register = nn.Module.register_forward_pre_hook if before else nn.Module.register_forward_hook
+    handles = [register(module, hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _some(boxes, size, most):

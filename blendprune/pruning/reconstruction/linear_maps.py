@@ -184,8 +184,7 @@ class _GroupNorm(_Norm):
 def _windows(x, kernel, stride, dilation, groups, where):
     """Windows of a padded map: (positions, groups, channels / groups · kernel)."""
     height, width = (
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(x.shape[2:], kernel, stride, dilation)
     )
     image, place = where // (height * width), where % (height * width)
     top, left = place // width * stride[0], place % width * stride[1]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..view import evaluating, is_norm, prunable
-from .images import given_regions, run
+from .images import forward_hooks, given_regions, run
 from .linear_maps import linear_map
 from .replay import Replay
 from .solve import ridge_regression
@@ -48,11 +48,16 @@ class Reconstruction:
 
     Args:
         model (nn.Module): the dense model, before any cut.
-        batches (list[list[dict]]): only ``"image"``, (C, H, W), is read.
+        batches (list[list[dict]]): only ``"image"``, (C, H, W), is read, and ``"proposals"`` by
+            a model without a proposal generator.
     """
 
     def __init__(self, model, batches):
-        self.batches = [[{"image": image["image"]} for image in batch] for batch in batches]
+        read = ("image", "proposals")
+        self.batches = [
+            [{key: image[key] for key in read if key in image} for image in batch]
+            for batch in batches
+        ]
         self._targets = {}
         with prunable(model), evaluating(model):
             self._regions = [given_regions(model, batch) for batch in self.batches]
@@ -90,7 +95,7 @@ class Reconstruction:
                     made[id(output)] = (layer, output)
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
-        with _hooks(layers, record):
+        with forward_hooks(layers, record):
             run(model, self.batches[0], self._regions[0])
         for layer, counts in calls.items():
             if sum(counts) == 0:
@@ -121,7 +126,7 @@ class Reconstruction:
             rows = linear_map(model.get_submodule(name))
             target.totals.append(rows.outputs(result, target.where[-1]).clone())
 
-        with _hooks(names, take):
+        with forward_hooks(names, take):
             for batch, regions in zip(self.batches, self._regions):
                 with self._sums(model, self._targets, total):
                     run(model, batch, regions)
@@ -138,7 +143,10 @@ class Reconstruction:
             if norm is None or _is_affine(model.get_submodule(norm)):
                 last[model.get_submodule(norm or name)] = name
         sums = Sums(report)
-        with _hooks(last, lambda layer, inputs, output: sums.made(output, last[layer])), sums:
+        with (
+            forward_hooks(last, lambda layer, inputs, output: sums.made(output, last[layer])),
+            sums,
+        ):
             yield
 
     def _correct(self, model, name, survivors, replay):
@@ -160,7 +168,7 @@ class Reconstruction:
             enough()
 
         sums = [name] if target.totals else []
-        with _hooks([layer], see, before=True):
+        with forward_hooks([layer], see, before=True):
             for number, (batch, regions) in enumerate(zip(self.batches, self._regions)):
                 left = target.calls * (1 + len(sums))
                 with contextlib.suppress(_Seen), replay.on(number), self._sums(model, sums, add):
@@ -196,17 +204,6 @@ class Reconstruction:
 
 class _Seen(Exception):
     """All that was asked for has run."""
-
-
-@contextlib.contextmanager
-def _hooks(layers, hook, before=False):
-    register = nn.Module.register_forward_pre_hook if before else nn.Module.register_forward_hook
-    handles = [register(layer, hook) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _is_affine(norm):

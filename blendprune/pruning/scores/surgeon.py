@@ -141,22 +141,25 @@ def _scores(effects, moments):
     for second, gradients, inputs, channels in filter(None, moments):
         squares = second.diagonal()[:-1].clone()
         alone.index_add_(0, channels, (gradients * squares)[inputs])
-        second.diagonal().add_(_RIDGE * squares.mean() + 1e-12)
-        state.append((torch.linalg.inv(second), gradients, inputs, channels))
+        penalty = _RIDGE * squares.mean() + 1e-12
+        second.diagonal().add_(penalty)
+        state.append((torch.linalg.inv(second), penalty, gradients, inputs, channels))
     if not alone.sum() > 0:
         return effects
     scores, highest = torch.zeros_like(effects), effects.new_zeros(())
     left = torch.ones_like(effects, dtype=torch.bool)
     while left.any():
         costs = torch.zeros_like(effects)
-        for inverse, gradients, inputs, channels in state:
-            costs.index_add_(0, channels, (gradients / inverse.diagonal()[:-1])[inputs])
+        for inverse, penalty, gradients, inputs, channels in state:
+            # The penalty is part of the variance that is left, and at most all of it.
+            variances = (1 / inverse.diagonal()[:-1] - penalty).clamp(min=0)
+            costs.index_add_(0, channels, (gradients * variances)[inputs])
         costs[~left] = math.inf
         going = costs.argsort()[: min(-(-len(costs) // _STEPS), int(left.sum()))]
         scores[going] = costs[going].cummax(0).values.clamp(min=highest)
         highest = scores[going[-1]]
         left[going] = False
-        for inverse, _, inputs, channels in state:
+        for inverse, _, _, inputs, channels in state:
             gone = inputs[torch.isin(channels, going)]
             rows = inverse[gone]
             inverse -= rows.T @ torch.linalg.solve(rows[:, gone], rows)
