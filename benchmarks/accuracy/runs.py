@@ -7,15 +7,17 @@ import math
 import os
 import time
 
+import torch
 from detectron2.config import get_cfg
 from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from blendprune.data.trainer import DigitTrainer
 from blendprune.finetune import finetune_config
 from blendprune.job import build_trained, prune_from_config
 
-from .models import dense_config, slim_config
+from .models import dense_config
 
 #: FLOPs to keep.
 LEVELS = (0.6667, 0.5, 0.3333, 0.25)
@@ -47,7 +49,7 @@ class Runs:
     """
 
     def __init__(self, folder, model, seed, opts=()):
-        self.folder, self.model = os.path.abspath(folder), model
+        self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
         self.path = os.path.join(self.folder, "results.json")
         self.results = {}
@@ -79,12 +81,17 @@ class Runs:
         if all(name in self.results for name in names):
             return
         cfg = self.cfg.clone()
-        cfg.PRUNER.LEVELS, cfg.PRUNER.MAX_FLOPS = list(LEVELS[:-1]), LEVELS[-1]
-        for key, value in METHODS[method].items():
-            cfg.PRUNER[key] = value
+        cfg.PRUNER.LEVELS = list(LEVELS[:-1])
+        self._set(cfg, METHODS[method], LEVELS[-1])
         prune_from_config(cfg, self._pruned(method))
         for name, level in zip(names, LEVELS):
             self._step(name, lambda level=level: self._evaluate_pruned(method, level))
+
+    @staticmethod
+    def _set(cfg, method, target):
+        cfg.PRUNER.MAX_FLOPS = target
+        for key, value in method.items():
+            cfg.PRUNER[key] = value
 
     def _pruned(self, method, level=LEVELS[-1]):
         folder = os.path.join(self.folder, method.replace(" ", "_"))
@@ -112,8 +119,16 @@ class Runs:
 
     def _train_slim(self, level):
         """From scratch, for as long as training and fine-tuning together."""
-        cfg = slim_config(self.model, self.cfg, level)
-        cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", os.path.join(self.folder, f"slim_{level:g}")
+        cfg, folder = self.cfg.clone(), os.path.join(self.folder, f"slim_{level:g}")
+        os.makedirs(folder, exist_ok=True)
+        cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
+        seed_all_rng(cfg.SEED)
+        torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+        # Of random weights, any channels will do.
+        self._set(cfg, METHODS["random"], level)
+        prune_from_config(cfg, folder)
+        cfg = _read(folder)
+        cfg.SOLVER = self.cfg.SOLVER.clone()
         cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
         return _train(cfg)
 
