@@ -14,7 +14,7 @@ that neither training nor any choice made for blendprune has seen.
 Results are kept in ``--output``; what is there is not run again, and runs of other models and seeds
 may go on beside this one. At the end the tables of all that is there are printed::
 
-    | mask AP | dense | 1.5x | 2x | 3x | 4x |
+    | FLOPs left | 0.6667 | 0.5 | 0.3333 | 0.25 |
 """
 
 import argparse
@@ -35,7 +35,6 @@ def main(argv=None):
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
     parser.add_argument("--output", default="output/accuracy", metavar="DIR")
-    parser.add_argument("--picture", metavar="FILE", help="draw the curves, too (.png)")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")

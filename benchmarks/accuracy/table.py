@@ -1,2 +1,71 @@
+"""Results as tables and curves: means over the seeds that are there."""
+
+import collections
+import json
+import pathlib
+import statistics
+
+from tabulate import tabulate
+
+
 def tables(folder):
-    return ""
+    """One table for each model and task, in Markdown.
+
+    Args:
+        folder (str): with ``MODEL/SEED/results.json``.
+
+    Returns:
+        str: rows are ways to a smaller model, columns the FLOPs left; figures are AP, means over
+        the seeds, of which a cell says how many where it is not all.
+    """
+    parts = []
+    for model, runs in sorted(_read(folder).items()):
+        for task in ("segm", "bbox"):
+            dense = [run["dense"][task] for run in runs if task in run["dense"]]
+            if dense:
+                parts.append(f"{model}, {task} AP, {len(runs)} seeds\n\n{_table(runs, task)}")
+    return "\n\n".join(parts)
+
+
+def mean(runs, step, key):
+    """Mean of a figure over the runs that have it, and how many those are.
+
+    Returns:
+        tuple[float, int] | None: None if no run has it.
+    """
+    values = [run[step][key] for run in runs if key in run.get(step, ())]
+    return (statistics.mean(values), len(values)) if values else None
+
+
+def _read(folder):
+    found = collections.defaultdict(list)
+    for path in sorted(pathlib.Path(folder).glob("*/*/results.json")):
+        results = json.loads(path.read_text())
+        if "dense" in results:
+            found[path.parent.parent.name].append(results)
+    return found
+
+
+def _table(runs, task):
+    from .runs import LEVELS, METHODS, TUNED_METHODS
+
+    kept = [f"{level:g}" for level in LEVELS]
+    rows = [["dense", *(["dense"] * len(kept))]]
+    rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
+    rows += [[method, *(f"{method} {level}" for level in kept)] for method in METHODS]
+    rows += [
+        [f"{method}, fine-tuned", *(f"{method} {level}, fine-tuned" for level in kept)]
+        for method in TUNED_METHODS
+    ]
+    rows.append(["slim from scratch", *(f"slim {level}" for level in kept)])
+    cells = [[name, *(_cell(runs, step, task) for step in steps)] for name, *steps in rows]
+    cells = [row for row in cells if any(row[1:])]
+    return tabulate(cells, ["FLOPs left", *kept], tablefmt="pipe", disable_numparse=True)
+
+
+def _cell(runs, step, task):
+    found = mean(runs, step, task)
+    if found is None:
+        return ""
+    value, count = found
+    return f"{value:.1f}" if count == len(runs) else f"{value:.1f} ({count})"
