@@ -39,7 +39,7 @@ def add_prune_config(cfg):
     # Rank the channels of groups of the same make-up together (arXiv:2407.04616).
     _default(cfg.PRUNER, "ISOMORPHIC", False)
     # Cut in this many steps, with new scores before each.
-    _default(cfg.PRUNER, "ROUNDS", 5)
+    _default(cfg.PRUNER, "ROUNDS", 2)
     # Targets of the same kind on the way; a checkpoint is saved at each, after so many steps.
     _default(cfg.PRUNER, "LEVELS", [])
     # Widths become multiples of this number; 0 leaves them free.

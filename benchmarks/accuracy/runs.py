@@ -29,8 +29,8 @@ SCHEDULE = 0.2
 #: L2 norm of the coupled weights, every group by the same ratio, in one step.
 METHODS = {
     "blendprune": {},
-    "no reconstruction": {"RECONSTRUCT": False},
-    "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False},
+    "no reconstruction": {"RECONSTRUCT": False, "ROUNDS": 5},
+    "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False, "ROUNDS": 5},
     "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
     "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
 }

@@ -31,7 +31,7 @@ def prune(
     global_pruning=True,
     isomorphic=False,
     round_to=None,
-    rounds=5,
+    rounds=2,
     levels=(),
     max_pruning_ratio=0.9,
     ignored_layers=(),
