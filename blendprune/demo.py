@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import logging
-import math
 import os
 import time
 
@@ -31,7 +30,7 @@ from pycocotools import mask as mask_utils
 from . import modeling
 from .checkpoint import load
 from .data.digits import DIGITS_TEST, register_digits, write_digits
-from .data.trainer import DigitTrainer
+from .data.trainer import DigitTrainer, average_precisions
 from .errors import ConfigError
 from .job import prune_from_config
 from .report.latency import compare_latency
@@ -145,15 +144,9 @@ def _train(cfg, evaluate_first=False):
         trainer.resume_or_load(resume=False)
         before = None
         if evaluate_first:
-            before = _numbers(DigitTrainer.test(cfg, trainer.model))
+            before = average_precisions(DigitTrainer.test(cfg, trainer.model))
             _log.info("pruned, not yet fine-tuned: %s", _aps(before))
-        return before, _numbers(trainer.train())
-
-
-def _numbers(results):
-    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
-    aps = {task: results[task]["AP"] for task in ("segm", "bbox")}
-    return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
+        return before, average_precisions(trainer.train())
 
 
 def _aps(ap):

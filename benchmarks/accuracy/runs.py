@@ -3,17 +3,15 @@
 import contextlib
 import io
 import json
-import math
 import os
 import time
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
-from blendprune.data.trainer import DigitTrainer
+from blendprune.data.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
 from blendprune.job import build_trained, prune_from_config
 
@@ -144,38 +142,25 @@ class Runs:
         print(f"{os.path.relpath(self.folder)}: {name}: {_words(result)}", flush=True)
 
 
-class _Trainer(DigitTrainer):
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        return COCOEvaluator(dataset_name, tasks=tasks, use_fast_impl=False)
-
-
 def _train(cfg):
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(cfg.SEED)
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = _Trainer(cfg)
+        trainer = DigitTrainer(cfg)
         trainer.resume_or_load(resume=False)
-        return _aps(trainer.train())
+        return average_precisions(trainer.train())
 
 
 def _evaluate(cfg):
     model = build_trained(cfg)
     with contextlib.redirect_stdout(io.StringIO()):
-        return _aps(_Trainer.test(cfg, model))
+        return average_precisions(DigitTrainer.test(cfg, model))
 
 
 def _read(folder):
     cfg = get_cfg()
     cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     return cfg
-
-
-def _aps(results):
-    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
-    aps = {task: figures["AP"] for task, figures in results.items() if task in ("bbox", "segm")}
-    return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
 
 
 def _words(result):

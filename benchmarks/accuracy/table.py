@@ -1,4 +1,4 @@
-"""Results as tables and curves: means over the seeds that are there."""
+"""Results as tables: means over the seeds that are there."""
 
 import collections
 import json

@@ -1,6 +1,7 @@
 """detectron2's default trainer, with the few choices that digit scenes call for."""
 
 import logging
+import math
 import os
 
 import torch
@@ -25,7 +26,8 @@ class DigitTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
         # The compiled evaluation of detectron2 is missing from its wheel; pycocotools' will do.
-        return COCOEvaluator(dataset_name, tasks=("bbox", "segm"), use_fast_impl=False)
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return COCOEvaluator(dataset_name, tasks=tasks, use_fast_impl=False)
 
     @classmethod
     def build_optimizer(cls, cfg, model):
@@ -48,6 +50,20 @@ class DigitTrainer(DefaultTrainer):
     def build_writers(self):
         metrics = JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
         return [metrics, ProgressWriter(self.max_iter)]
+
+
+def average_precisions(results):
+    """The AP of each task.
+
+    Args:
+        results (dict): of `DigitTrainer.test` or `DigitTrainer.train`.
+
+    Returns:
+        dict[str, float]: "bbox" and, with masks, "segm", in percent.
+    """
+    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
+    aps = {task: results[task]["AP"] for task in ("segm", "bbox") if task in results}
+    return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
 
 
 class ProgressWriter(EventWriter):

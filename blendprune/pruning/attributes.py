@@ -6,6 +6,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import nn
 
 from ..errors import PruningError
+from .hooks import forward_hooks
 
 
 def sync_attributes(model):
@@ -90,16 +91,13 @@ def _sync_backbone(backbone):
     for module in list(watched):
         names = getattr(module, "_out_feature_channels", {})
         watched += [child for name, child in module.named_children() if name in names]
-    handles = [module.register_forward_hook(record) for module in dict.fromkeys(watched)]
     modes = [(module, module.training) for module in backbone.modules()]
     try:
         backbone.eval()
         side = max(64, 2 * (backbone.size_divisibility or 1))
-        with torch.no_grad():
+        with torch.no_grad(), forward_hooks(dict.fromkeys(watched), record):
             backbone(first.weight.new_zeros(1, first.in_channels, side, side))
     finally:
-        for handle in handles:
-            handle.remove()
         for module, mode in modes:
             module.training = mode
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, ImageList
 
+from .hooks import forward_hooks
 from .regions import given_instances
 
 
@@ -158,13 +159,12 @@ def no_gradients_from_recurrent_layers(model):
         torch.set_grad_enabled(False)
 
     recurrent = [m for m in model.modules() if isinstance(m, torch.nn.RNNBase)]
-    handles = [module.register_forward_pre_hook(stop) for module in recurrent]
-    try:
-        with torch.set_grad_enabled(torch.is_grad_enabled()):  # which is again what it was, after
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    # What grad mode is now it is again afterwards.
+    with (
+        forward_hooks(recurrent, stop, before=True),
+        torch.set_grad_enabled(torch.is_grad_enabled()),
+    ):
+        yield
 
 
 def normalized_images(model, batched_inputs):

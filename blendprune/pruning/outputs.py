@@ -4,6 +4,7 @@ import torch
 from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
 
+from .hooks import forward_hooks
 from .instances import instance_stages, normalized_images
 from .regions import has_regions, rcnn_stages
 from .training import run_training
@@ -183,16 +184,9 @@ def _record_calls(model, run):
             # Read now: an in-place activation will put its own grad_fn on the output.
             calls.append((module, output, output.grad_fn))
 
-    handles = [
-        module.register_forward_hook(record)
-        for module in model.modules()
-        if is_prunable_layer(module) or is_norm(module)
-    ]
-    try:
+    layers = [m for m in model.modules() if is_prunable_layer(m) or is_norm(m)]
+    with forward_hooks(layers, record):
         run()
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 

@@ -5,12 +5,10 @@ model finds something else than the dense one, and its rows would not be rows of
 both run on what the dense one found.
 """
 
-import contextlib
-
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
-from torch import nn
 
+from ..hooks import forward_hooks
 from ..outputs import stages
 from ..regions import has_regions, rcnn_stages
 
@@ -68,18 +66,6 @@ def run(model, batch, regions=None):
     image(1)
     boxes(proposals)
     detections(found)
-
-
-@contextlib.contextmanager
-def forward_hooks(modules, hook, before=False):
-    """Within it, the hook is called after (or before) the forward of each module."""
-    register = nn.Module.register_forward_pre_hook if before else nn.Module.register_forward_hook
-    handles = [register(module, hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _some(boxes, size, most):

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from ..hooks import forward_hooks
 from ..view import evaluating, is_norm, prunable
-from .images import forward_hooks, given_regions, run
+from .images import given_regions, run
 from .linear_maps import linear_map
 from .replay import Replay
 from .solve import ridge_regression

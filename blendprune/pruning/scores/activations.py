@@ -2,6 +2,7 @@
 
 import torch
 
+from ..hooks import forward_hooks
 from ..outputs import head_outputs, is_blendmask
 from ..view import evaluating
 from .readers import by_input, readers
@@ -105,14 +106,9 @@ def _record(model, layers, batches, run, record):
             reached.add(layer)
             record(layer, x)
 
-    handles = [layer.register_forward_pre_hook(hook) for layer in layers]
-    try:
-        with evaluating(model):
-            for batch in batches:
-                run(model, [{"image": image["image"]} for image in batch])
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(model), forward_hooks(layers, hook, before=True):
+        for batch in batches:
+            run(model, [{"image": image["image"]} for image in batch])
     return reached
 
 

@@ -14,7 +14,8 @@ An entry is called without arguments and gives a callable from a group of Torch-
 a channel, the least important lowest, comparable between groups. One that learns from data has
 ``collect(model, groups, batches)``, called once before it; what it leaves in ``.grad`` is cleared
 afterwards. One that does not suit every group has ``check(channel_groups)``, which raises
-PruningError.
+PruningError. One whose scores are the price of a channel, to be held against what it frees, has a
+true ``per_cost``.
 """
 
 

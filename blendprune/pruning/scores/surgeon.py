@@ -5,8 +5,9 @@ import math
 import torch
 from torch import nn
 
-from .losses import accumulate_gradients
-from .readers import channel_effect, readers
+from ..hooks import forward_hooks
+from .gradients import fisher
+from .readers import readers
 from .registry import IMPORTANCES, CollectedImportance
 
 # Penalty of the regression of a channel on the others, as a fraction of their mean square.
@@ -34,16 +35,11 @@ class Surgeon(CollectedImportance):
         roots = [group[0].dep.target.module for group in groups]
         reads = [readers(group) for group in groups]
         moments = _Moments(reads)
-        effects = dict.fromkeys(roots, 0)
-
-        def observe():
-            for root, group in zip(roots, groups):
-                effects[root] = effects[root] + channel_effect(group).square() / 2
-
-        with moments:
-            accumulate_gradients(model, batches, after_image=observe)
+        effects = fisher()
+        with forward_hooks(moments.layers, moments.see, before=True):
+            effects.collect(model, groups, batches)
         self.scores = {
-            root: _scores(effects[root].double(), [moments.of(*read) for read in found])
+            root: _scores(effects.scores[root].double(), [moments.of(*read) for read in found])
             for root, found in zip(roots, reads)
         }
 
@@ -67,14 +63,13 @@ class _Moments:
             self._times[layer] = min(times, self._times.get(layer, times))
         self._inputs, self._gradients, self._counts = {}, {}, {}
 
-    def __enter__(self):
-        self._handles = [layer.register_forward_pre_hook(self._see) for layer in self._times]
+    @property
+    def layers(self):
+        """All readers, each once."""
+        return self._times.keys()
 
-    def __exit__(self, *failure):
-        for handle in self._handles:
-            handle.remove()
-
-    def _see(self, layer, inputs):
+    def see(self, layer, inputs):
+        """Forward pre-hook of the readers."""
         # A view of its own: other readers of the tensor have gradients of their own.
         x = inputs[0].view_as(inputs[0])
         rows = self._rows(layer, x.detach())
