@@ -16,6 +16,7 @@ __all__ = [
     "convert",
     "errors",
     "load",
+    "measure_sensitivity",
     "plan",
     "prunable",
     "prune",
@@ -28,7 +29,7 @@ __all__ = [
 
 def __getattr__(name):
     # These need detectron2 or Torch-Pruning, which importing blendprune must not import.
-    if name in ("plan", "prune", "prunable"):
+    if name in ("measure_sensitivity", "plan", "prune", "prunable"):
         from . import pruning
 
         return getattr(pruning, name)

@@ -1,4 +1,4 @@
-"""The command line: ``blendprune demo | plan | prune | run | status | convert``."""
+"""The command line: ``blendprune demo | plan | sensitivity | prune | run | status | convert``."""
 
 import argparse
 import json
@@ -49,6 +49,23 @@ def plan(args):
 
     found = plan_from_config(_config(args))
     print(json.dumps(found.to_dict(), indent=2) if args.json else plan_table(found))
+    return 0
+
+
+def sensitivity(args):
+    """Measure what each group's channels are worth to the model of a config."""
+    _silence_upstream()
+    blendprune.apply()
+    from .job import sensitivity_from_config
+    from .pruning import sensitivity_table
+
+    cfg = _config(args)
+    path = cfg.PRUNER.SENSITIVITY = (
+        args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
+    )
+    found = sensitivity_from_config(cfg, progress=lambda line: print(f"- {line}", flush=True))
+    print(sensitivity_table(found))
+    print(f"\nprune with: --sensitivity {path}")
     return 0
 
 
@@ -121,13 +138,22 @@ def _parser():
     sub.set_defaults(command=demo)
 
     sub = commands.add_parser("plan", help="show what could be cut, what stays, and why")
-    _add_config_arguments(sub)
+    _add_config_argument(sub)
+    _add_layer_arguments(sub)
     sub.add_argument("--json", action="store_true")
     _add_tail(sub)
     sub.set_defaults(command=plan)
 
+    sub = commands.add_parser("sensitivity", help="measure what the loss rises by, by group")
+    _add_config_argument(sub)
+    sub.add_argument("--importance", metavar="NAME", help="which channels go first")
+    sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
+    _add_tail(sub)
+    sub.set_defaults(command=sensitivity)
+
     sub = commands.add_parser("prune", help="prune the trained model of a config")
-    _add_config_arguments(sub)
+    _add_config_argument(sub)
+    _add_layer_arguments(sub)
     target = sub.add_mutually_exclusive_group()
     for flag, what in (
         ("--pruning-ratio", "fraction of the channels to remove"),
@@ -146,6 +172,7 @@ def _parser():
     )
     sub.add_argument("--importance", metavar="NAME", help="surgeon, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
+    sub.add_argument("--sensitivity", metavar="FILE", help="measured there, or to be measured")
     sub.add_argument("--distill", action="store_true", help="fine-tune under a teacher")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     _add_tail(sub)
@@ -168,8 +195,11 @@ def _parser():
     return parser
 
 
-def _add_config_arguments(sub):
+def _add_config_argument(sub):
     sub.add_argument("--config-file", required=True, metavar="FILE")
+
+
+def _add_layer_arguments(sub):
     sub.add_argument(
         "--ignore",
         action="append",
@@ -200,7 +230,7 @@ def _config(args):
     modeling.register()
     cfg = get_cfg()
     keys = ("PRUNING_RATIO", "MAX_FLOPS", "MAX_PARAMS", "MAX_ACTIVATIONS", "MAX_LATENCY")
-    keys += ("IMPORTANCE", "NORMALIZE")
+    keys += ("IMPORTANCE", "NORMALIZE", "SENSITIVITY")
     flags = {key: getattr(args, key.lower(), None) for key in keys}
     given = [(f"PRUNER.{key}", value) for key, value in flags.items() if value is not None]
     try:
@@ -208,10 +238,13 @@ def _config(args):
         cfg.merge_from_list([item for pair in given for item in pair])
         cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
         # What names layers adds to what the file names, and comes after it.
-        cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *args.ignore]
+        cfg.PRUNER.IGNORED_LAYERS = [
+            *cfg.PRUNER.IGNORED_LAYERS,
+            *getattr(args, "ignore", ()),
+        ]
         cfg.PRUNER.PRUNING_RATIO_DICT = [
             *cfg.PRUNER.PRUNING_RATIO_DICT,
-            *([pattern, float(ratio)] for pattern, ratio in args.layer_ratio),
+            *([pattern, float(ratio)] for pattern, ratio in getattr(args, "layer_ratio", ())),
         ]
         cfg.merge_from_list(args.opts)
         if getattr(args, "distill", False) and not cfg.PRUNER.DISTILLATION.TEACHER:

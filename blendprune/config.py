@@ -28,12 +28,15 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "MAX_LATENCY", 0.0)
     # Which channels go first: see blendprune.pruning.IMPORTANCES.
     _default(cfg.PRUNER, "IMPORTANCE", "surgeon")
-    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": "surgeon" by
-    # what the target counts, the others by nothing.
+    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": "surgeon" and
+    # what SENSITIVITY gives by what the target counts, the others by nothing.
     _default(cfg.PRUNER, "NORMALIZE", "")
     # Fit the weights that are left to the features of the dense model on the calibration images;
     # scores that read no images leave them alone.
     _default(cfg.PRUNER, "RECONSTRUCT", True)
+    # File of the measured sensitivity, by which it is decided how much of each group goes; it is
+    # measured if it is not there. "": by the scores alone.
+    _default(cfg.PRUNER, "SENSITIVITY", "")
     # Rank the channels of all layers together (True) or those of each layer alone (False).
     _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
     # Rank the channels of groups of the same make-up together (arXiv:2407.04616).

@@ -61,8 +61,9 @@ def prune_from_config(cfg, output_dir, progress=None):
     dense = copy.deepcopy(model)
     data = None
     if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
-        say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {', '.join(cfg.DATASETS.TRAIN)}")
-        data = calibration_batches(cfg)
+        data = _read(cfg, say)
+    if arguments["sensitivity"]:
+        arguments["sensitivity"] = _sensitivity(cfg, model, data, say)
 
     def write(result, folder):
         say("measuring latency")
@@ -114,6 +115,51 @@ def plan_from_config(cfg):
     elif os.path.isfile(path) and not path.endswith(".pkl"):
         _restructure(model, read_checkpoint(path))
     return pruning.plan(model, **_arguments_of(pruning.plan, cfg))
+
+
+def sensitivity_from_config(cfg, progress=None):
+    """Measure the sensitivity of the model at ``MODEL.WEIGHTS``, or read it.
+
+    Args:
+        cfg (CfgNode): with the keys of ``add_prune_config``; PRUNER.SENSITIVITY names the file.
+        progress (callable): called with one line of text at each step.
+
+    Returns:
+        Sensitivity: see :func:`blendprune.measure_sensitivity`.
+
+    Raises:
+        ConfigError: a key of the config cannot hold, or the file is of another model.
+        CheckpointError: the weights cannot be read, or are not a trained model of this config.
+        PruningError: the model cannot be traced, or its losses are not finite.
+    """
+    say = progress or (lambda line: None)
+    prune_mode(cfg)
+    say(f"loading {cfg.MODEL.WEIGHTS}")
+    return _sensitivity(cfg, build_trained(cfg), None, say)
+
+
+def _sensitivity(cfg, model, data, say):
+    from detectron2.utils.file_io import PathManager
+
+    from . import pruning
+
+    path = cfg.PRUNER.SENSITIVITY
+    if not PathManager.isfile(path):
+        if "://" not in path:
+            _make_writable(os.path.dirname(os.path.abspath(path)))
+        data = data or _read(cfg, say)
+    return pruning.measure_sensitivity(
+        model,
+        data=data,
+        importance=cfg.PRUNER.IMPORTANCE,
+        path=path,
+        progress=lambda done, groups: say(f"sensitivity of group {done} of {groups}"),
+    )
+
+
+def _read(cfg, say):
+    say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {', '.join(cfg.DATASETS.TRAIN)}")
+    return calibration_batches(cfg)
 
 
 def build_trained(cfg):
@@ -181,10 +227,13 @@ def calibration_batches(cfg):
         batches = iter(loader)
         return [next(batches) for _ in range(-(-cfg.PRUNER.CALIBRATION_IMAGES // per_batch))]
     except (KeyError, OSError, AssertionError, ValueError) as error:
+        # What has a sensitivity to go by needs the importance that it was measured with.
+        or_else = "." if cfg.PRUNER.SENSITIVITY else (
+            ", or use PRUNER.IMPORTANCE magnitude, which needs no data."
+        )
         raise ConfigError(
             f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
-            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS, or use "
-            "PRUNER.IMPORTANCE magnitude, which needs no data."
+            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS{or_else}"
         ) from None
 
 

@@ -11,10 +11,12 @@ import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 import blendprune
 from blendprune.__main__ import main
+from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN, register_digits, write_digits
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,25 @@ def _revert_after():
 @pytest.fixture
 def trained(registered, blendmask_cfg, tmp_path):
     """A dense model's config file and its weights."""
+    return _train(blendmask_cfg("PRUNER.IMPORTANCE", "magnitude", "PRUNER.ROUNDS", 1), tmp_path)
+
+
+@pytest.fixture
+def trained_on_digits(registered, blendmask_cfg, tmp_path):
+    """The same for images that are there."""
+    register_digits(write_digits(tmp_path / "digits", num_train=2, num_test=1, image_size=64))
     cfg = blendmask_cfg("PRUNER.IMPORTANCE", "magnitude", "PRUNER.ROUNDS", 1)
+    cfg.DATASETS.TRAIN = (DIGITS_TRAIN,)
+    cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 10
+    cfg.INPUT.MASK_FORMAT, cfg.INPUT.MIN_SIZE_TRAIN = "bitmask", (64,)
+    cfg.SOLVER.IMS_PER_BATCH = cfg.PRUNER.CALIBRATION_IMAGES = 2
+    yield _train(cfg, tmp_path)
+    for name in (DIGITS_TRAIN, DIGITS_TEST):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def _train(cfg, tmp_path):
     model = build_model(cfg)
     DetectionCheckpointer(model, str(tmp_path)).save("dense")
     cfg.MODEL.WEIGHTS = str(tmp_path / "dense.pth")
@@ -323,3 +343,44 @@ def test_convert_needs_the_flag_for_a_pickled_module(trained, capsys):
 
 def build_model_from(trained):
     return blendprune.load(str(trained / "dense.pth"))
+
+
+def _sensitivity(trained, *args):
+    return main(["sensitivity", "--config-file", str(trained / "config.yaml"), *map(str, args)])
+
+
+def test_sensitivity_is_measured_once_and_serves_every_target(trained_on_digits, capsys):
+    trained = trained_on_digits
+    path = trained / "new" / "sensitivity.json"
+    assert _sensitivity(trained, "--output", path) == 0
+    printed = capsys.readouterr().out
+    assert "50 %" in printed and "sensitivity of group 1 of" in printed
+    assert f"prune with: --sensitivity {path}" in printed
+    written = path.read_bytes()
+    for target in (0.7, 0.5):
+        out = trained / f"pruned{target}"
+        flags = ["--max-flops", target, "--sensitivity", path, "--output", out]
+        assert _prune(trained, *flags) == 0
+        assert "sensitivity of group" not in capsys.readouterr().out
+        report = json.loads((out / "report.json").read_text())
+        assert 0.98 * target <= report["flops"]["after"] / report["flops"]["before"] <= target
+    assert path.read_bytes() == written
+
+    # Neither for another model nor from another file.
+    weights = ["MODEL.WEIGHTS", trained / "pruned0.5/model_pruned.pth"]
+    refused = ["--max-flops", 0.7, "--output", trained / "refused", "--sensitivity"]
+    assert _prune(trained, *refused, path, *weights) == 2
+    assert "was measured with other weights: measure it anew" in _sentence(capsys)
+    assert _prune(trained, *refused, trained / "config.yaml") == 2
+    assert "as a measured sensitivity" in _sentence(capsys)
+    assert not os.path.exists(trained / "refused" / "model_pruned.pth")
+
+
+def test_sensitivity_without_images_asks_for_them_and_for_no_other_importance(trained, capsys):
+    path = trained / "sensitivity.json"
+    assert _sensitivity(trained, "--output", path, "DATASETS.TRAIN", "('nowhere',)") == 2
+    sentence = _sentence(capsys)
+    assert "cannot read training images of nowhere" in sentence and "magnitude" not in sentence
+    assert _prune(trained, "--max-flops", 0.7, "--sensitivity", path) == 2
+    assert "cannot read training images" in _sentence(capsys)
+    assert not path.exists()

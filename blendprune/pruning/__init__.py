@@ -3,6 +3,7 @@
 from .flops import CostModel, count_activations, count_flops, count_params
 from .graph import ChannelGraph, ChannelGroup, Member, group_notes
 from .layers import resolve_layers, resolve_ratios
+from .measure import measure_sensitivity
 from .outputs import blendmask_outputs, head_outputs, prediction_layers
 from .plan import GroupPlan, PruningPlan, plan, plan_table
 from .prune import config_inputs, prune
@@ -15,6 +16,7 @@ from .scores import (
     is_data_driven,
     score_groups,
 )
+from .sensitivity import GroupSensitivity, Sensitivity, load_sensitivity, sensitivity_table
 from .view import prunable
 
 __all__ = [
@@ -23,10 +25,12 @@ __all__ = [
     "CostModel",
     "IMPORTANCES",
     "GroupPlan",
+    "GroupSensitivity",
     "NORMALIZERS",
     "Member",
     "PruningPlan",
     "PruningReport",
+    "Sensitivity",
     "accumulate_gradients",
     "blendmask_outputs",
     "build_importance",
@@ -37,6 +41,8 @@ __all__ = [
     "group_notes",
     "head_outputs",
     "is_data_driven",
+    "load_sensitivity",
+    "measure_sensitivity",
     "plan",
     "plan_table",
     "prediction_layers",
@@ -46,4 +52,5 @@ __all__ = [
     "resolve_layers",
     "resolve_ratios",
     "score_groups",
+    "sensitivity_table",
 ]

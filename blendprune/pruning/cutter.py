@@ -35,9 +35,11 @@ class Cutter:
         ratios,
         normalize=None,
         reconstruct=False,
+        sensitivity=None,
     ):
         self.model, self.inputs, self.limits = model, inputs, limits
         self.importance, self.batches, self.normalize = importance, batches, normalize
+        self.sensitivity = sensitivity
         self.ignored, self.ratios = ignored_layers, ratios
         # Told of every cut.
         self.survivors = Survivors()
@@ -168,7 +170,10 @@ class Cutter:
         scores = iter(score_groups(self.model, chosen, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
         unit = self.normalize
-        if unit is None and cost is not None and getattr(importance, "per_cost", False):
+        if self.sensitivity is not None:
+            scores = self.sensitivity.rescale(scores, groups, dense)
+        per_cost = getattr(self.sensitivity or importance, "per_cost", False)
+        if unit is None and cost is not None and per_cost:
             unit = _unit(kind)
         if unit is not None:
             scores = normalize_scores(scores, groups, partial(costs.cost, unit))

@@ -9,8 +9,15 @@ import yaml
 from ..errors import ConfigError
 from .cutter import Cutter
 from .layers import resolve_layers, resolve_ratios
-from .scores import as_batches, build_importance, check_normalizer, is_data_driven
+from .scores import (
+    as_batches,
+    build_importance,
+    check_normalizer,
+    importance_name,
+    is_data_driven,
+)
 from .search import Limits
+from .sensitivity import load_sensitivity
 from .snapshot import Snapshot
 
 _TARGETS = ("pruning_ratio", "max_flops", "max_params", "max_activations", "max_latency")
@@ -28,6 +35,7 @@ def prune(
     importance="surgeon",
     normalize=None,
     reconstruct=True,
+    sensitivity=None,
     global_pruning=True,
     isomorphic=False,
     round_to=None,
@@ -64,10 +72,15 @@ def prune(
         normalize (str): divide each score by what the channel's removal frees: ``"flops"``,
             ``"params"`` or ``"activations"``. Group Fisher Pruning (arXiv:2108.00708) is
             ``importance="fisher"`` by ``"activations"``. None: ``"surgeon"`` by what the target
-            counts, the others by nothing.
+            counts, and so is what ``sensitivity`` gives; the others by nothing.
         reconstruct (bool): if there is ``data``, fit the weights that are left, after each cut, to
             the features of the dense model on its images; no labels are read for it, and no
             gradients are needed.
+        sensitivity (str | Sensitivity): how much of each group goes is decided by what that costs
+            in loss for each FLOP (parameter, …) that it frees, by the curves that
+            :func:`blendprune.measure_sensitivity` gave for this model and importance, or by its
+            file; the importance says which channels. Greedy, the costs at the present widths anew
+            in each round. The curves are those of the model before any cut or reconstruction.
         global_pruning (bool): rank the channels of all groups together.
         isomorphic (bool): rank groups of the same make-up together (arXiv:2407.04616).
         round_to (int): new widths are multiples of it.
@@ -108,10 +121,11 @@ def prune(
     _check_rounds(rounds)
     check_ratio_limit(kind, target, limits)
     levels = _check_levels(levels, kind, target)
+    sensitivity = _check_sensitivity(sensitivity, model, importance, limits)
     needs_data = is_data_driven(build_importance(importance))
     if needs_data and data is None:
         raise ConfigError(
-            f"importance {_name_of(importance)!r} is computed from data: pass data=… "
+            f"importance {importance_name(importance)!r} is computed from data: pass data=… "
             "(batches of a training loader), or use importance='magnitude'"
         )
     batches = as_batches(data) if data is not None else None
@@ -130,6 +144,7 @@ def prune(
             pruning_ratio_dict,
             normalize,
             reconstruct=bool(reconstruct) and batches is not None,
+            sensitivity=sensitivity,
         )
         for level in [*levels, target]:
             cutter.to_target(kind, level, rounds, progress, goal=target)
@@ -140,10 +155,6 @@ def prune(
     except BaseException:
         snapshot.restore()
         raise
-
-
-def _name_of(importance):
-    return importance if isinstance(importance, str) else type(importance).__name__
 
 
 def one_target(targets):
@@ -183,6 +194,21 @@ def _check_levels(levels, kind, target):
                 "furthest level"
             )
     return sorted({float(level) for level in levels}, reverse=not ratio)
+
+
+def _check_sensitivity(sensitivity, model, importance, limits):
+    if not sensitivity:
+        return None
+    if limits.isomorphic or not limits.global_pruning:
+        raise ConfigError(
+            "sensitivity weighs all groups against one another: leave global_pruning True and "
+            "isomorphic False"
+        )
+    found, source = sensitivity, "the sensitivity"
+    if isinstance(sensitivity, str):
+        found, source = load_sensitivity(sensitivity), repr(sensitivity)
+    found.check(model, importance, source)
+    return found
 
 
 def check_limits(max_pruning_ratio, round_to, global_pruning=True, isomorphic=False):

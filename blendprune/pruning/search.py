@@ -79,6 +79,24 @@ def ratio_notes(groups, limits):
     return notes
 
 
+def channel_order(group, score):
+    """The order in which the channels of a group go, part by part.
+
+    Each part loses its own least important position, so that a group norm keeps equal counts.
+
+    Args:
+        group (ChannelGroup): at its present width.
+        score (Tensor): (width,).
+
+    Returns:
+        Tensor: (slots, width / slots) int64, positions within the part, least important first.
+    """
+    parts = score.view(group.slots, -1)
+    if group.aligned:
+        parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
+    return parts.argsort(dim=1, stable=True)
+
+
 def chunks_of(index, group, score, dense_width, limits):
     """The channels of a group in the order in which they may go.
 
@@ -92,14 +110,10 @@ def chunks_of(index, group, score, dense_width, limits):
     Returns:
         list[_Chunk]: least important first, scores ascending.
     """
-    parts = score.view(group.slots, -1)
-    size = parts.shape[1]
-    if group.aligned:
-        parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
-    # Each part loses its own least important position; a group norm then keeps equal counts.
-    ranks = parts.argsort(dim=1, stable=True)
-    # In any part, sorted ascending: entry k is what the k-th step costs on average.
-    steps = parts.gather(1, ranks).mean(0).tolist()
+    ranks = channel_order(group, score)
+    size = ranks.shape[1]
+    # What the k-th step costs on average.
+    steps = score.view(ranks.shape).gather(1, ranks).mean(0).tolist()
     indices = (ranks + size * torch.arange(group.slots)[:, None]).T.tolist()
     chunks, highest, start = [], -math.inf, 0
     for width in allowed_widths(group, dense_width, limits):

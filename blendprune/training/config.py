@@ -47,6 +47,11 @@ def hooks_from_config(cfg):
                 "PRUNER.GRADUAL goes by what can be counted: set PRUNER.MAX_FLOPS instead of "
                 "PRUNER.MAX_LATENCY."
             )
+        if node.SENSITIVITY:
+            raise ConfigError(
+                "PRUNER.SENSITIVITY holds for the weights that it was measured with, and "
+                "PRUNER.GRADUAL cuts while they change: leave one of them out."
+            )
         hooks.append(
             GradualPruning(
                 node.GRADUAL.START,

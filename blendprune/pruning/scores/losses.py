@@ -54,21 +54,46 @@ def accumulate_gradients(model, batches, after_image=None):
         for batch in batches:
             if after_image is not None:
                 model.zero_grad(set_to_none=True)
-            with torch.enable_grad(), EventStorage():
-                losses = model(batch)
-                if not isinstance(losses, dict):
-                    raise PruningError(
-                        f"{type(model).__name__} gave no dict of losses in training mode, "
-                        "so no importance from data can be had; use importance='magnitude'"
-                    )
-                total = sum(losses.values())
-            if not torch.isfinite(total):
-                raise PruningError(
-                    "the losses on the calibration data are not finite; check the weights"
-                )
-            total.backward()
+            with torch.enable_grad():
+                _loss(model, batch).backward()
             if after_image is not None:
                 after_image()
+
+
+def mean_loss(model, batches):
+    """Mean over the batches of the summed training losses, without gradients.
+
+    The mode is that of :func:`accumulate_gradients`, the model is left as it was, and what the
+    training draws at random (proposals, points) is the same in every call.
+
+    Args:
+        model (nn.Module): inside the prunable view.
+        batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
+
+    Returns:
+        float: finite.
+
+    Raises:
+        PruningError: the losses are not finite, or are no dict.
+    """
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices), torch.no_grad(), _training(model):
+        torch.manual_seed(0)
+        return sum(_loss(model, batch).item() for batch in batches) / len(batches)
+
+
+def _loss(model, batch):
+    with EventStorage():
+        losses = model(batch)
+    if not isinstance(losses, dict):
+        raise PruningError(
+            f"{type(model).__name__} gave no dict of losses in training mode, so nothing can be "
+            "learned from data; use importance='magnitude' and no sensitivity"
+        )
+    total = sum(losses.values())
+    if not torch.isfinite(total):
+        raise PruningError("the losses on the calibration data are not finite; check the weights")
+    return total
 
 
 @contextlib.contextmanager

@@ -54,6 +54,13 @@ def build_importance(importance):
     return IMPORTANCES.get(importance)()
 
 
+def importance_name(importance):
+    """What messages and files call an importance."""
+    if isinstance(importance, str):
+        return importance
+    return getattr(importance, "__qualname__", type(importance).__name__)
+
+
 def is_data_driven(importance):
     """Whether scores are computed from data."""
     return hasattr(importance, "collect") or _wants_gradients(importance)

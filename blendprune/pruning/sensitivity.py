@@ -1,0 +1,243 @@
+"""Sensitivity: what the training loss rises by when a group loses channels, as data."""
+
+import hashlib
+import itertools
+import json
+import os
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from ..checkpoint import first_line, staged
+from ..errors import ConfigError
+from .scores import importance_name
+from .search import channel_order
+
+_FORMAT = {"format": "blendprune.sensitivity", "version": 1}
+
+
+@dataclass
+class GroupSensitivity:
+    """The loss when the least important channels of one group are masked.
+
+    Attributes:
+        width (int): channels of the group.
+        masked (list[int]): how many were masked, ascending.
+        loss (list[float]): the loss then.
+    """
+
+    width: int
+    masked: list
+    loss: list
+
+    def rises(self, loss):
+        """By how much the loss rises, made monotone: what fewer masked channels cost, more do, too.
+
+        Args:
+            loss (float): with no channel masked.
+
+        Returns:
+            list[float]: at least 0, one for each of ``masked``.
+        """
+        return list(itertools.accumulate((x - loss for x in self.loss), max, initial=0.0))[1:]
+
+    def marginal(self, loss):
+        """By how much the loss rises with each channel that goes.
+
+        The lower convex hull of the monotone curve, beyond its end as steep as there.
+
+        Args:
+            loss (float): with no channel masked.
+
+        Returns:
+            np.ndarray: (width,), ascending; what the first channel to go costs comes first.
+        """
+        hull = []
+        for point in zip([0, *self.masked], [0.0, *self.rises(loss)]):
+            if hull and point[0] == hull[-1][0]:
+                continue  # of a few channels, two fractions are the same number
+            while len(hull) > 1 and _slope(hull[-1], point) <= _slope(hull[-2], hull[-1]):
+                hull.pop()
+            hull.append(point)
+        lengths = [b[0] - a[0] for a, b in itertools.pairwise(hull)]
+        lengths[-1] += self.width - hull[-1][0]
+        return np.repeat([_slope(a, b) for a, b in itertools.pairwise(hull)], lengths)
+
+
+@dataclass
+class Sensitivity:
+    """What :func:`blendprune.measure_sensitivity` found.
+
+    Attributes:
+        weights (str): SHA-256 of the model's state dict.
+        importance (str): the score that says which channels of a group are masked first.
+        ratios (list[float]): fractions of the channels that were masked.
+        images (int): how many the loss is the mean over.
+        loss (float): of the model as it is: the sum of its training losses.
+        groups (dict[str, GroupSensitivity]): root of each group that may be pruned → its curve.
+    """
+
+    # Losses are the price of a channel: see IMPORTANCES.
+    per_cost = True
+
+    weights: str
+    importance: str
+    ratios: list
+    images: int
+    loss: float
+    groups: dict = field(default_factory=dict)
+
+    def save(self, path):
+        """Write it as JSON.
+
+        Args:
+            path (str): any address PathManager knows; what is there is replaced.
+        """
+        from detectron2.utils.file_io import PathManager
+
+        if os.path.dirname(path):
+            PathManager.mkdirs(os.path.dirname(path))
+        with staged(path) as [partial], PathManager.open(partial, "w") as file:
+            json.dump(_FORMAT | asdict(self), file, indent=2)
+
+    def check(self, model, importance, source="the sensitivity", ratios=None):
+        """Refuse what was measured on something else.
+
+        Args:
+            model (nn.Module): at the weights that it is to be used for.
+            importance (str | Callable): as for :func:`blendprune.prune`.
+            source (str): what the message calls it.
+            ratios (Sequence[float]): the fractions wanted, if it matters.
+
+        Raises:
+            ConfigError: weights, score or fractions are others.
+        """
+        wanted = {"weights": digest(model), "importance": importance_name(importance)}
+        if ratios is not None:
+            wanted["ratios"] = list(ratios)
+        for what, want in wanted.items():
+            found = getattr(self, what)
+            if found != want:
+                was = "" if what == "weights" else f" ({found}, not {want})"
+                raise ConfigError(
+                    f"{source} was measured with other {what}{was}: measure it anew, in another "
+                    "file"
+                )
+
+    def rescale(self, scores, groups, dense_widths):
+        """Scores in the order given within each group, and of the size of the loss between groups.
+
+        Args:
+            scores (list[Tensor | None]): (width,) for each group; None where the group stays.
+            groups (list[ChannelGroup]): all groups, at their present widths.
+            dense_widths (list[int]): their widths when the sensitivity was measured.
+
+        Returns:
+            list[Tensor | None]: by how much the loss rises with the channel.
+
+        Raises:
+            ConfigError: a group was not measured, or at another width.
+        """
+        rescaled = []
+        for group, score, dense in zip(groups, scores, dense_widths):
+            if score is not None:
+                curve = self.groups.get(group.root)
+                if curve is None or curve.width != dense:
+                    raise ConfigError(
+                        f"the sensitivity has no curve for {group.root} of {dense} channels: "
+                        "measure it anew"
+                    )
+                steps = curve.marginal(self.loss)[dense - group.width :]
+                # A step takes one channel of each part.
+                steps = torch.from_numpy(steps).view(-1, group.slots).mean(1)
+                ranks = channel_order(group, score)
+                steps = steps.expand(group.slots, -1)
+                score = torch.empty(ranks.shape, dtype=torch.float64).scatter(1, ranks, steps)
+                score = score.flatten()
+            rescaled.append(score)
+        return rescaled
+
+
+def load_sensitivity(path):
+    """Read what :func:`measure_sensitivity` has written.
+
+    Args:
+        path (str): any address PathManager knows.
+
+    Returns:
+        Sensitivity: not yet compared with a model.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds something else.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    try:
+        with PathManager.open(path, "r") as file:
+            values = json.load(file)
+        if {key: values.pop(key) for key in _FORMAT} != _FORMAT:
+            raise ValueError("another version")
+        groups = {root: GroupSensitivity(**group) for root, group in values.pop("groups").items()}
+        return Sensitivity(**values, groups=groups)
+    except Exception as error:  # each PathManager handler raises errors of its own
+        raise ConfigError(
+            f"cannot read {path!r} as a measured sensitivity ({first_line(error)}): name the file "
+            "that `blendprune sensitivity` writes"
+        ) from None
+
+
+def sensitivity_table(sensitivity):
+    """The measurement as text: by how much the loss rises when fractions of a group are masked.
+
+    ::
+
+        group                             width    10 %    30 %    50 %    70 %    90 %
+        ------------------------------  -------  ------  ------  ------  ------  ------
+        backbone.bottom_up.res3.0.conv1     128   0.000   0.002   0.011   0.060   0.410
+        …
+
+        loss as it is: 1.234 (64 images, surgeon)
+
+    Args:
+        sensitivity (Sensitivity): from :func:`measure_sensitivity`.
+
+    Returns:
+        str: several lines, no line break at the end.
+    """
+    headers = [
+        "group",
+        "width",
+        *(f"{ratio:.0%}".replace("%", " %") for ratio in sensitivity.ratios),
+    ]
+    rows = [
+        [root, group.width, *(f"{rise:.3f}" for rise in group.rises(sensitivity.loss))]
+        for root, group in sensitivity.groups.items()
+    ]
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    table = tabulate(rows, headers, disable_numparse=True, colalign=align)
+    return (
+        f"{table}\n\nloss as it is: {sensitivity.loss:.3f} ({sensitivity.images} images, "
+        f"{sensitivity.importance})"
+    )
+
+
+def digest(model):
+    """SHA-256 of a state dict: names, shapes and numbers.
+
+    Args:
+        model (nn.Module): outside the prunable view.
+
+    Returns:
+        str: 64 hexadecimal digits.
+    """
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _slope(a, b):
+    return (b[1] - a[1]) / (b[0] - a[0])
