@@ -28,8 +28,8 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "MAX_LATENCY", 0.0)
     # Which channels go first: see blendprune.pruning.IMPORTANCES.
     _default(cfg.PRUNER, "IMPORTANCE", "surgeon")
-    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": "surgeon" and
-    # what SENSITIVITY gives by what the target counts, the others by nothing.
+    # Divide scores by the "flops", "params" or "activations" that a channel frees; "": "surgeon"
+    # and a SENSITIVITY by what the target counts, the others by nothing.
     _default(cfg.PRUNER, "NORMALIZE", "")
     # Fit the weights that are left to the features of the dense model on the calibration images;
     # scores that read no images leave them alone.
