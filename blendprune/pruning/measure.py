@@ -6,6 +6,7 @@ import torch
 
 from ..errors import ConfigError
 from .graph import ChannelGraph
+from .hooks import forward_hooks
 from .prune import check_inputs
 from .scores import (
     as_batches,
@@ -133,12 +134,8 @@ def masking(group, channels):
             wide = wide.view(-1, *[1] * (x.dim() - 2))
         return x * wide, *rest
 
-    handles = [layer.register_forward_pre_hook(mask) for layer in masks]
-    try:
+    with forward_hooks(masks, mask, before=True):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _check_ratios(ratios):
