@@ -11,8 +11,9 @@ A structure (the ``"struct"`` of a checkpoint) is a dict of str, int and list, s
                      {"in_channels": 3, "out_channels": 32, "groups": 1, "weight": [32, 3, 7, 7]},
                  "backbone": {"_out_feature_channels": {"p3": 128, "p4": 128}}, ...}}
 
-Per module, an int is an attribute, a list the shape of one of its own tensors, a dict an attribute
-that maps names to ints. Module names are those of upstream's state dict, with or without overlay.
+Per module, an int is an attribute, a list the shape of one of its own tensors (or an attribute, if
+it is ``normalized_shape``), a dict an attribute that maps names to ints. Module names are those of
+upstream's state dict, with or without overlay.
 """
 
 from itertools import chain
@@ -20,6 +21,7 @@ from itertools import chain
 import torch
 from torch import nn
 
+from .attention import fit_heads
 from .errors import StructError
 
 FORMAT = "blendprune.struct"
@@ -36,7 +38,10 @@ WIDTHS = (
     "in_features",
     "out_features",
     "in_channels_to_top_module",
+    "num_heads",
 )
+#: Attributes that hold a tuple of widths.
+WIDTH_TUPLES = ("normalized_shape",)
 #: Attributes that map names to widths.
 WIDTH_DICTS = ("_out_feature_channels",)
 
@@ -136,10 +141,13 @@ def restructure(model, struct):
     for name, entry in struct["modules"].items():
         module = current[name][0]
         for key, value in entry.items():
-            if isinstance(value, list):
+            if key in WIDTH_TUPLES:
+                setattr(module, key, tuple(value))
+            elif isinstance(value, list):
                 _shrink(module, key, value, moved)
             else:
                 setattr(module, key, dict(value) if isinstance(value, dict) else value)
+    fit_heads(model)
 
 
 def validate(struct):
@@ -191,7 +199,8 @@ def _entry(module):
     widths = {k: v for k in WIDTHS if type(v := getattr(module, k, None)) is int}
     shapes = {k: list(t.shape) for k, t in tensors if t is not None and t.dim() > 0}
     dicts = {k: dict(v) for k in WIDTH_DICTS if isinstance(v := getattr(module, k, None), dict)}
-    return {**widths, **shapes, **dicts}
+    tuples = {k: list(v) for k in WIDTH_TUPLES if isinstance(v := getattr(module, k, None), tuple)}
+    return {**widths, **shapes, **dicts, **tuples}
 
 
 def _compare_names(wanted, found):
@@ -247,6 +256,8 @@ def _agrees(entry, module):
         return [weight[0], inputs] == [entry["out_channels"], entry["in_channels"]]
     if {"in_features", "out_features"} <= entry.keys():
         return weight == [entry["out_features"], entry["in_features"]]
+    if "normalized_shape" in entry:
+        return weight == entry["normalized_shape"]
     width = entry.get("num_features", entry.get("num_channels"))
     return width is None or all(v == [width] for v in entry.values() if isinstance(v, list))
 

@@ -1,14 +1,15 @@
-"""The zoo: every config of detectron2's model zoo, pruned to half its FLOPs and put to use.
+"""The zoo: every config, yaml or Python, of detectron2 and AdelaiDet, pruned and put to use.
 
 ::
 
     python -m tests.zoo                                 # all of them: takes an hour on one core
     python -m tests.zoo 'COCO-Keypoints/*' '*retinanet*'
     ADELAIDET_ROOT=~/AdelaiDet python -m tests.zoo 'AdelaiDet/FCOS*'
+    DETECTRON2_ROOT=~/detectron2 python -m tests.zoo 'projects/*'
 
-Each model is built with random weights, pruned (magnitude, one round), run on an image, trained
-one step, saved, loaded and compared bit by bit. Results are kept in ``--output`` (a JSON file), and
-configs that are in it are not run again; the table of all of them is printed at the end::
+Each model is built with random weights, pruned to half its FLOPs (magnitude, one round), run on an
+image, trained one step, saved, loaded and compared bit by bit. Results are kept in ``--output`` (a
+JSON file), and configs in it are not run again; the table of all of them is printed at the end::
 
     | config | GFLOPs | after | M params | after | |
     |---|---|---|---|---|---|
@@ -29,15 +30,20 @@ import pathlib
 import sys
 import tempfile
 import time
+import types
 import warnings
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 
 import blendprune
 from blendprune.pruning import count_flops, head_outputs, prune
 from blendprune.pruning.view import evaluating
 
 _REGIONS = 12
+# Parts of other configs, a classifier, and a model of mmdetection.
+_NO_DETECTOR = {"common", "torchvision_imagenet_R_50.py", "mmdet_mask_rcnn_R_50_FPN_1x.py"}
 
 
 def main(argv=None):
@@ -73,8 +79,14 @@ def main(argv=None):
 
 
 def config_names():
-    """Names of all configs: those of detectron2, and of AdelaiDet where ADELAIDET_ROOT is set."""
+    """Names of all configs: detectron2's, and those of its projects and of AdelaiDet where
+    DETECTRON2_ROOT and ADELAIDET_ROOT are set."""
     names = sorted(_names_under(_zoo_folder()))
+    root = os.environ.get("DETECTRON2_ROOT")
+    if root:
+        for project in _PROJECTS:
+            folder = pathlib.Path(root) / "projects" / project / "configs"
+            names += sorted(f"projects/{project}/configs/{n}" for n in _names_under(folder))
     root = os.environ.get("ADELAIDET_ROOT")
     if root:
         found = _names_under(pathlib.Path(root) / "configs")
@@ -89,9 +101,10 @@ def _zoo_folder():
 
 
 def _names_under(folder):
-    paths = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
+    paths = [p.relative_to(folder) for kind in ("yaml", "py") for p in folder.rglob(f"*.{kind}")]
     # What is named so is for others to build upon; most of them are no whole model.
-    return [str(path) for path in paths if not path.name.startswith("Base-")]
+    whole = (p for p in paths if not p.name.startswith("Base-"))
+    return [str(p) for p in whole if not _NO_DETECTOR & set(p.parts)]
 
 
 def run_config(name, size=128):
@@ -108,40 +121,107 @@ def run_config(name, size=128):
     start = time.perf_counter()
     found = {}
     try:
-        cfg = load_config(name)
-        cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-        found.update(prune_and_use(cfg, size))
+        found.update(prune_and_use(load_config(name), size))
     except Exception as error:  # the table is there to tell what happens
         found["result"] = f"{type(error).__name__}: {str(error).strip()[:300]}".replace("\n", " ")
     return {**found, "wall_s": time.perf_counter() - start}
 
 
 def load_config(name):
-    """The config of that name.
+    """The config of that name, for the CPU and without weights.
 
     Returns:
-        CfgNode: as upstream's ``get_cfg()`` merged with the file.
+        CfgNode | DictConfig: as upstream's ``get_cfg()`` merged with the file; of a LazyConfig
+        the whole file.
     """
+    from detectron2 import model_zoo
+    from detectron2.config import LazyConfig, get_cfg
+
     if name.startswith("AdelaiDet/"):
         import adet.modeling  # noqa: F401  (registers)
         from adet.config import get_cfg
 
         path = os.path.join(os.environ["ADELAIDET_ROOT"], "configs", name.split("/", 1)[1])
+    elif name.startswith("projects/"):
+        path = os.path.join(os.environ["DETECTRON2_ROOT"], name)
     else:
-        from detectron2 import model_zoo
-        from detectron2.config import get_cfg
-
         path = model_zoo.get_config_file(name)
+    if name.endswith(".py"):
+        return LazyConfig.load(path)
     cfg = get_cfg()
+    project = _PROJECTS.get(name.split("/")[1]) if name.startswith("projects/") else None
+    if project is not None:
+        project(cfg)
     cfg.merge_from_file(path)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     return cfg
 
 
-def prune_and_use(cfg, size, max_flops=0.5, **how):
+def _point_rend(cfg):
+    from detectron2.projects.point_rend import add_pointrend_config
+
+    add_pointrend_config(cfg)
+
+
+def _deeplab(cfg):
+    from detectron2.projects.deeplab import add_deeplab_config
+
+    add_deeplab_config(cfg)
+
+
+def _panoptic_deeplab(cfg):
+    # What reads panoptic images from disk wants panopticapi, which is on no package index.
+    sys.modules.setdefault("panopticapi", types.ModuleType("panopticapi"))
+    utils = sys.modules.setdefault("panopticapi.utils", types.ModuleType("panopticapi.utils"))
+    utils.__dict__.setdefault("rgb2id", None)
+    from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
+
+    add_panoptic_deeplab_config(cfg)
+
+
+# Folders of upstream's projects/ that the zoo covers, and what adds their keys to a config.
+_PROJECTS = {
+    "DeepLab": _deeplab,
+    "MViTv2": None,
+    "Panoptic-DeepLab": _panoptic_deeplab,
+    "PointRend": _point_rend,
+    "Rethinking-BatchNorm": None,
+    "ViTDet": None,
+}
+
+
+def build_dense(config, size):
+    """The model of a config, with random weights, for small images and few regions.
+
+    Args:
+        config (CfgNode | DictConfig): from :func:`load_config`.
+        size (int): side of the image in pixels.
+
+    Returns:
+        nn.Module: in eval mode.
+    """
+    from detectron2.config import instantiate
+    from detectron2.modeling import build_model
+
+    if isinstance(config, CfgNode):
+        config.INPUT.MIN_SIZE_TEST = size
+        # A crop would fix the size of the image that ASPP pools.
+        config.INPUT.CROP.ENABLED = False
+        if "MEInst" in config.MODEL:
+            config.MODEL.MEInst.FLAG_PARAMETERS = (
+                True  # the encoding need not be read from its file
+            )
+        return allow_any_score(build_model(config)).eval()
+    if "square_pad" in config.model.backbone:
+        config.model.backbone.square_pad = size
+    return allow_any_score(instantiate(config.model)).eval()
+
+
+def prune_and_use(config, size, max_flops=0.5, **how):
     """Prune the model of a config, then run, train, save, load and compare it.
 
     Args:
-        cfg (CfgNode): for the CPU, without weights.
+        config (CfgNode | DictConfig): from :func:`load_config`.
         size (int): side of the image in pixels.
         max_flops (float): as of :func:`blendprune.prune`, as everything in ``how``.
 
@@ -151,16 +231,9 @@ def prune_and_use(cfg, size, max_flops=0.5, **how):
     Raises:
         AssertionError: something did not come out as it should.
     """
-    from detectron2.modeling import build_model
-
-    cfg.INPUT.MIN_SIZE_TEST = size
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = _REGIONS
-    if "MEInst" in cfg.MODEL:
-        cfg.MODEL.MEInst.FLAG_PARAMETERS = True  # the encoding need not be read from its file
-    model = build_model(cfg).eval()
+    model = build_dense(config, size)
     draw_mask_encoding(model)
-    batch = training_batch(cfg, size)
+    batch = training_batch(config, size)
     images = [
         {k: x[k] for k in ("image", "proposals", "height", "width") if k in x} for x in batch[:1]
     ]
@@ -176,31 +249,35 @@ def prune_and_use(cfg, size, max_flops=0.5, **how):
     train_one_step(model, batch)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model_pruned.pth")
-        torch.save({"model": model.state_dict(), "struct": blendprune.structure_of(model)}, path)
-        loaded = blendprune.load(path)
-    few_regions(loaded)
+        DetectionCheckpointer(model, folder).save("model_pruned")
+        given = None if hasattr(model, "blendprune_config") else build_dense(config, size)
+        loaded = blendprune.load(path, model=given)
+    few_regions(allow_any_score(loaded))
     assert_same(model, loaded, images)
     return {"flops": flops, "params": report.params, "notes": report.notes, "result": "green"}
 
 
-def training_batch(cfg, size, count=2):
-    """Random images with whatever labels the losses of the config may read.
+def training_batch(config, size, count=2):
+    """Random images with whatever labels the losses of a model may read.
 
     Args:
-        cfg (CfgNode): tells the channels of the image.
+        config (CfgNode | DictConfig): from :func:`load_config`.
         size (int): side in pixels, at least 32.
         count (int): number of images.
 
     Returns:
         list[dict]: detectron2's format: ``"image"`` (C, size, size), ``"instances"`` with boxes,
         classes (all 0), masks, keypoints and (BAText, FCPose) texts and heatmaps, ``"sem_seg"`` and
-        ``"basis_sem"`` (size, size), ``"proposals"``.
+        ``"basis_sem"`` (size, size), ``"proposals"``, and the center heatmap and offsets
+        (2, size, size) of Panoptic-DeepLab.
     """
     from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 
+    yaml = isinstance(config, CfgNode)
+    channels = len(config.MODEL.PIXEL_MEAN) if yaml else 3
+    points = max(config.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, 1) if yaml else 17
     random = torch.Generator().manual_seed(0)
     corners = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.3, 0.2, 0.9, 0.9]]) * size
-    points = max(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, 1)
     batch = []
     for _ in range(count):
         instances = Instances((size, size))
@@ -217,11 +294,11 @@ def training_batch(cfg, size, count=2):
         proposals = Instances((size, size))
         proposals.proposal_boxes = Boxes(corners.clone() * 0.95)
         proposals.objectness_logits = torch.zeros(2)
-        if cfg.MODEL.META_ARCHITECTURE == "OneStageRCNN":
-            label_texts(instances, cfg)
-        if cfg.MODEL.get("FCPOSE_ON", False):
-            label_heatmaps(instances, cfg)
-        image = 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), size, size, generator=random)
+        if yaml and config.MODEL.META_ARCHITECTURE == "OneStageRCNN":
+            label_texts(instances, config)
+        if yaml and config.MODEL.get("FCPOSE_ON", False):
+            label_heatmaps(instances, config)
+        image = 255 * torch.rand(channels, size, size, generator=random)
         batch.append(
             {
                 "image": image,
@@ -231,6 +308,10 @@ def training_batch(cfg, size, count=2):
                 "width": size,
                 "sem_seg": masks.any(0).long(),
                 "basis_sem": masks.any(0).long(),
+                "center": masks.any(0).float(),
+                "center_weights": torch.ones(size, size),
+                "offset": torch.rand(2, size, size, generator=random),
+                "offset_weights": torch.ones(size, size),
             }
         )
     return batch
@@ -290,6 +371,17 @@ def settle_norms(model, images):
         head_outputs(model, images)
     for handle in handles:
         handle.remove()
+
+
+def allow_any_score(model):
+    """Let detections of any score through, sample few regions to train on; return the model."""
+    for module in model.modules():
+        for name in ("test_score_thresh", "box_score_thresh"):
+            if hasattr(module, name):
+                setattr(module, name, 0.0)
+        if hasattr(module, "forward_with_given_boxes"):
+            module.batch_size_per_image = _REGIONS
+    return model
 
 
 def few_regions(model):

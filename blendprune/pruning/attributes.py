@@ -5,6 +5,7 @@ from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
+from ..attention import fit_heads
 from ..errors import PruningError
 from .hooks import forward_hooks
 
@@ -23,6 +24,7 @@ def sync_attributes(model):
     Raises:
         PruningError: a BiFPN came out with a width that its forward would take wrongly.
     """
+    fit_heads(model)
     for backbone in _outermost_backbones(model):
         for module in backbone.modules():
             _sync_fusion(module)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from ..attention import is_attention
 from .outputs import stages
 from .view import evaluating, is_norm, is_prunable_layer, prunable
 
@@ -238,11 +239,16 @@ class CostModel:
                 side.setdefault(member.layer, []).append((index, member.per_channel))
         self._terms = {"flops": [], "params": [], "activations": []}
         parameters = set(parameters)
+        attentions = _owners(model)
         for name, module in model.named_modules():
             layer = is_prunable_layer(module) or is_norm(module)
             width_in, width_out = _widths(module) if layer else (1, 1)
             source = (width_in, ins.get(name, ())) if layer else (1, ())
             target = (width_out, outs.get(name, ())) if layer else (1, ())
+            # Whatever attention does between its linears, it does head by head.
+            owner = attentions.get(name)
+            if owner:
+                target = (3 * owner[1].proj.in_features, outs.get(owner[0], ()))
             if counts["flops"].get(name):
                 self._terms["flops"].append((counts["flops"][name], source, target))
             if counts["activations"].get(name):
@@ -255,7 +261,7 @@ class CostModel:
                         (
                             p.numel(),
                             source if reads else (1, ()),
-                            target if layer else (_longest(p), outs.get(path, ())),
+                            target if layer else (_last(p), outs.get(path, ())),
                         )
                     )
 
@@ -281,8 +287,20 @@ def _kept(side, lost):
     return 1 - sum(lost[index] * per_channel for index, per_channel in groups) / width
 
 
-def _longest(p):
-    return max(p.shape, default=1)
+def _last(p):
+    # The dimension that Torch-Pruning cuts of a parameter outside any layer.
+    return next((size for size in reversed(p.shape) if size > 1), 1)
+
+
+def _owners(model):
+    """Name of each module in an attention, itself included but not its linears → (name, module)."""
+    owners = {}
+    for name, attention in model.named_modules():
+        if is_attention(attention):
+            for inner, _ in attention.named_modules():
+                if inner not in ("qkv", "proj"):
+                    owners[f"{name}.{inner}" if inner else name] = (name, attention)
+    return owners
 
 
 def _widths(module):

@@ -8,10 +8,11 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
+from ..attention import head_width, is_attention
 from ..errors import ConfigError, PruningError
 from .layers import resolve_layers, resolve_ratios
 from .outputs import head_outputs, prediction_layers, small_inputs
-from .view import is_norm, is_prunable_layer
+from .view import is_dynamic_head, is_norm, is_prunable_layer
 
 # Autograd operators that act on every channel alone and leave the channel dimension where it is.
 _CHANNEL_WISE = re.compile(
@@ -20,8 +21,10 @@ _CHANNEL_WISE = re.compile(
     r"|ToCopy|NativeDropout|Upsample\w+2D|MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D"
     r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D"
     # The transposed weight of a linear, and features pooled from regions.
-    r"|T|GeneratedBackwardFor_torchvision_roi_align_default|_BezierAlign)(Backward\d*)?"
+    r"|T|GridSampler2D|GeneratedBackwardFor_torchvision_roi_align_default|_BezierAlign)(Backward\d*)?"
 )
+# Operators that move dimensions, or drop some: fine as long as the channels remain one of them.
+_AXES = re.compile(r"(Permute|Transpose|Squeeze|Unsqueeze|Select)Backward\d*")
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,13 @@ class Member:
     Attributes:
         layer (str): module name (for a parameter outside any known layer, the parameter's).
         role (str): ``"out"`` for what makes or normalises the channels, ``"in"`` for what reads.
-        per_channel (int): entries of the layer that one channel of the group stands for; above 1
-            where a linear reads a flattened map.
+        per_channel (float): entries of the layer that one channel of the group stands for; above 1
+            where a linear reads a flattened map, below where it reads what attention made of three.
     """
 
     layer: str
     role: str
-    per_channel: int
+    per_channel: float
 
 
 @dataclass
@@ -53,6 +56,7 @@ class ChannelGroup:
         per_slot (int): least channels of a part. A group norm over a single channel would wipe out
             what it sees on a 1x1 map, and torch refuses to compute it; a grouped conv would become
             a depthwise one, whose channels go with those of its input.
+        block (int): channels next to each other that go together: a head of attention.
         stays (str): why the width must stay; empty if it may change.
         ratio (float | None): fraction of its dense width that it loses whatever the target; None
             where the target decides.
@@ -65,6 +69,7 @@ class ChannelGroup:
     slots: int = 1
     aligned: bool = False
     per_slot: int = 1
+    block: int = 1
     stays: str = ""
     ratio: float | None = None
     notes: list = field(default_factory=list)
@@ -77,13 +82,25 @@ class ChannelGroup:
     @property
     def least(self):
         """The smallest width that the members allow."""
-        return self.width if self.stays else min(self.width, self.slots * self.per_slot)
+        return (
+            self.width if self.stays else min(self.width, self.slots * self.per_slot * self.block)
+        )
 
     @property
     def kind(self):
         """Groups of one kind have the same make-up, whatever their widths."""
         items = [(type(dep.target.module).__name__, dep.handler.__name__) for dep, _ in self.handle]
         return tuple(sorted(items))
+
+
+class _Dependencies(tp.DependencyGraph):
+    """Torch-Pruning's graph, which follows a flatten even where some linear sees three dimensions.
+
+    It gives up on all reshapes once it meets such a linear (Swin's); those linears are one operator
+    in the prunable view, with no reshape beside them.
+    """
+
+    _2d_4d = property(lambda self: True, lambda self, value: None)
 
 
 class ChannelGraph:
@@ -107,6 +124,7 @@ class ChannelGraph:
         self._modules = {name: module for module, name in self.names.items()}
         self.ignored = resolve_layers(model, ignored_layers)
         self.ratios = resolve_ratios(model, pruning_ratio_dict)
+        self.residual = {m.qkv for m in self.names if is_attention(m)}
         self.notes = []
         example_inputs = small_inputs(model, example_inputs)
         with torch.enable_grad():
@@ -126,7 +144,21 @@ class ChannelGraph:
         Returns:
             list[ChannelGroup]: those that stay included.
         """
-        return [self._describe(handle) for handle in self.dependencies.get_all_groups()]
+        return [self._describe(handle) for handle in self._handles()]
+
+    def _handles(self):
+        # A depthwise conv makes no channels: what it reads may be several groups, concatenated.
+        seen, graph = set(), self.dependencies
+        for module in list(graph.module2node):
+            layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+            if layer and not _is_depthwise(module) and module not in seen:
+                pruner = graph.get_pruner_of_module(module)
+                width = pruner.get_out_channels(module)
+                handle = graph.get_pruning_group(module, pruner.prune_out_channels, range(width))
+                for dep, _ in handle:
+                    if graph.is_out_channel_pruning_fn(dep.handler):
+                        seen.add(dep.target.module)
+                yield handle
 
     def cut(self, group, channels, survivors=None):
         """Remove channels of a group from all its members.
@@ -145,7 +177,7 @@ class ChannelGraph:
 
     def _trace(self, example_inputs):
         try:
-            return tp.DependencyGraph().build_dependency(
+            dependencies = _Dependencies().build_dependency(
                 self.model, example_inputs, forward_fn=head_outputs, verbose=False
             )
         except (IndexError, KeyError, AttributeError) as error:
@@ -153,6 +185,9 @@ class ChannelGraph:
                 f"the dependency graph of {type(self.model).__name__} cannot be traced: {error!r}; "
                 "check that its outputs are differentiable"
             ) from error
+        _map_heads(dependencies)
+        _size_concatenations(dependencies)
+        return dependencies
 
     def _without_channels(self):
         """Parameters outside any layer whose entries are no channels: BiFPN's weights of inputs."""
@@ -161,7 +196,7 @@ class ChannelGraph:
         lengths = {p: p.shape[dim] for p, dim in self.dependencies.unwrapped_parameters}
         return [
             dep.target.module
-            for handle in self.dependencies.get_all_groups()
+            for handle in self._handles()
             for dep, indices in handle
             if isinstance(dep.target.module, nn.Parameter)
             and max(indices) >= lengths.get(dep.target.module, 0)
@@ -170,20 +205,36 @@ class ChannelGraph:
     def _describe(self, handle):
         root = handle[0].dep.target.module
         width = len(handle[0].idxs)
-        members, parts, aligned, per_slot, reasons, outs = [], [1], False, 1, {}, {}
+        members, parts, aligned, per_slot, block = [], [1], False, 1, 1
+        reasons, outs = {}, {}
         for dep, indices in handle:
             module = dep.target.module
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             name = self._name_of(module)
             if name is None:
-                if isinstance(module, tp.ops._ElementWiseOp):
+                owner = getattr(self.dependencies.module2node[module].grad_fn, "owner", None)
+                if is_dynamic_head(owner):
+                    reasons.setdefault(f"{self.names[owner]} has weights for its channels", root)
+                elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
                     grad_fn = self.dependencies.module2node[module].grad_fn
-                    if not _is_channel_wise(grad_fn):
+                    attention = getattr(grad_fn, "owner", None)
+                    if is_attention(attention):
+                        # Queries, keys and values of a head go together, and in whole heads.
+                        parts.append(3)
+                        aligned, block = True, head_width(attention)
+                        members.append(Member(self.names[attention], "out", 1))
+                    elif _joins_constant(grad_fn):
+                        reasons.setdefault("concatenated with a constant", root)
+                    elif not _is_channel_wise(grad_fn, len(indices)):
                         reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
-            members.append(Member(name, "out" if out else "in", max(1, len(indices) // width)))
+            members.append(Member(name, "out" if out else "in", len(indices) / width))
             if out:
                 outs[module] = name
+            elif module in self.residual:
+                reasons["the residual stream that attention reads"] = root
+            if out and is_prunable_layer(module) and len(indices) < width:
+                reasons[f"only {len(indices)} of them are its own"] = module
             if out and module in self.predictions:
                 reasons["prediction layer"] = module
             if isinstance(module, nn.GroupNorm):
@@ -196,10 +247,10 @@ class ChannelGraph:
         slots = math.lcm(*parts)
         if width % slots:
             reasons[f"width {width} does not divide into {slots} equal parts"] = root
-        elif width <= slots * per_slot:
+        elif width <= slots * per_slot * block:
             reasons["already at its least width"] = root
         group = ChannelGroup(
-            self.names[root], width, members, slots, aligned, per_slot, handle=handle
+            self.names[root], width, members, slots, aligned, per_slot, block, handle=handle
         )
         makers = [module for module in outs if is_prunable_layer(module)]
         # A norm may be ignored, too; a conv says more.
@@ -256,8 +307,14 @@ class ChannelGraph:
 
     def _note_unreached(self):
         reached = self.dependencies.module2node
+        inside = set()
+        for attention in filter(is_attention, self.names):
+            inside.update(set(attention.modules()) - {attention.qkv, attention.proj})
+        if inside:
+            self.notes.append("attention loses whole heads: the width of a head stays")
         for module, name in self.names.items():
-            if (is_prunable_layer(module) or is_norm(module)) and module not in reached:
+            layer = (is_prunable_layer(module) or is_norm(module)) and module not in inside
+            if layer and module not in reached:
                 self.notes.append(f"{name}: no output depends on it in the traced forward")
 
 
@@ -294,8 +351,43 @@ def _part_of(named, makers):
     return f"{len(named)} of {len(makers)} layers" if 0 < len(named) < len(makers) else ""
 
 
-def _is_channel_wise(grad_fn):
+def _map_heads(graph):
+    """Tell the graph which channels of ``qkv`` are which of ``proj``."""
+    for node in graph.module2node.values():
+        attention = getattr(node.grad_fn, "owner", None)
+        if not is_attention(attention):
+            continue
+        table = getattr(attention, "relative_position_bias_table", None)
+        for source, target in ((node, other) for other in node.inputs + node.outputs):
+            inwards, outwards = _nothing, _nothing
+            if target.module is attention.qkv:
+                inwards = _modulo(attention.proj.in_features)
+            elif target.module is table:  # one column a head
+                outwards = _floor(head_width(attention))
+            elif target.module is attention.proj:
+                inwards = outwards = None
+            for one, other, mapping in ((target, source, inwards), (source, target, outwards)):
+                for dep in one.dependencies:
+                    if dep.target is other:
+                        dep.index_mapping[0] = mapping
+
+
+def _size_concatenations(graph):
+    """Tell the graph how wide the parts are: it would take a layer's width for them."""
+    for node in graph.module2node.values():
+        if isinstance(node.module, tp.ops._ConcatOp) and len(_output_shape(node.grad_fn)) > 1:
+            sources = [source for source in node.grad_fn.next_functions if source[0] is not None]
+            node.module.concat_sizes = [
+                source._input_metadata[number].shape[1] for source, number in sources
+            ]
+
+
+def _is_channel_wise(grad_fn, channels):
     name = grad_fn.name()
+    if name.startswith("CatBackward"):
+        return True
+    if _AXES.fullmatch(name):
+        return channels in _output_shape(grad_fn)
     if re.fullmatch(r"(Mean|Sum)Backward\d+", name):
         # Over all there is (as losses do), or over positions alone.
         dims = getattr(grad_fn, "_saved_dim", None)
@@ -310,10 +402,41 @@ def _is_channel_wise(grad_fn):
     return _CHANNEL_WISE.fullmatch(name) is not None
 
 
+def _output_shape(grad_fn):
+    return grad_fn._input_metadata[0].shape
+
+
+def _joins_constant(grad_fn):
+    # Autograd does not know where such a part begins, and so neither does the graph.
+    concatenation = grad_fn.name().startswith("CatBackward")
+    return concatenation and any(source is None for source, _ in grad_fn.next_functions)
+
+
 def _signed(dim):
     # Autograd hands out negative dimensions as unsigned numbers.
     return dim - (1 << 64) if dim >= 1 << 63 else dim
 
 
-def _is_depthwise(conv):
-    return conv.groups == conv.out_channels and conv.groups > 1
+def _nothing(indices):
+    return []
+
+
+def _modulo(width):
+    def mapping(indices):
+        return list(
+            {i.idx % width: i._replace(idx=i.idx % width) for i in reversed(indices)}.values()
+        )
+
+    return mapping
+
+
+def _floor(width):
+    def mapping(indices):
+        return list({i.idx // width: i._replace(idx=i.idx // width) for i in indices}.values())
+
+    return mapping
+
+
+def _is_depthwise(layer):
+    groups = getattr(layer, "groups", 1)
+    return groups > 1 and groups == layer.out_channels

@@ -103,8 +103,9 @@ def _measure(model, group, score, batches, ratios):
     size = order.shape[1]
     masked, losses = [], []
     for ratio in ratios:
-        # Of each part alike; something always goes, and something always stays.
-        count = min(max(1, round(ratio * size)), size - 1)
+        # Whole blocks, of each part alike; something always goes, and something always stays.
+        blocks = size // group.block
+        count = group.block * min(max(1, round(ratio * blocks)), blocks - 1)
         gone = (order[:, :count] + size * torch.arange(group.slots)[:, None]).flatten()
         with masking(group, gone):
             losses.append(mean_loss(model, batches))

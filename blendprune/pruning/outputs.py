@@ -4,11 +4,15 @@ import torch
 from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
 
+from ..attention import is_attention
 from .hooks import forward_hooks
 from .instances import instance_stages, normalized_images
 from .regions import has_regions, rcnn_stages
 from .training import run_training
-from .view import is_norm, is_prunable_layer
+from .view import is_dynamic_head, is_norm, is_prunable_layer
+
+# Heads of PointRend whose output means something although a point head goes on from there.
+_COARSE_HEADS = ("coarse_head", "coarse_sem_seg_head", "parameter_head")
 
 
 def is_blendmask(model):
@@ -127,8 +131,9 @@ def small_inputs(model, batched_inputs):
 def prediction_layers(model, batched_inputs):
     """The layers whose output width means something, and so must stay.
 
-    They are the convs and linears whose output reaches no other conv or linear in inference, and
-    those that only training has, likewise.
+    They are the convs and linears whose output reaches no other conv or linear in inference, those
+    that only training has, likewise, and those in which a coarse head of PointRend ends, although
+    its point head reads them.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode inside the prunable view.
@@ -140,6 +145,10 @@ def prediction_layers(model, batched_inputs):
     with torch.enable_grad():
         calls = _record_calls(model, lambda: _run(model, batched_inputs))
         sinks = _sinks(calls)
+        for name, part in model.named_modules():
+            if name.rpartition(".")[2] in _COARSE_HEADS:
+                inside = set(part.modules())
+                sinks |= _sinks([call for call in calls if call[0] in inside])
         if not is_blendmask(model):
             # A prediction of inference stays one, even where training reads it on.
             more = _training_calls(model, batched_inputs, calls)
@@ -176,7 +185,7 @@ def _run(model, batched_inputs, all_regions=False):
 
 
 def _record_calls(model, run):
-    """(module, output, grad_fn) of every conv, linear and norm call, in execution order."""
+    """(module, output, grad_fn) of every conv, linear, norm and dynamic head, as executed."""
     calls = []
 
     def record(module, inputs, output):
@@ -184,7 +193,11 @@ def _record_calls(model, run):
             # Read now: an in-place activation will put its own grad_fn on the output.
             calls.append((module, output, output.grad_fn))
 
-    layers = [m for m in model.modules() if is_prunable_layer(m) or is_norm(m)]
+    layers = [
+        module
+        for module in model.modules()
+        if is_prunable_layer(module) or is_norm(module) or is_dynamic_head(module)
+    ]
     with forward_hooks(layers, record):
         run()
     return calls
@@ -211,7 +224,8 @@ def _ends(calls):
 
 def _training_calls(model, batched_inputs, calls):
     """Calls of the training forward, if it may show layers that the given calls have not."""
-    seen = _seen(calls)
+    # What runs inside attention is part of one operator there.
+    seen = _seen(calls).union(*(m.modules() for m in model.modules() if is_attention(m)))
     if all(module in seen for module in model.modules() if is_prunable_layer(module)):
         return []
     with EventStorage():

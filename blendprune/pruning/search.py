@@ -50,7 +50,7 @@ def allowed_widths(group, dense_width, limits):
     Returns:
         range: descending, in equal steps; empty if the group stays.
     """
-    step = math.lcm(group.slots, limits.round_to)
+    step = math.lcm(group.slots * group.block, limits.round_to)
     least = max(group.least, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
     if group.stays:
         return range(0)
@@ -82,7 +82,8 @@ def ratio_notes(groups, limits):
 def channel_order(group, score):
     """The order in which the channels of a group go, part by part.
 
-    Each part loses its own least important position, so that a group norm keeps equal counts.
+    Each part loses its own least important position, so that a group norm keeps equal counts. The
+    channels of a block follow each other.
 
     Args:
         group (ChannelGroup): at its present width.
@@ -91,10 +92,11 @@ def channel_order(group, score):
     Returns:
         Tensor: (slots, width / slots) int64, positions within the part, least important first.
     """
-    parts = score.view(group.slots, -1)
+    parts = score.view(group.slots, -1, group.block).mean(2)
     if group.aligned:
         parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
-    return parts.argsort(dim=1, stable=True)
+    ranks = parts.argsort(dim=1, stable=True)
+    return (group.block * ranks[:, :, None] + torch.arange(group.block)).flatten(1)
 
 
 def chunks_of(index, group, score, dense_width, limits):

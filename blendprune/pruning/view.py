@@ -2,8 +2,10 @@
 
 DependencyGraph maps each module to the ``grad_fn`` of its output, so a module must be one operator.
 detectron2's ``Conv2d`` runs its norm and activation inside its own ``forward``, FrozenBatchNorm2d
-has buffers where parameters are expected, and NaiveGroupNorm is several operators. Inside the view
-each of them is one standard torch module; it is the same object as before, because FPN (and users)
+has buffers where parameters are expected, NaiveGroupNorm and the LayerNorm of channels-first maps
+are several operators, a linear on more than two dimensions is three, and attention is a dozen
+between two linears. Inside the view each of them is one standard torch module, and what attention
+does between its linears is one operator; it is the same object as before, because FPN (and users)
 hold references to modules that a replacement would miss. Only ``module.__class__`` is swapped.
 """
 
@@ -13,10 +15,11 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, batch_norm
 from torch import nn
 from torchvision.ops import deform_conv2d
 
+from ..attention import OneOperator, attend, is_attention
 from .attributes import sync_attributes
 
 
@@ -116,6 +119,19 @@ class _PlainDeformConv(nn.Conv2d):
     __call__ = _PlainConv.__call__
 
 
+class _DynamicHead:
+    """A head whose weights another layer predicts: one operator, and that layer a prediction."""
+
+    def forward(self, features, coords, weights):
+        def run(features):
+            return upstream(features, coords, fixed)
+
+        if self.training:
+            return super().forward(features, coords, weights)
+        upstream, fixed = super().forward, weights.detach()
+        return _as_one_operator(self, run, features, ())
+
+
 class _FixedBatchNorm(nn.BatchNorm2d):
     """FrozenBatchNorm2d as a BatchNorm2d that never leaves its fixed statistics."""
 
@@ -133,6 +149,63 @@ class _FixedBatchNorm(nn.BatchNorm2d):
 
 class _OneGroupNorm(nn.GroupNorm):
     """A group norm written out in several operators, as the one operator."""
+
+
+def _as_one_operator(module, run, x, parameters):
+    # Training builds the usual graph: nothing is traced there, and nothing is computed twice.
+    if module.training or not torch.is_grad_enabled():
+        return run(x)
+    return OneOperator.apply(run, module, x, *parameters)
+
+
+class _OneLinear(nn.Linear):
+    """A linear that is one operator on inputs of any rank."""
+
+    def forward(self, x):
+        if x.dim() <= 2:
+            return super().forward(x)
+        parameters = [p for p in (self.weight, self.bias) if p is not None]
+        return _as_one_operator(self, super().forward, x, parameters)
+
+
+class _OneLayerNorm(nn.LayerNorm):
+    """detectron2's LayerNorm over the channels of (N, C, H, W), as the one operator."""
+
+    elementwise_affine = True
+
+    def forward(self, x):
+        return _as_one_operator(self, self._normalise, x, [self.weight, self.bias])
+
+    def _normalise(self, x):
+        return batch_norm.LayerNorm.forward(self, x)
+
+
+class _OneAttention:
+    """Attention whose graph is ``qkv``, one operator, ``proj``."""
+
+    @property
+    def num_heads(self):
+        return self.proj.in_features // self._head_width
+
+    def forward(self, x, *inputs, **options):
+        def run(qkv):
+            return attend(self, qkv, shown, *inputs, **options)
+
+        shown = x.detach()
+        parameters = [
+            p for name, p in self.named_parameters() if name.split(".")[0] not in ("qkv", "proj")
+        ]
+        return self.proj(_as_one_operator(self, run, self.qkv(x), parameters))
+
+
+def _remember_head_width(module):
+    vars(module)["_head_width"] = module.proj.in_features // vars(module).pop("num_heads")
+
+
+def _count_heads(module):
+    num_heads = module.num_heads
+    del module._head_width
+    vars(module)["num_heads"] = num_heads
 
 
 def _stay(module):
@@ -163,6 +236,19 @@ def _is_naive_group_norm(module):
     return _is_called(module, "NaiveGroupNorm")
 
 
+def _is_channels_first_norm(module):
+    return _is_called(module, "LayerNorm") and not isinstance(module, nn.LayerNorm)
+
+
+def _is_linear(module):
+    return type(module) is nn.Linear
+
+
+def is_dynamic_head(module):
+    """Whether the module is a head of implicit PointRend, which has no weights of its own."""
+    return _is_called(module, "ImplicitPointHead")
+
+
 def _is_deformable(module):
     return _is_called(module, "DeformConv", "ModulatedDeformConv")
 
@@ -178,6 +264,10 @@ _ROWS = (
     (_is_deformable, _PlainDeformConv, _stay, _stay),
     (_is_frozen_norm, _FixedBatchNorm, _buffers_to_parameters, _parameters_to_buffers),
     (_is_naive_group_norm, _OneGroupNorm, _stay, _stay),
+    (_is_channels_first_norm, _OneLayerNorm, _stay, _stay),
+    (_is_linear, _OneLinear, _stay, _stay),
+    (is_dynamic_head, _DynamicHead, _stay, _stay),
+    (is_attention, _OneAttention, _remember_head_width, _count_heads),
 )
 
 
@@ -204,7 +294,7 @@ def is_norm(module):
     return isinstance(
         module,
         (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d),
-    ) or _is_naive_group_norm(module)
+    ) or (_is_naive_group_norm(module) or _is_channels_first_norm(module))
 
 
 def is_fixed_norm(module):
