@@ -41,8 +41,9 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER, "GLOBAL_PRUNING", True)
     # Rank the channels of groups of the same make-up together (arXiv:2407.04616).
     _default(cfg.PRUNER, "ISOMORPHIC", False)
-    # Cut in this many steps, with new scores before each.
-    _default(cfg.PRUNER, "ROUNDS", 2)
+    # Cut in this many steps, with new scores before each; 0: as few as leave 0.65 of what counts
+    # each, or more.
+    _default(cfg.PRUNER, "ROUNDS", 0)
     # Targets of the same kind on the way; a checkpoint is saved at each, after so many steps.
     _default(cfg.PRUNER, "LEVELS", [])
     # Widths become multiples of this number; 0 leaves them free.

@@ -19,6 +19,9 @@ from .survivors import Survivors
 from .view import evaluating, is_prunable_layer, prunable
 
 _LATENCY_ROUNDS = 12
+# What a round leaves of what counts, at least. Of a larger cut the scores know too little; of many
+# small ones each adds errors that the scores of the next do not see.
+_LEAST_LEFT = 0.65
 
 
 class Cutter:
@@ -60,6 +63,7 @@ class Cutter:
         if kind == "max_latency":
             self._to_latency(target, progress)
             return
+        rounds = rounds or self._rounds(kind, target)
         for done in range(1, rounds + 1):
             self.round(kind, target, done / rounds, goal=goal)
             if progress is not None:
@@ -68,6 +72,14 @@ class Cutter:
             self.check(kind, target)
         # The next target sets out from here.
         self.start = 1 - target if kind == "pruning_ratio" else None
+
+    def _rounds(self, kind, target):
+        """The fewest rounds of which each leaves enough."""
+        if kind == "pruning_ratio":
+            left = (1 - target) / (self.start or 1.0)
+        else:
+            left = target * self.dense[_unit(kind)] / self.totals()[_unit(kind)]
+        return max(1, math.ceil(math.log(left) / math.log(_LEAST_LEFT)))
 
     def _to_latency(self, target, progress):
         if self.uncut is None:

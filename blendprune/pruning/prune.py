@@ -39,7 +39,7 @@ def prune(
     global_pruning=True,
     isomorphic=False,
     round_to=None,
-    rounds=2,
+    rounds=None,
     levels=(),
     max_pruning_ratio=0.9,
     ignored_layers=(),
@@ -84,7 +84,8 @@ def prune(
         global_pruning (bool): rank the channels of all groups together.
         isomorphic (bool): rank groups of the same make-up together (arXiv:2407.04616).
         round_to (int): new widths are multiples of it.
-        rounds (int): cut in this many steps, scores anew before each.
+        rounds (int): cut in this many steps, scores anew before each. None: as few as leave, each,
+            at least 0.65 of what the target counts (of the channels for a ratio).
         levels (Sequence[float]): targets of the same kind on the way: the model is cut to each in
             so many rounds, and from there to the next. What it is at one does not depend on those
             that come after.
@@ -118,7 +119,7 @@ def prune(
     kind, target = one_target(dict(zip(_TARGETS, values)))
     normalize = check_normalizer(normalize)
     limits = check_limits(max_pruning_ratio, round_to, global_pruning, isomorphic)
-    _check_rounds(rounds)
+    rounds = _check_rounds(rounds)
     check_ratio_limit(kind, target, limits)
     levels = _check_levels(levels, kind, target)
     sensitivity = _check_sensitivity(sensitivity, model, importance, limits)
@@ -179,8 +180,11 @@ def _check_fraction(name, value):
 
 
 def _check_rounds(rounds):
+    if rounds in (None, 0):
+        return None
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}")
+    return rounds
 
 
 def _check_levels(levels, kind, target):

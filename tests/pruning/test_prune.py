@@ -374,6 +374,19 @@ def test_more_rounds_meet_the_same_target(blendmask, images, batches):
         assert done == [(i, rounds) for i in range(1, rounds + 1)]
 
 
+def test_a_large_cut_takes_more_rounds(blendmask, images):
+    done = []
+    prune(
+        blendmask(*WIDE),
+        images,
+        max_flops=0.3,
+        levels=[0.8, 0.6],
+        importance="magnitude",
+        progress=lambda *step: done.append(step),
+    )
+    assert done == [(1, 1), (1, 1), (1, 2), (2, 2)]
+
+
 def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):
     model = blendmask(*WIDE)
     dense = sum(count_flops(model, images).values())
@@ -421,7 +434,7 @@ def test_the_table_names_totals_and_changed_layers(blendmask, images):
         ({"max_flops": float("nan")}, "max_flops must be a number between 0 and 1, got nan"),
         ({"pruning_ratio": "half"}, "pruning_ratio must be a number between 0 and 1, got 'half'"),
         ({"pruning_ratio": 0.95}, "pruning_ratio 0.95 is above max_pruning_ratio 0.9"),
-        ({"max_flops": 0.5, "rounds": 0}, "rounds must be a whole number of at least 1, got 0"),
+        ({"max_flops": 0.5, "rounds": -1}, "rounds must be a whole number of at least 1, got -1"),
         ({"max_flops": 0.5, "round_to": -8}, "round_to must be a whole number of at least 1"),
         (
             {"max_flops": 0.5, "importance": "l2"},
