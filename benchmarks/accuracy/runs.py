@@ -50,10 +50,7 @@ class Runs:
         self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
         self.path = os.path.join(self.folder, "results.json")
-        self.results = {}
-        if os.path.exists(self.path):
-            with open(self.path) as file:
-                self.results = json.load(file)
+        self.results = self._kept()
         self.cfg = dense_config(model, seed, opts)
         self.cfg.OUTPUT_DIR = os.path.join(self.folder, "dense")
 
@@ -130,12 +127,18 @@ class Runs:
         cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
         return _train(cfg)
 
+    def _kept(self):
+        if not os.path.exists(self.path):
+            return {}
+        with open(self.path) as file:
+            return json.load(file)
+
     def _step(self, name, run):
         if name in self.results:
             return
         start = time.perf_counter()
         result = run() | {"wall_s": round(time.perf_counter() - start)}
-        self.results[name] = result
+        self.results = self._kept() | {name: result}
         with open(self.path + ".tmp", "w") as file:
             json.dump(self.results, file, indent=2)
         os.replace(self.path + ".tmp", self.path)
