@@ -11,8 +11,9 @@ under the same recipe; Torch-Pruning's default; random channels; a uniformly sli
 trains from scratch for as long as training and fine-tuning together. Test scenes show handwriting
 that neither training nor any choice made for blendprune has seen.
 
-Results are kept in ``--output``; what is there is not run again, and runs of other models and seeds
-may go on beside this one. At the end the tables of all that is there are printed::
+A picture of AP over FLOPs and over latency, ``curve.png``, is drawn beside the results, which are
+kept in ``--output``; what is there is not run again, and runs of other models and seeds may go on
+beside this one. At the end the tables of all that is there are printed::
 
     | FLOPs left | 0.6667 | 0.5 | 0.3333 | 0.25 |
 """
@@ -24,6 +25,7 @@ import warnings
 
 import blendprune
 
+from .curve import draw_curves
 from .table import tables
 
 
@@ -49,6 +51,7 @@ def main(argv=None):
         for model in args.models:
             Runs(os.path.join(args.output, model, str(seed)), model, seed, args.opts).run()
     print(tables(args.output))
+    draw_curves(args.output, os.path.join(args.output, "curve.png"))
 
 
 if __name__ == "__main__":

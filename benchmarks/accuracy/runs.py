@@ -8,12 +8,14 @@ import time
 
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from blendprune.data.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
 from blendprune.job import build_trained, prune_from_config
+from blendprune.report.latency import compare_latency
 
 from .models import dense_config
 
@@ -65,6 +67,7 @@ class Runs:
             self._tune("blendprune", level)
         for method in METHODS:
             self._prune(method)
+        self._step("latency", self._measure_latency)
         for level in TUNED:
             for method in TUNED_METHODS:
                 self._tune(method, level)
@@ -97,10 +100,20 @@ class Runs:
         with open(os.path.join(folder, "report.json")) as file:
             report = json.load(file)
         costs = {
-            kind: report[kind]["after"] / report[kind]["before"]
-            for kind in ("flops", "params", "latency_ms")
+            kind: report[kind]["after"] / report[kind]["before"] for kind in ("flops", "params")
         }
         return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
+
+    def _measure_latency(self):
+        """Milliseconds of a forward on one test scene, all models in turns."""
+        configs = {"dense": self.cfg} | {
+            f"{method} {level:g}": _read(self._pruned(method, level))
+            for method in METHODS
+            for level in LEVELS
+        }
+        [scene, *_] = next(iter(build_detection_test_loader(self.cfg, self.cfg.DATASETS.TEST[0])))
+        models = {name: build_trained(cfg) for name, cfg in configs.items()}
+        return compare_latency(models, [scene], runs=31)
 
     def _tune(self, method, level):
         cfg = _read(self._pruned(method, level))

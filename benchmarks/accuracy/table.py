@@ -19,7 +19,7 @@ def tables(folder):
         the seeds, of which a cell says how many where it is not all.
     """
     parts = []
-    for model, runs in sorted(_read(folder).items()):
+    for model, runs in sorted(read(folder).items()):
         for task in ("segm", "bbox"):
             dense = [run["dense"][task] for run in runs if task in run["dense"]]
             if dense:
@@ -37,7 +37,15 @@ def mean(runs, step, key):
     return (statistics.mean(values), len(values)) if values else None
 
 
-def _read(folder):
+def read(folder):
+    """Results of all runs that have a dense model.
+
+    Args:
+        folder (str): with ``MODEL/SEED/results.json``.
+
+    Returns:
+        dict[str, list[dict]]: by model, one entry a seed.
+    """
     found = collections.defaultdict(list)
     for path in sorted(pathlib.Path(folder).glob("*/*/results.json")):
         results = json.loads(path.read_text())
