@@ -21,7 +21,6 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .attention import fit_heads
 from .errors import StructError
 
 FORMAT = "blendprune.struct"
@@ -147,6 +146,9 @@ def restructure(model, struct):
                 _shrink(module, key, value, moved)
             else:
                 setattr(module, key, dict(value) if isinstance(value, dict) else value)
+    # Not at the top: attention is of classes of detectron2.
+    from .attention import fit_heads
+
     fit_heads(model)
 
 

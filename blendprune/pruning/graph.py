@@ -223,8 +223,8 @@ class ChannelGraph:
                         parts.append(3)
                         aligned, block = True, head_width(attention)
                         members.append(Member(self.names[attention], "out", 1))
-                    elif _joins_constant(grad_fn):
-                        reasons.setdefault("concatenated with a constant", root)
+                    elif _follows_constant(grad_fn):
+                        reasons.setdefault("concatenated behind a constant", root)
                     elif not _is_channel_wise(grad_fn, len(indices)):
                         reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
@@ -406,10 +406,10 @@ def _output_shape(grad_fn):
     return grad_fn._input_metadata[0].shape
 
 
-def _joins_constant(grad_fn):
-    # Autograd does not know where such a part begins, and so neither does the graph.
-    concatenation = grad_fn.name().startswith("CatBackward")
-    return concatenation and any(source is None for source, _ in grad_fn.next_functions)
+def _follows_constant(grad_fn):
+    # Autograd does not know how wide such a part is, nor the graph where the next one begins.
+    known = [source is not None for source, _ in grad_fn.next_functions]
+    return grad_fn.name().startswith("CatBackward") and known != sorted(known, reverse=True)
 
 
 def _signed(dim):
