@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from ..view import _PlainDeformConv
+from ..view import _OneLayerNorm, _PlainDeformConv
 
 
 def linear_map(layer):
@@ -168,6 +168,17 @@ class _Norm(LinearMap):
         return entries
 
 
+class _ChannelsFirstNorm(_Norm):
+    """The scale of detectron2's layer norm over the channels of a map."""
+
+    channels = 1
+
+    def inputs(self, args, where):
+        x = args[0].movedim(1, -1)
+        y = F.layer_norm(x, self.layer.normalized_shape, eps=self.layer.eps)
+        return self.outputs(y.movedim(-1, 1), where)[..., None]
+
+
 class _GroupNorm(_Norm):
     """The scale of a group norm, channel by channel."""
 
@@ -204,5 +215,6 @@ _ROWS = (
     (nn.ConvTranspose2d, _TransposedConv),
     (nn.Conv2d, _Conv),
     (nn.GroupNorm, _GroupNorm),
+    (_OneLayerNorm, _ChannelsFirstNorm),
     (nn.LayerNorm, _Norm),
 )
