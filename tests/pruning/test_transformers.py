@@ -1,10 +1,9 @@
-"""detectron2's transformer backbones, small, in a Mask R-CNN: heads and MLPs go, the stream stays."""
+"""detectron2's transformers, small, in a Mask R-CNN: heads and MLPs go, the stream stays."""
 
 import pytest
 import torch
 from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
 from detectron2.modeling import FPN, MViT, SwinTransformer
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from omegaconf import OmegaConf
@@ -84,7 +83,7 @@ def heads(model):
 
 
 def streams(model):
-    """Linears that add to what attention reads: MViT's last block widens what nothing else reads."""
+    """Linears that add to what attention reads; nothing reads MViT's last block again."""
     names = [name for name, _ in model.named_modules() if name.endswith(("attn.proj", "mlp.fc2"))]
     return names[:-2]
 
