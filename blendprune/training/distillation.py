@@ -201,7 +201,8 @@ def _head_loss(ours, theirs):
 
 def _mean(losses):
     losses = list(losses)
-    return torch.stack(losses).mean()
+    # Of heads that saw no region in this batch, there is nothing to compare.
+    return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
 def _is_later_stage(model, name):

@@ -6,7 +6,7 @@ from detectron2.engine.train_loop import HookBase
 
 from ..errors import ConfigError, PruningError
 from ..pruning.cutter import Cutter
-from ..pruning.prune import check_limits, check_ratio_limit, one_target
+from ..pruning.prune import check_layers, check_limits, check_ratio_limit, one_target
 from ..pruning.scores import build_importance, check_normalizer, is_data_driven
 from ..pruning.snapshot import Snapshot
 from ..pruning.survivors import Survivors
@@ -49,7 +49,7 @@ class GradualPruning(HookBase):
         max_params=None,
         max_activations=None,
         images=64,
-        importance="taylor",
+        importance="surgeon",
         normalize=None,
         global_pruning=True,
         isomorphic=False,
@@ -95,6 +95,7 @@ class GradualPruning(HookBase):
                 f"{self.trainer.max_iter}: set its end lower"
             )
         model = self.trainer.model
+        check_layers(model, self.ignored_layers, self.ratios, self.limits)
         batches = None
         if is_data_driven(build_importance(self.importance)):
             batches = training_batches(self.trainer, self.images)

@@ -121,6 +121,16 @@ def test_every_head_is_compared(build, trainer_of, training_batch, name):
     assert len(hook._heads) - len(heads) == (2 if name == "blendmask" else 0)
 
 
+def test_heads_that_cannot_be_compared_count_as_equal(build, trainer_of, training_batch):
+    model = build("retinanet")
+    hook, trainer = _listening(model, copy.deepcopy(model), trainer_of)
+    _losses(model, training_batch())
+    hook._heads = []
+    losses = _losses(model, training_batch())
+    assert losses[LOSSES[1]] == 0
+    sum(losses.values()).backward()
+
+
 def test_the_head_loss_is_the_squared_difference_over_the_teachers_variance(
     build, trainer_of, training_batch
 ):

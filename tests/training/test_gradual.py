@@ -71,6 +71,16 @@ def test_scores_come_from_the_trainers_own_data(blendmask, trainer_of, images):
     assert 0.98 * 0.7 <= sum(p.numel() for p in model.parameters()) / dense <= 0.7
 
 
+def test_layers_that_the_model_lacks_are_refused_before_the_training(blendmask, trainer_of, images):
+    gradual = GradualPruning(
+        1, 2, 1, max_flops=0.7, ignored_layers=["backbone.res9.*"], example_inputs=images
+    )
+    trainer = trainer_of(blendmask(), gradual)
+    with pytest.raises(ConfigError, match="res9"):
+        trainer.train(0, 3)
+    assert trainer.iter == 0 and not trainer.optimizer.state
+
+
 def test_momentum_goes_with_the_channels_that_stay(blendmask, images):
     model = blendmask()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
