@@ -228,14 +228,11 @@ def calibration_batches(cfg):
         return [next(batches) for _ in range(-(-cfg.PRUNER.CALIBRATION_IMAGES // per_batch))]
     except (KeyError, OSError, AssertionError, ValueError) as error:
         # What has a sensitivity to go by needs the importance that it was measured with.
-        or_else = (
-            "."
-            if cfg.PRUNER.SENSITIVITY
-            else (", or use PRUNER.IMPORTANCE magnitude, which needs no data.")
-        )
+        or_else = ", or use PRUNER.IMPORTANCE magnitude, which needs no data."
         raise ConfigError(
             f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
-            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS{or_else}"
+            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS"
+            f"{'.' if cfg.PRUNER.SENSITIVITY else or_else}"
         ) from None
 
 

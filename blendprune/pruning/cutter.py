@@ -181,9 +181,9 @@ class Cutter:
         importance = build_importance(self.importance)
         scores = iter(score_groups(self.model, chosen, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
-        unit = self.normalize
         if self.sensitivity is not None:
             scores = self.sensitivity.rescale(scores, groups, dense)
+        unit = self.normalize
         per_cost = getattr(self.sensitivity or importance, "per_cost", False)
         if unit is None and cost is not None and per_cost:
             unit = _unit(kind)

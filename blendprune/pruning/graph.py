@@ -212,17 +212,16 @@ class ChannelGraph:
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             name = self._name_of(module)
             if name is None:
-                owner = getattr(self.dependencies.module2node[module].grad_fn, "owner", None)
+                grad_fn = self.dependencies.module2node[module].grad_fn
+                owner = getattr(grad_fn, "owner", None)
                 if is_dynamic_head(owner):
                     reasons.setdefault(f"{self.names[owner]} has weights for its channels", root)
                 elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
-                    grad_fn = self.dependencies.module2node[module].grad_fn
-                    attention = getattr(grad_fn, "owner", None)
-                    if is_attention(attention):
+                    if is_attention(owner):
                         # Queries, keys and values of a head go together, and in whole heads.
                         parts.append(3)
-                        aligned, block = True, head_width(attention)
-                        members.append(Member(self.names[attention], "out", 1))
+                        aligned, block = True, head_width(owner)
+                        members.append(Member(self.names[owner], "out", 1))
                     elif _follows_constant(grad_fn):
                         reasons.setdefault("concatenated behind a constant", root)
                     elif not _is_channel_wise(grad_fn, len(indices)):

@@ -100,13 +100,12 @@ def measure_sensitivity(
 
 def _measure(model, group, score, batches, ratios):
     order = channel_order(group, score)
-    size = order.shape[1]
+    blocks = order.shape[1] // group.block
     masked, losses = [], []
     for ratio in ratios:
         # Whole blocks, of each part alike; something always goes, and something always stays.
-        blocks = size // group.block
         count = group.block * min(max(1, round(ratio * blocks)), blocks - 1)
-        gone = (order[:, :count] + size * torch.arange(group.slots)[:, None]).flatten()
+        gone = order[:, :count].flatten()
         with masking(group, gone):
             losses.append(mean_loss(model, batches))
         masked.append(len(gone))

@@ -90,13 +90,14 @@ def channel_order(group, score):
         score (Tensor): (width,).
 
     Returns:
-        Tensor: (slots, width / slots) int64, positions within the part, least important first.
+        Tensor: (slots, width / slots) int64, channels of each part, least important first.
     """
     parts = score.view(group.slots, -1, group.block).mean(2)
     if group.aligned:
         parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
     ranks = parts.argsort(dim=1, stable=True)
-    return (group.block * ranks[:, :, None] + torch.arange(group.block)).flatten(1)
+    order = (group.block * ranks[:, :, None] + torch.arange(group.block)).flatten(1)
+    return order + order.shape[1] * torch.arange(group.slots)[:, None]
 
 
 def chunks_of(index, group, score, dense_width, limits):
@@ -112,11 +113,10 @@ def chunks_of(index, group, score, dense_width, limits):
     Returns:
         list[_Chunk]: least important first, scores ascending.
     """
-    ranks = channel_order(group, score)
-    size = ranks.shape[1]
+    order = channel_order(group, score)
     # What the k-th step costs on average.
-    steps = score.view(ranks.shape).gather(1, ranks).mean(0).tolist()
-    indices = (ranks + size * torch.arange(group.slots)[:, None]).T.tolist()
+    steps = score[order].mean(0).tolist()
+    indices = order.T.tolist()
     chunks, highest, start = [], -math.inf, 0
     for width in allowed_widths(group, dense_width, limits):
         end = (group.width - width) // group.slots

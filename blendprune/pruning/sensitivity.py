@@ -152,10 +152,9 @@ class Sensitivity:
                 steps = curve.marginal(self.loss)[dense - group.width :]
                 # A step takes one channel of each part.
                 steps = torch.from_numpy(steps).view(-1, group.slots).mean(1)
-                ranks = channel_order(group, score)
-                steps = steps.expand(group.slots, -1)
-                score = torch.empty(ranks.shape, dtype=torch.float64).scatter(1, ranks, steps)
-                score = score.flatten()
+                order = channel_order(group, score)
+                score = torch.empty(group.width, dtype=torch.float64)
+                score[order] = steps.expand(order.shape)
             rescaled.append(score)
         return rescaled
 

@@ -158,8 +158,9 @@ class _Norm(LinearMap):
         return self.layer.bias is not None and len(self.layer.normalized_shape) == 1
 
     def inputs(self, args, where):
-        y = F.layer_norm(args[0], self.layer.normalized_shape, eps=self.layer.eps)
-        return self.outputs(y, where)[..., None]
+        x = args[0].movedim(self.channels, -1)
+        y = F.layer_norm(x, self.layer.normalized_shape, eps=self.layer.eps)
+        return y.flatten(0, -2)[where][..., None]
 
     def matrix(self):
         return self.layer.weight.detach()[:, None, None]
@@ -172,11 +173,6 @@ class _ChannelsFirstNorm(_Norm):
     """The scale of detectron2's layer norm over the channels of a map."""
 
     channels = 1
-
-    def inputs(self, args, where):
-        x = args[0].movedim(1, -1)
-        y = F.layer_norm(x, self.layer.normalized_shape, eps=self.layer.eps)
-        return self.outputs(y.movedim(-1, 1), where)[..., None]
 
 
 class _GroupNorm(_Norm):
