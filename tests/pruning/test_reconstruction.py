@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from detectron2.layers import CycleBatchNormList
 from detectron2.structures import Boxes, Instances
 from test_zoo_models import FAMILIES, build, run  # noqa: F401  (a fixture)
 from torch import nn
@@ -20,21 +21,23 @@ from blendprune.pruning.view import evaluating
 def test_ridge_regression_minimises_what_it_says(count):
     torch.manual_seed(0)
     x, y, ridge = torch.randn(count, 3, 8).double(), torch.randn(count, 3, 2).double(), 0.1
-    change, shift = ridge_regression(x, y, True, ridge)
-    change, shift = change.clone().requires_grad_(), shift.clone().requires_grad_()
-    spread = (x - x.mean(0)).square().sum((0, 2)) / x.shape[2]
-    error = (torch.einsum("pgi,goi->pgo", x, change) + shift - y).square().sum()
+    which = torch.arange(count) % 2
+    change, shifts = ridge_regression(x, y, which, ridge)
+    change, shifts = change.clone().requires_grad_(), shifts.clone().requires_grad_()
+    means = torch.stack([x[which == number].mean(0) for number in range(2)])
+    spread = (x - means[which]).square().sum((0, 2)) / x.shape[2]
+    error = (torch.einsum("pgi,goi->pgo", x, change) + shifts[which] - y).square().sum()
     loss = error + ridge * (spread[:, None, None] * change.square()).sum()
-    for gradient in torch.autograd.grad(loss, (change, shift)):
+    for gradient in torch.autograd.grad(loss, (change, shifts)):
         assert gradient.abs().max() < 1e-8
 
 
-def test_a_regression_without_intercept_shifts_nothing():
+def test_a_regression_without_shifts_shifts_nothing():
     x = torch.randn(20, 1, 3)
     truth = torch.randn(1, 2, 3)
-    change, shift = ridge_regression(x, torch.einsum("pgi,goi->pgo", x, truth), False, 1e-9)
+    change, shifts = ridge_regression(x, torch.einsum("pgi,goi->pgo", x, truth), None, 1e-9)
     assert torch.allclose(change, truth, atol=1e-4)
-    assert not shift.any()
+    assert not shifts.numel()
 
 
 class TestSums:
@@ -158,6 +161,45 @@ def test_a_layer_behind_a_sum_makes_good_the_error_of_the_other_path(some_batche
     broken = (outputs(model, some_batches) - dense).abs().max()
     made(model, Survivors())
     assert (outputs(model, some_batches) - dense).abs().max() < 0.01 * broken
+
+
+class Levels(nn.Module):
+    """A conv that three levels share, each with statistics of its own, as RetinaNet's head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.offsets = torch.zeros(3)
+        self.shared = nn.Conv2d(8, 8, 1)
+        self.norms = CycleBatchNormList(3, num_features=8)
+        self.predictor = nn.Conv2d(8, 2, 1)
+        for number, norm in enumerate(self.norms):
+            norm.running_mean += number
+
+    def forward(self, batched_inputs):
+        x = torch.stack([each["image"] for each in batched_inputs])
+        levels = [x, x[:, :, ::2, ::2], x[:, :, ::4, ::4]]
+        seen = [self.stem(x).relu() + offset for x, offset in zip(levels, self.offsets)]
+        levels = [self.norms(self.shared(x)) for x in seen]
+        return torch.cat([self.predictor(x.relu()).flatten() for x in levels])
+
+
+def test_each_level_makes_good_its_own_shift(some_batches):
+    model = Levels()
+    dense = outputs(model, some_batches)
+    made = Reconstruction(model, some_batches)
+    # What no layer before the shared one can make good.
+    model.offsets = torch.tensor([1.0, -1.0, 2.0])
+    assert not torch.allclose(outputs(model, some_batches), dense, atol=0.1)
+    made(model, Survivors())
+    assert torch.allclose(outputs(model, some_batches), dense, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_levels_norms_are_in_turn_afterwards_whatever_the_batches(some_batches, count):
+    model = Levels()
+    cut(model, some_batches[:count], {"stem": range(2)})
+    assert model.norms._pos == 0
 
 
 def test_weights_of_before_are_not_written_into(some_batches):

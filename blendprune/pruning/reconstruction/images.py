@@ -11,6 +11,7 @@ from detectron2.utils.events import EventStorage
 from ..hooks import forward_hooks
 from ..outputs import stages
 from ..regions import has_regions, rcnn_stages
+from ..snapshot import keeping_state
 
 # Regions of an image that the box head sees, and that the other heads see.
 _PROPOSALS, _DETECTIONS = 128, 32
@@ -49,23 +50,25 @@ def given_regions(model, batch):
 def run(model, batch, regions=None):
     """Run the layers of a detector that see whole images, and those of an R-CNN that see regions.
 
-    What runs once a detected instance elsewhere (FCPose, BAText, …) is left out.
+    What runs once a detected instance elsewhere (FCPose, BAText, …) is left out. Counters, such as
+    the one of a list of norms that tells which level of the pyramid is next, stay as they were,
+    also when a hook breaks the run off.
 
     Args:
         model (nn.Module): in eval mode.
         batch (list[dict]): ``"image"``, (C, H, W).
         regions (tuple): from :func:`given_regions`, of the same images.
     """
-    if regions is None:
-        with EventStorage():
+    with keeping_state(model), EventStorage():
+        if regions is None:
             image, _ = stages(model, batch, inference_only=False)[0]
             image(1)
-        return
-    image, boxes, detections = (stage for stage, _ in rcnn_stages(model, batch))
-    proposals, found = regions
-    image(1)
-    boxes(proposals)
-    detections(found)
+            return
+        image, boxes, detections = (stage for stage, _ in rcnn_stages(model, batch))
+        proposals, found = regions
+        image(1)
+        boxes(proposals)
+        detections(found)
 
 
 def _some(boxes, size, most):

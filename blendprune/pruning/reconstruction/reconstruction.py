@@ -1,6 +1,7 @@
 """Least squares on calibration images, layer by layer, in the order in which the layers run."""
 
 import contextlib
+import itertools
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +28,8 @@ class _Target:
     calls: int
     share: float
     shape: tuple
-    norm: str = None
+    # The norm behind each call: the same one, or one for each level; none if any has other norms.
+    norms: list = field(default_factory=list)
     where: list = field(default_factory=list)
     outputs: list = field(default_factory=list)
     totals: list = field(default_factory=list)
@@ -86,14 +88,15 @@ class Reconstruction:
 
         def record(layer, inputs, output):
             if is_norm(layer) and id(inputs[0]) in made:
-                maker = made[id(inputs[0])][0]
-                norms.setdefault(maker, set()).add(layer)
+                maker, call, _ = made[id(inputs[0])]
+                norms.setdefault(maker, {}).setdefault(call, []).append(layer)
                 makers.setdefault(layer, set()).add(maker)
             rows = linear_map(layer)
             if rows is not None:
-                calls.setdefault(layer, []).append(rows.count(output))
+                counts = calls.setdefault(layer, [])
                 if not is_norm(layer):
-                    made[id(output)] = (layer, output)
+                    made[id(output)] = (layer, len(counts), output)
+                counts.append(rows.count(output))
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
         with forward_hooks(layers, record):
@@ -102,13 +105,15 @@ class Reconstruction:
             if sum(counts) == 0:
                 continue
             # A norm that several layers share, or one of several, is no part of the layer.
-            found = norms.get(layer, set())
-            norm = next(iter(found)) if len(found) == 1 else None
-            if len(makers.get(norm, ())) > 1:
-                norm = None
+            found = [norms.get(layer, {}).get(call, []) for call in range(len(counts))]
+            own = all(len(behind) == 1 and len(makers[behind[0]]) == 1 for behind in found)
             share = min(1.0, _POSITIONS / len(self.batches) / sum(counts))
-            target = _Target(len(counts), share, tuple(layer.weight.shape), names.get(norm))
-            self._targets[names[layer]] = target
+            self._targets[names[layer]] = _Target(
+                len(counts),
+                share,
+                tuple(layer.weight.shape),
+                [names[norm] for [norm] in found] if own else [],
+            )
 
     def _collect(self, model):
         generator = torch.Generator().manual_seed(0)
@@ -140,9 +145,9 @@ class Reconstruction:
         """Within it, sums with what the named layers give are reported."""
         last = {}
         for name in names:
-            norm = self._targets[name].norm
-            if norm is None or _is_affine(model.get_submodule(norm)):
-                last[model.get_submodule(norm or name)] = name
+            norms = [model.get_submodule(norm) for norm in self._targets[name].norms]
+            if all(map(_is_affine, norms)):
+                last.update(dict.fromkeys(norms or [model.get_submodule(name)], name))
         sums = Sums(report)
         with (
             forward_hooks(last, lambda layer, inputs, output: sums.made(output, last[layer])),
@@ -178,29 +183,41 @@ class Reconstruction:
 
     def _fit(self, model, name, inputs, others, survivors):
         target, layer = self._targets[name], model.get_submodule(name)
-        rows, norm = linear_map(layer), target.norm and model.get_submodule(target.norm)
+        rows, norms = linear_map(layer), [model.get_submodule(norm) for norm in target.norms]
         entries = survivors.entries(layer, "weight")
         kept = slice(None)
         if entries is not None:
             kept = rows.output_channels(entries, target.shape)
-        wanted = torch.cat(target.outputs)[:, kept]
+        wanted = [outputs[:, kept] for outputs in target.outputs]
         if others:
-            rest = torch.cat(target.totals)[:, kept] - torch.cat(others)
-            wanted = rest if norm is None else _before_norm(norm, rest, wanted)
+            rest = [total[:, kept] - other for total, other in zip(target.totals, others)]
+            behind = itertools.cycle(norms)
+            wanted = [_before_norm(next(behind), *x) for x in zip(rest, wanted)] if norms else rest
         matrix = rows.matrix()
-        lacking = wanted - torch.einsum("pgi,goi->pgo", inputs, matrix).flatten(1)
+        lacking = torch.cat(wanted) - torch.einsum("pgi,goi->pgo", inputs, matrix).flatten(1)
         if layer.bias is not None:
             lacking = lacking - layer.bias
-        shifts = layer.bias is not None or _is_affine(norm)
+        shifted = norms if norms and all(map(_is_affine, norms)) else [layer] * target.calls
+        can_shift = shifted is norms or layer.bias is not None
         lacking = lacking.unflatten(1, matrix.shape[:2])
-        change, shift = ridge_regression(inputs, lacking, shifts, _RIDGE)
-        if not (change.isfinite().all() and shift.isfinite().all()):
+        change, shifts = ridge_regression(
+            inputs, lacking, self._shares(target, shifted) if can_shift else None, _RIDGE
+        )
+        if not (change.isfinite().all() and shifts.isfinite().all()):
             return
         rows.set_matrix(matrix + change)
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias.detach() + shift.flatten())
-        elif shifts:
-            norm.running_mean = norm.running_mean - shift.flatten()
+        for module, shift in zip(dict.fromkeys(shifted), shifts.flatten(1)):
+            if module is layer:
+                layer.bias = nn.Parameter(layer.bias.detach() + shift)
+            else:
+                module.running_mean = module.running_mean - shift
+
+    @staticmethod
+    def _shares(target, shifted):
+        """Which of the distinct modules that shift rows shifts each row: (positions,)."""
+        number = {module: i for i, module in enumerate(dict.fromkeys(shifted))}
+        which = itertools.cycle(number[module] for module in shifted)
+        return torch.cat([torch.full_like(where, next(which)) for where in target.where])
 
 
 class _Seen(Exception):

@@ -3,24 +3,27 @@
 import torch
 
 
-def ridge_regression(inputs, lacking, intercept, ridge):
+def ridge_regression(inputs, lacking, shifts, ridge):
     """The least-squares change of a matrix, drawn towards none.
 
     Args:
         inputs (Tensor): (positions, G, d).
         lacking (Tensor): (positions, G, o), what the outputs should be less what they are.
-        intercept (bool): whether the layer can shift its outputs.
+        shifts (Tensor): (positions,) int64, which of the shifts that the layer has a position
+            gets, numbered from 0; None if it has none.
         ridge (float): penalty, as a fraction of the mean squared input (summed over positions).
 
     Returns:
-        tuple[Tensor, Tensor]: the change of the matrix, (G, o, d), and of the outputs' shift,
-        (G, o), zeros without an intercept.
+        tuple[Tensor, Tensor]: the change of the matrix, (G, o, d), and of the shifts of the
+        outputs, (shifts, G, o).
     """
-    x, y = inputs.transpose(0, 1), lacking.transpose(0, 1)
-    x_mean, y_mean = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
-    if not intercept:
-        x_mean, y_mean = torch.zeros_like(x_mean), torch.zeros_like(y_mean)
-    x, y = x - x_mean, y - y_mean
+    x, y = inputs, lacking
+    if shifts is None:
+        x_mean, y_mean = x.new_zeros(0, *x.shape[1:]), y.new_zeros(0, *y.shape[1:])
+    else:
+        x_mean, y_mean = _means(x, shifts), _means(y, shifts)
+        x, y = x - x_mean[shifts], y - y_mean[shifts]
+    x, y = x.transpose(0, 1), y.transpose(0, 1)
     count, width = x.shape[1:]
     penalty = ridge * x.double().square().sum((1, 2)) / width + 1e-12
     # Of the two forms of the solution, the one with the smaller system.
@@ -29,8 +32,14 @@ def ridge_regression(inputs, lacking, intercept, ridge):
     else:
         change = x.mT.double() @ _solve(x @ x.mT, y, penalty)
     change = change.to(x.dtype).mT
-    shift = y_mean - x_mean @ change.mT
-    return change, shift[:, 0]
+    return change, y_mean - torch.einsum("ngd,god->ngo", x_mean, change)
+
+
+def _means(rows, which):
+    """Mean of the rows of each number: (numbers, …)."""
+    counts = which.bincount()
+    sums = rows.new_zeros(len(counts), *rows.shape[1:]).index_add_(0, which, rows)
+    return sums / counts.clamp(min=1)[:, None, None]
 
 
 def _solve(gram, right, penalty):
