@@ -102,7 +102,7 @@ def plan_from_config(cfg):
         PruningPlan: see :func:`blendprune.plan`.
 
     Raises:
-        ConfigError: a key of the config cannot hold.
+        ConfigError: a key of the config cannot hold, or MODEL.DEVICE cannot be used here.
         CheckpointError: the pruned checkpoint cannot be read.
         PruningError: the model cannot be traced.
     """
@@ -172,7 +172,7 @@ def build_trained(cfg):
         nn.Module: in training mode, as detectron2 builds it.
 
     Raises:
-        ConfigError: MODEL.WEIGHTS is empty.
+        ConfigError: MODEL.WEIGHTS is empty, or MODEL.DEVICE cannot be used here.
         CheckpointError: the file cannot be read, or lacks weights that the model has.
     """
     if not cfg.MODEL.WEIGHTS:
@@ -186,6 +186,7 @@ def _build(cfg):
     """The dense model of a config, with random weights."""
     from detectron2.modeling import build_model
 
+    _check_device(cfg)
     modeling.register()
     cfg = cfg.clone()
     cfg.defrost()
@@ -196,6 +197,17 @@ def _build(cfg):
         raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
     structure.remember(model, cfg)
     return model
+
+
+def _check_device(cfg):
+    # torch alone knows which devices there are, and says so with errors of several kinds.
+    try:
+        torch.empty(0, device=cfg.MODEL.DEVICE)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which cannot be used here "
+            f"({first_line(error)}): set MODEL.DEVICE cpu."
+        ) from None
 
 
 def calibration_batches(cfg):

@@ -258,6 +258,17 @@ def test_both_flags_set_are_refused(trained, capsys):
     assert "both set" in _sentence(capsys)
 
 
+@pytest.mark.parametrize("command", ["plan", "sensitivity", "prune"])
+def test_a_device_that_is_not_there_is_named(trained, capsys, command):
+    # As "cuda", detectron2's default, where there is no GPU; no machine has a hundred.
+    args = ["--max-flops", "0.5"] if command == "prune" else []
+    config = ["--config-file", str(trained / "config.yaml")]
+    assert main([command, *config, *args, "MODEL.DEVICE", "cuda:99"]) == 2
+    sentence = _sentence(capsys)
+    assert "MODEL.DEVICE is 'cuda:99', which cannot be used here" in sentence
+    assert sentence.endswith("set MODEL.DEVICE cpu.")
+
+
 def test_truncated_weights_are_named(trained, capsys):
     path = trained / "dense.pth"
     path.write_bytes(path.read_bytes()[:5000])
