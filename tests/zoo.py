@@ -84,7 +84,7 @@ def config_names():
     names = sorted(_names_under(_zoo_folder()))
     root = os.environ.get("DETECTRON2_ROOT")
     if root:
-        for project in _PROJECTS:
+        for project in PROJECTS:
             folder = pathlib.Path(root) / "projects" / project / "configs"
             names += sorted(f"projects/{project}/configs/{n}" for n in _names_under(folder))
     root = os.environ.get("ADELAIDET_ROOT")
@@ -149,7 +149,7 @@ def load_config(name):
     if name.endswith(".py"):
         return LazyConfig.load(path)
     cfg = get_cfg()
-    project = _PROJECTS.get(name.split("/")[1]) if name.startswith("projects/") else None
+    project = PROJECTS.get(name.split("/")[1]) if name.startswith("projects/") else None
     if project is not None:
         project(cfg)
     cfg.merge_from_file(path)
@@ -180,7 +180,7 @@ def _panoptic_deeplab(cfg):
 
 
 # Folders of upstream's projects/ that the zoo covers, and what adds their keys to a config.
-_PROJECTS = {
+PROJECTS = {
     "DeepLab": _deeplab,
     "MViTv2": None,
     "Panoptic-DeepLab": _panoptic_deeplab,
@@ -398,7 +398,8 @@ def train_one_step(model, batch):
     from detectron2.utils.events import EventStorage
 
     model.train()
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-5)
     with EventStorage():
         losses = model(batch)
     total = sum(losses.values())
@@ -406,6 +407,8 @@ def train_one_step(model, batch):
     total.backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing, f"no gradient reaches {', '.join(missing)}"
+    # What random weights give may be so large that the next forward would overflow.
+    torch.nn.utils.clip_grad_norm_(trained, 1.0, error_if_nonfinite=True)
     optimizer.step()
     model.eval()
 

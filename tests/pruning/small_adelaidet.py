@@ -29,6 +29,12 @@ FAMILIES = {
     "fcos-dcnv2": ("FCOS-Detection/MS_X_101_32x8d_2x_dcnv2", *SMALL)
     + ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.NUM_GROUPS", 4),
     "fcos-dla": ("FCOS-Detection/FCOS_RT/MS_DLA_34_4x_syncbn_bn_head",),
+    "fcos-vovnet": ("FCOS-Detection/vovnet/MS_V_39_3x", "MODEL.FPN.OUT_CHANNELS", 128),
+    "fcos-mobilenet": ("FCOS-Detection/R_50_1x", "MODEL.MOBILENET", True)
+    + ("MODEL.FPN.OUT_CHANNELS", 128),
+    "fcos-anti-aliased": ("FCOS-Detection/R_50_1x", "MODEL.BACKBONE.ANTI_ALIAS", True),
+    "fcos-interval": ("FCOS-Detection/R_50_1x", *SMALL, "MODEL.RESNETS.DEFORM_INTERVAL", 2)
+    + ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
     "condinst-sem": ("CondInst/MS_R_50_3x_sem", *SMALL),
     "boxinst-bifpn": ("BoxInst/MS_R_50_BiFPN_1x", *THIN)
     + ("MODEL.BiFPN.NUM_REPEATS", 2, "MODEL.BiFPN.OUT_CHANNELS", 128),

@@ -6,7 +6,7 @@ from detectron2 import model_zoo
 from detectron2.config import LazyCall as L
 from detectron2.modeling import FPN, MViT, SwinTransformer
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
-from omegaconf import OmegaConf
+from test_lazy_configs import small_mask_rcnn
 from zoo import build_dense, prune_and_use, training_batch
 
 import blendprune
@@ -60,16 +60,7 @@ def overlay():
 def config(request):
     model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
     model.backbone = FAMILIES[request.param](model)
-    model.backbone.update(out_channels=32)
-    model.proposal_generator.head.update(in_channels=32, conv_dims=[-1])
-    model.proposal_generator.update(post_nms_topk=(50, 20))
-    heads = model.roi_heads
-    heads.box_head.update(conv_dims=[16], fc_dims=[32])
-    heads.box_head.input_shape.update(channels=32)
-    heads.box_predictor.input_shape.update(channels=32)
-    heads.mask_head.update(conv_dims=[16, 16])
-    heads.mask_head.input_shape.update(channels=32)
-    return OmegaConf.create({"model": model}, flags={"allow_objects": True})
+    return small_mask_rcnn(model)
 
 
 @pytest.fixture
