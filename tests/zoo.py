@@ -250,11 +250,17 @@ def prune_and_use(config, size, max_flops=0.5, **how):
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "model_pruned.pth")
         DetectionCheckpointer(model, folder).save("model_pruned")
-        given = None if hasattr(model, "blendprune_config") else build_dense(config, size)
-        loaded = blendprune.load(path, model=given)
-    few_regions(allow_any_score(loaded))
+        loaded = load_again(path, config, size)
     assert_same(model, loaded, images)
     return {"flops": flops, "params": report.params, "notes": report.notes, "result": "green"}
+
+
+def load_again(path, config, size):
+    """Load a checkpoint, from the file alone where it carries a config, for few regions."""
+    given = None if isinstance(config, CfgNode) else build_dense(config, size)
+    loaded = allow_any_score(blendprune.load(path, model=given))
+    few_regions(loaded)
+    return loaded
 
 
 def training_batch(config, size, count=2):

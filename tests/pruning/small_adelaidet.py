@@ -7,6 +7,7 @@ cannot share a process with tests of ours. Prints one JSON object: family → wh
 import json
 import os
 import sys
+import tempfile
 import traceback
 import warnings
 
@@ -14,6 +15,7 @@ if __name__ == "__main__":
     sys.path[:0] = [os.environ["ADELAIDET_ROOT"], os.path.dirname(os.path.dirname(__file__))]
 
 import torch
+from by_config import follow_config
 from zoo import load_config, prune_and_use
 
 import blendprune
@@ -25,6 +27,7 @@ THIN += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
 SMALL = (*THIN, "MODEL.FPN.OUT_CHANNELS", 128)
 
 FAMILIES = {
+    "blendmask": ("BlendMask/R_50_1x", *SMALL),
     "fcos": ("FCOS-Detection/R_50_1x", *SMALL),
     "fcos-dcnv2": ("FCOS-Detection/MS_X_101_32x8d_2x_dcnv2", *SMALL)
     + ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.NUM_GROUPS", 4),
@@ -101,6 +104,25 @@ def groups_of(family):
         return {g.root: [g.stays, [member.layer for member in g.members]] for g in groups}
 
 
+def refusal_at_the_width_of_an_input(family):
+    """What is said of a BiFPN that comes out as wide as an input it projects."""
+    model = build(family, "MODEL.BiFPN.OUT_CHANNELS", 96)
+    images = [{"image": torch.rand(3, SIZE, SIZE), "height": SIZE, "width": SIZE}]
+    ratios = [("backbone.repeated_bifpn.*", 0), ("*.res3.0.conv3", 0.25)]
+    try:
+        prune(model, images, pruning_ratio=0.5, pruning_ratio_dict=ratios,
+              importance="magnitude", rounds=1)  # fmt: skip
+    except blendprune.errors.PruningError as error:
+        return str(error)
+
+
+def registered_by_adelaidet():
+    """Names of AdelaiDet's meta architectures."""
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    return [name for name, cls in META_ARCH_REGISTRY if cls.__module__.startswith("adet.")]
+
+
 def main(families):
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -110,13 +132,19 @@ def main(families):
         torch.manual_seed(0)
         try:
             found[family] = prune_and_use(config_of(family), SIZE)
+            with tempfile.TemporaryDirectory() as folder:
+                follow_config(config_of(family), folder, SIZE)
+            found[family]["meta architecture"] = config_of(family).MODEL.META_ARCHITECTURE
             if family in LIMITS:
                 found[family]["at limits"] = flops_at_limits(family)
             if family == "condinst-sem":
                 found[family]["left as it was"] = left_as_it_was(family)
+            if family == "boxinst-bifpn":
+                found[family]["refusal"] = refusal_at_the_width_of_an_input(family)
             found[family]["groups"] = groups_of(family)
         except Exception:
             found[family] = {"result": traceback.format_exc()[-1500:]}
+    found["registered"] = registered_by_adelaidet()
     print(json.dumps(found))
 
 

@@ -9,6 +9,11 @@ import sys
 import pytest
 from small_adelaidet import FAMILIES, LIMITS
 
+KNOWN = {
+    "fcpose": ["unknown operator Im2ColBackward0"],
+    # Its blurring is a convolution with a buffer, which belongs to no layer.
+    "fcos-anti-aliased": ["unknown operator ConvolutionBackward0"] * 7,
+}
 RECOGNISER, BASES = "roi_heads.recognizer.", "proposal_generator.basis_module."
 
 
@@ -32,10 +37,15 @@ def test_a_small_model_is_pruned_run_trained_and_reloaded(found, family):
     assert found[family]["params"]["after"] < 0.7 * found[family]["params"]["before"]
 
 
+def test_every_meta_architecture_is_among_them(found):
+    assert {found[family]["meta architecture"] for family in FAMILIES} >= set(found["registered"])
+    assert "CondInst" in found["registered"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_predictions_recurrent_layers_and_unfolded_maps_stay(found, family):
     notes = [note for note in found[family]["notes"] if not note.startswith(RECOGNISER)]
-    known = {"fcpose": ["unknown operator Im2ColBackward0"]}.get(family, [])
+    known = KNOWN.get(family, [])
     assert len(notes) == len(known)
     assert all(reason in note for reason, note in zip(known, notes))
 
@@ -45,6 +55,12 @@ def test_all_of_bifpn_is_one_group_without_its_weights_of_inputs(found):
     [(stays, members)] = [g for root, g in groups.items() if root.startswith("backbone.repeated")]
     assert not stays
     assert not any("weights_f" in layer for layer in members)
+
+
+def test_a_bifpn_as_wide_as_an_input_it_projects_is_refused(found):
+    sentence = found["boxinst-bifpn"]["refusal"]
+    assert sentence.startswith("BiFPN and one of its inputs came out at 96 channels both")
+    assert sentence.endswith("ask for a slightly different target")
 
 
 def test_what_only_training_runs_is_cut_along(found):

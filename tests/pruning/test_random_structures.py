@@ -12,12 +12,20 @@ import os
 import random
 
 import pytest
+import test_transformers
 import torch
-from detectron2.modeling import build_model
 from test_prune import FROZEN, PANOPTIC, R50, SHARED, WIDE
 from test_zoo_models import config_of
 from torch import nn
-from zoo import assert_same, few_regions, settle_norms, train_one_step, training_batch
+from zoo import (
+    assert_same,
+    build_dense,
+    few_regions,
+    load_again,
+    settle_norms,
+    train_one_step,
+    training_batch,
+)
 
 import blendprune
 from blendprune.errors import PruningError, TargetUnreachable
@@ -48,7 +56,8 @@ ZOO = {
     "deformable": (),
     "box-fpn-r18": (),
 }
-FAMILIES = [*BLENDMASKS, *ZOO]
+TRANSFORMERS = list(test_transformers.FAMILIES)
+FAMILIES = [*BLENDMASKS, *ZOO, *TRANSFORMERS]
 
 
 def draw_request(rng, model):
@@ -83,12 +92,11 @@ def test_a_random_request_holds(registered, blendmask_cfg, tmp_path, seed):
     family = FAMILIES[seed % len(FAMILIES)] if DRAWS >= len(FAMILIES) else rng.choice(FAMILIES)
     if family in BLENDMASKS:
         cfg = blendmask_cfg(*BLENDMASKS[family])
+    elif family in TRANSFORMERS:
+        cfg = test_transformers.config_of(family)
     else:
         cfg = config_of("resnext" if family == "depthwise" else family, *ZOO[family])
-    cfg.INPUT.MIN_SIZE_TEST = SIZE
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 12
-    model = build_model(cfg).eval()
+    model = build_dense(cfg, SIZE)
     batch = training_batch(cfg, SIZE)
     images = [{k: batch[0][k] for k in ("image", "height", "width")}]
     settle_norms(model, images)
@@ -112,7 +120,7 @@ def test_a_random_request_holds(registered, blendmask_cfg, tmp_path, seed):
         assert "can lose channels" in str(error) or "raise the latter" in str(error)
         return
     assert_widths(before, report, asked)
-    assert_runs_trains_and_reloads(model, batch, images, tmp_path)
+    assert_runs_trains_and_reloads(model, cfg, batch, images, tmp_path)
 
 
 def assert_unreachable(before, asked):
@@ -153,7 +161,7 @@ def assert_widths(before, report, asked):
         assert lost <= asked["pruning_ratio"] * free + 1e-6
 
 
-def assert_runs_trains_and_reloads(model, batch, images, folder):
+def assert_runs_trains_and_reloads(model, cfg, batch, images, folder):
     for module in model.modules():
         if isinstance(module, nn.GroupNorm):
             assert module.num_channels % module.num_groups == 0
@@ -163,6 +171,4 @@ def assert_runs_trains_and_reloads(model, batch, images, folder):
     train_one_step(model, batch)
     path = str(folder / "model_pruned.pth")
     torch.save({"model": model.state_dict(), "struct": blendprune.structure_of(model)}, path)
-    loaded = blendprune.load(path)
-    few_regions(loaded)
-    assert_same(model, loaded, images)
+    assert_same(model, load_again(path, cfg, SIZE), images)

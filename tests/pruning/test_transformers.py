@@ -56,11 +56,15 @@ def overlay():
         yield
 
 
+def config_of(family):
+    model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
+    model.backbone = FAMILIES[family](model)
+    return small_mask_rcnn(model)
+
+
 @pytest.fixture(params=FAMILIES)
 def config(request):
-    model = model_zoo.get_config("common/models/mask_rcnn_vitdet.py").model
-    model.backbone = FAMILIES[request.param](model)
-    return small_mask_rcnn(model)
+    return config_of(request.param)
 
 
 @pytest.fixture

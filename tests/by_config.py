@@ -1,0 +1,85 @@
+"""What holds for every meta architecture by its config alone: PRUNE, FINETUNE, load, run."""
+
+import pathlib
+import sys
+from unittest import mock
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from zoo import (
+    assert_same,
+    build_dense,
+    draw_mask_encoding,
+    load_again,
+    settle_norms,
+    tensors_of,
+    training_batch,
+)
+
+import blendprune
+from blendprune.__main__ import main
+
+# As upstream's training scripts do it, but for data: they know nothing of pruning.
+SCRIPT = """
+import sys
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from zoo import allow_any_score, few_regions, train_one_step, training_batch
+
+cfg = CfgNode(CfgNode.load_yaml_with_base(sys.argv[1]))
+model = allow_any_score(build_model(cfg))
+few_regions(model)
+checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR)
+checkpointer.load(cfg.MODEL.WEIGHTS)
+checkpointer.save("model_first")
+train_one_step(model, training_batch(cfg, cfg.INPUT.MIN_SIZE_TEST))
+checkpointer.save("model_final")
+"""
+
+
+def follow_config(cfg, folder, size):
+    """Prune under MODEL.PRUNE, fine-tune under MODEL.FINETUNE through ``blendprune run``, reload.
+
+    Args:
+        cfg (CfgNode): of a small model, without weights.
+        folder (str): where checkpoints go.
+        size (int): side of the image in pixels.
+
+    Raises:
+        AssertionError: something did not come out as it should.
+    """
+    folder = pathlib.Path(folder)
+    images = [
+        {k: x[k] for k in ("image", "proposals", "height", "width")}
+        for x in training_batch(cfg, size)[:1]
+    ]
+    cfg.MODEL.PRUNE = True
+    model = build_dense(cfg, size)
+    draw_mask_encoding(model)
+    settle_norms(model, images)
+    outputs = list(tensors_of(model(images)))
+    assert outputs and all(output.requires_grad for output in outputs)
+    blendprune.prune(model, images, max_flops=0.8, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(folder)).save("model_pruned")
+    pruned = torch.load(folder / "model_pruned.pth", weights_only=True)
+    assert pruned["struct"]["meta_architecture"] == cfg.MODEL.META_ARCHITECTURE
+
+    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE = False, True
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(folder / "model_pruned.pth"), str(folder)
+    (folder / "config.yaml").write_text(cfg.dump())
+    (folder / "train_net.py").write_text(SCRIPT)
+    with mock.patch.multiple(sys, argv=[], path=list(sys.path)):
+        assert main(["run", str(folder / "train_net.py"), str(folder / "config.yaml")]) == 0
+    first, final = (
+        torch.load(folder / f"model_{name}.pth", weights_only=True) for name in ("first", "final")
+    )
+    assert first["model"].keys() == final["model"].keys() == pruned["model"].keys()
+    assert all(torch.equal(first["model"][key], value) for key, value in pruned["model"].items())
+    assert any(not torch.equal(final["model"][key], value) for key, value in first["model"].items())
+    assert first["struct"]["modules"] == final["struct"]["modules"] == pruned["struct"]["modules"]
+    assert_same(
+        *(load_again(str(folder / f"model_{n}.pth"), cfg, size) for n in ("pruned", "first")),
+        images,
+    )
