@@ -2,11 +2,12 @@
 
 DependencyGraph maps each module to the ``grad_fn`` of its output, so a module must be one operator.
 detectron2's ``Conv2d`` runs its norm and activation inside its own ``forward``, FrozenBatchNorm2d
-has buffers where parameters are expected, NaiveGroupNorm and the LayerNorm of channels-first maps
-are several operators, a linear on more than two dimensions is three, and attention is a dozen
-between two linears. Inside the view each of them is one standard torch module, and what attention
-does between its linears is one operator; it is the same object as before, because FPN (and users)
-hold references to modules that a replacement would miss. Only ``module.__class__`` is swapped.
+has buffers where parameters are expected, and so has what LPF smooths with, NaiveGroupNorm and the
+LayerNorm of channels-first maps are several operators, a linear on more than two dimensions is
+three, and attention is a dozen between two linears. Inside the view each of them is one standard
+torch module, and what attention does between its linears is one operator; it is the same object as
+before, because FPN (and users) hold references to modules that a replacement would miss. Only
+``module.__class__`` is swapped.
 """
 
 import contextlib
@@ -147,6 +148,21 @@ class _FixedBatchNorm(nn.BatchNorm2d):
         )
 
 
+class _DepthwiseFilter(nn.Conv2d):
+    """The fixed filter that LPF smooths with, a buffer called ``filt``, as a depthwise conv."""
+
+    bias = None
+    transposed = False
+    padding_mode = "reflect"
+    weight = property(lambda self: self.filt)
+
+    def __setattr__(self, name, value):
+        super().__setattr__("filt" if name == "weight" else name, value)
+
+    def forward(self, x):
+        return F.conv2d(self.pad(x), self.filt, stride=self.stride, groups=self.groups)
+
+
 class _OneGroupNorm(nn.GroupNorm):
     """A group norm written out in several operators, as the one operator."""
 
@@ -224,6 +240,18 @@ def _parameters_to_buffers(module):
     module._buffers = type(module._buffers)({**buffers, **module._buffers})
 
 
+def _filter_to_weight(module):
+    filt = module._buffers.pop("filt")
+    module._parameters["filt"] = nn.Parameter(filt)
+    vars(module).update(dict.fromkeys(("in_channels", "out_channels", "groups"), len(filt)))
+
+
+def _weight_to_filter(module):
+    module._buffers["filt"] = module._parameters.pop("filt").detach()
+    for name in ("in_channels", "out_channels", "groups"):
+        del vars(module)[name]
+
+
 def _is_fused_conv(module):
     return isinstance(module, Conv2d) and (module.norm is not None or module.activation is not None)
 
@@ -249,6 +277,10 @@ def is_dynamic_head(module):
     return _is_called(module, "ImplicitPointHead")
 
 
+def _is_smoothing(module):
+    return _is_called(module, "Downsample") and "filt" in module._buffers
+
+
 def _is_deformable(module):
     return _is_called(module, "DeformConv", "ModulatedDeformConv")
 
@@ -262,6 +294,7 @@ def _is_called(module, *names):
 _ROWS = (
     (_is_fused_conv, _PlainConv, _stay, _stay),
     (_is_deformable, _PlainDeformConv, _stay, _stay),
+    (_is_smoothing, _DepthwiseFilter, _filter_to_weight, _weight_to_filter),
     (_is_frozen_norm, _FixedBatchNorm, _buffers_to_parameters, _parameters_to_buffers),
     (_is_naive_group_norm, _OneGroupNorm, _stay, _stay),
     (_is_channels_first_norm, _OneLayerNorm, _stay, _stay),

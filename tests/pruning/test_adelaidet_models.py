@@ -9,11 +9,6 @@ import sys
 import pytest
 from small_adelaidet import FAMILIES, LIMITS
 
-KNOWN = {
-    "fcpose": ["unknown operator Im2ColBackward0"],
-    # Its blurring is a convolution with a buffer, which belongs to no layer.
-    "fcos-anti-aliased": ["unknown operator ConvolutionBackward0"] * 7,
-}
 RECOGNISER, BASES = "roi_heads.recognizer.", "proposal_generator.basis_module."
 
 
@@ -45,7 +40,7 @@ def test_every_meta_architecture_is_among_them(found):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_predictions_recurrent_layers_and_unfolded_maps_stay(found, family):
     notes = [note for note in found[family]["notes"] if not note.startswith(RECOGNISER)]
-    known = KNOWN.get(family, [])
+    known = {"fcpose": ["unknown operator Im2ColBackward0"]}.get(family, [])
     assert len(notes) == len(known)
     assert all(reason in note for reason, note in zip(known, notes))
 

@@ -129,6 +129,38 @@ def test_a_hand_written_torch_pruning_script_works_inside_the_view(
     sum(model(batches[0]).values()).backward()
 
 
+class Downsample(nn.Module):
+    """Smooths as LPF does: a fixed filter, of one shape for every channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stride, self.pad = 2, nn.ReflectionPad2d(1)
+        weights = torch.tensor([1.0, 2.0, 1.0])
+        filt = (weights[:, None] * weights / 16).repeat(channels, 1, 1, 1)
+        self.register_buffer("filt", filt)
+
+    def forward(self, x):
+        x = self.pad(x)
+        return nn.functional.conv2d(x, self.filt, stride=self.stride, groups=x.shape[1])
+
+
+def test_a_fixed_filter_loses_channels_and_comes_back_as_a_buffer():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Downsample(8), nn.Conv2d(8, 4, 1)).eval()
+    images = torch.rand(1, 3, 8, 8)
+    facts = facts_of(model)
+    with torch.no_grad():
+        model[2].weight[:, [2, 5]] = 0
+        expected = model(images)
+    with prunable(model):
+        assert list(model.state_dict()) == ["0.weight", "0.bias", "1.filt", "2.weight", "2.bias"]
+        graph = tp.DependencyGraph().build_dependency(model, images)
+        graph.get_pruning_group(model[0], tp.prune_conv_out_channels, [2, 5]).prune()
+    assert facts_of(model)[:4] == facts[:4]
+    assert isinstance(model[1].filt, torch.Tensor) and not list(model[1].parameters())
+    assert model[1].filt.shape == (6, 1, 3, 3)
+    assert torch.allclose(model(images), expected, atol=1e-6)
+
+
 def test_attributes_follow_the_widths(blendmask, images):
     model = blendmask("MODEL.FCOS.NORM", "BN")
     with prunable(model):
