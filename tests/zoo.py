@@ -9,7 +9,9 @@
 
 Each model is built with random weights, pruned to half its FLOPs (magnitude, one round), run on an
 image, trained one step, saved, loaded and compared bit by bit. Results are kept in ``--output`` (a
-JSON file), and configs in it are not run again; the table of all of them is printed at the end::
+JSON file), and configs in it are not run again; tables of all of them are printed at the end::
+
+    ## detectron2, yaml
 
     | config | GFLOPs | after | M params | after | |
     |---|---|---|---|---|---|
@@ -17,10 +19,12 @@ JSON file), and configs in it are not run again; the table of all of them is pri
 
 Models are those of the configs but for the size of the image and the number of regions that
 training samples and inference keeps, which are small, and MEInst's encoding of masks, which is as
-random as the weights: the file that it is read from is not part of AdelaiDet's repository.
+random as the weights: the file that it is read from is not part of AdelaiDet's repository. Large
+transformers do without activation checkpointing, which saves memory in training by fairscale.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import gc
 import json
@@ -74,7 +78,7 @@ def main(argv=None):
         output.write_text(json.dumps(results, indent=1))
         print(name, results[name]["result"], f"{results[name]['wall_s']:.0f} s", flush=True)
         gc.collect()
-    print(zoo_table({name: results[name] for name in chosen}))
+    print(zoo_tables({name: results[name] for name in chosen}))
     return int(any(results[name]["result"] != "green" for name in chosen))
 
 
@@ -120,11 +124,26 @@ def run_config(name, size=128):
     """
     start = time.perf_counter()
     found = {}
+    # Some heads shuffle regions over the processes that train.
+    processes = one_process_group() if "shuffle" in name else contextlib.nullcontext()
     try:
-        found.update(prune_and_use(load_config(name), size))
+        with processes:
+            found.update(prune_and_use(load_config(name), size))
     except Exception as error:  # the table is there to tell what happens
         found["result"] = f"{type(error).__name__}: {str(error).strip()[:300]}".replace("\n", " ")
     return {**found, "wall_s": time.perf_counter() - start}
+
+
+@contextlib.contextmanager
+def one_process_group():
+    """A process group of this process alone."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def load_config(name):
@@ -212,8 +231,11 @@ def build_dense(config, size):
                 True  # the encoding need not be read from its file
             )
         return allow_any_score(build_model(config)).eval()
-    if "square_pad" in config.model.backbone:
-        config.model.backbone.square_pad = size
+    backbone = config.model.backbone
+    if "square_pad" in backbone:
+        backbone.square_pad = size
+    if backbone.get("bottom_up", {}).get("use_act_checkpoint"):
+        backbone.bottom_up.use_act_checkpoint = False
     return allow_any_score(instantiate(config.model)).eval()
 
 
@@ -447,15 +469,30 @@ def tensors_of(output):
             yield from tensors_of(value)
 
 
-def zoo_table(results):
-    """The results as a table in Markdown.
+def zoo_tables(results):
+    """The results as tables in Markdown, one a kind of config.
 
     Args:
         results (dict[str, dict]): name of a config → what :func:`run_config` gave.
 
     Returns:
-        str: one row a config, and how many are green.
+        str: for each kind a heading, one row a config, and how many are green.
     """
+    sections = {}
+    for name, found in results.items():
+        sections.setdefault(_kind(name), {})[name] = found
+    return "\n\n".join(f"## {kind}\n\n{_table(rows)}" for kind, rows in sections.items())
+
+
+def _kind(name):
+    if name.startswith("AdelaiDet/"):
+        return "AdelaiDet"
+    if name.startswith("projects/"):
+        return "detectron2's projects"
+    return "detectron2, LazyConfigs" if name.endswith(".py") else "detectron2, yaml"
+
+
+def _table(results):
     rows = ["| config | GFLOPs | after | M params | after | |", "|---|---|---|---|---|---|"]
     for name, found in results.items():
         cells = []
@@ -463,6 +500,8 @@ def zoo_table(results):
             values = found.get(kind, {})
             cells += [f"{values[k] / unit:.2f}" if values else "" for k in ("before", "after")]
         reason = found["result"].replace("|", "\\|")
+        for root in ("ADELAIDET_ROOT", "DETECTRON2_ROOT"):
+            reason = reason.replace(os.environ.get(root) or "\0", "…")
         rows.append(f"| {name} | {' | '.join(cells)} | {reason} |")
     green = sum(found["result"] == "green" for found in results.values())
     return "\n".join([*rows, "", f"{green} of {len(results)} green."])
