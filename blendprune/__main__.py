@@ -173,7 +173,6 @@ def _parser():
     sub.add_argument("--importance", metavar="NAME", help="surgeon, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--sensitivity", metavar="FILE", help="measured there, or to be measured")
-    sub.add_argument("--distill", action="store_true", help="fine-tune under a teacher")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     _add_tail(sub)
     sub.set_defaults(command=prune)
@@ -247,8 +246,6 @@ def _config(args):
             *([pattern, float(ratio)] for pattern, ratio in getattr(args, "layer_ratio", ())),
         ]
         cfg.merge_from_list(args.opts)
-        if getattr(args, "distill", False) and not cfg.PRUNER.DISTILLATION.TEACHER:
-            cfg.PRUNER.DISTILLATION.TEACHER = cfg.MODEL.WEIGHTS
     except Exception as error:  # yaml, yacs and PathManager have many
         what = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"cannot use the config {args.config_file!r}: {what}") from None

@@ -60,6 +60,8 @@ def add_prune_config(cfg):
     # Iterations of the fine-tuning that the emitted config asks for, as a fraction of
     # SOLVER.MAX_ITER.
     _default(cfg.PRUNER, "FINETUNE_SCHEDULE", 0.5)
+    # Whether the emitted config names the dense model as the teacher of the fine-tuning.
+    _default(cfg.PRUNER, "FINETUNE_DISTILL", True)
 
     # Sparsity before a cut, in an ordinary training: the channels that matter least fade.
     _default(cfg.PRUNER, "SPARSITY", type(cfg)())
@@ -78,13 +80,13 @@ def add_prune_config(cfg):
     _default(cfg.PRUNER.GRADUAL, "END", 0)
     _default(cfg.PRUNER.GRADUAL, "PERIOD", 100)
 
-    # Distillation from the dense model while the pruned one is fine-tuned. When the model is pruned
-    # with a teacher set, the emitted config names it, too.
+    # Distillation from the dense model while the pruned one is fine-tuned.
     _default(cfg.PRUNER, "DISTILLATION", type(cfg)())
-    # Checkpoint of the dense model; "": off.
+    # Checkpoint of the dense model; "": off. Set when the model is pruned, it is the one that the
+    # emitted config names.
     _default(cfg.PRUNER.DISTILLATION, "TEACHER", "")
     # Factors of loss_distill_features and loss_distill_heads.
-    _default(cfg.PRUNER.DISTILLATION, "FEATURE_WEIGHT", 1.0)
+    _default(cfg.PRUNER.DISTILLATION, "FEATURE_WEIGHT", 5.0)
     _default(cfg.PRUNER.DISTILLATION, "HEAD_WEIGHT", 1.0)
 
 

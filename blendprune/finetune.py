@@ -18,7 +18,8 @@ def finetune_config(cfg, output_dir):
     those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
     statistics no longer fit, and FREEZE_AT is 0, as the cut has taken channels there, too.
 
-    Of the ``PRUNER`` node only ``DISTILLATION`` is kept, and only if it names a teacher.
+    The dense model at MODEL.WEIGHTS teaches, or PRUNER.DISTILLATION.TEACHER if that is set, unless
+    PRUNER.FINETUNE_DISTILL is False. Nothing else is kept of the ``PRUNER`` node.
 
     Args:
         cfg (CfgNode): config of the dense model's training, with the keys of ``add_prune_config``.
@@ -33,7 +34,7 @@ def finetune_config(cfg, output_dir):
     cfg = cfg.clone()
     cfg.defrost()
     folder = os.path.abspath(output_dir)
-    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE = False, True
+    cfg.MODEL.PRUNE, cfg.MODEL.FINETUNE, dense = False, True, cfg.MODEL.WEIGHTS
     cfg.MODEL.WEIGHTS = os.path.join(folder, "model_pruned.pth")
     # The dense run's own folder holds a last_checkpoint that --resume would pick up.
     cfg.OUTPUT_DIR = os.path.join(folder, "finetune")
@@ -56,8 +57,10 @@ def finetune_config(cfg, output_dir):
     solver.STEPS = tuple(round(schedule * step) for step in solver.STEPS)
 
     distillation = cfg.PRUNER.DISTILLATION
+    distillation.TEACHER = distillation.TEACHER or dense
+    taught = cfg.PRUNER.FINETUNE_DISTILL and distillation.TEACHER
     del cfg["PRUNER"]
-    if distillation.TEACHER:
+    if taught:
         if os.path.isfile(distillation.TEACHER):
             distillation.TEACHER = os.path.abspath(distillation.TEACHER)
         cfg.PRUNER = type(cfg)({"DISTILLATION": distillation})

@@ -83,7 +83,7 @@ def test_prune_writes_weights_config_and_report(trained, capsys):
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["MODEL"]["FINETUNE"] is True and config["MODEL"]["PRUNE"] is False
     assert config["MODEL"]["WEIGHTS"] == str(out / "model_pruned.pth")
-    assert "PRUNER" not in config
+    assert list(config["PRUNER"]) == ["DISTILLATION"]
     model = blendprune.load(str(out / "model_pruned.pth"))
     assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
 
@@ -124,11 +124,14 @@ def test_each_level_gets_a_folder_of_its_own(trained, capsys):
     assert reports[0]["layers"] == reports[1]["layers"]
 
 
-def test_the_dense_model_teaches_if_asked_to(trained):
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_dense_model_teaches_unless_it_is_not_to(trained, wanted):
     out = trained / "pruned"
-    assert _prune(trained, "--max-flops", 0.7, "--distill", "--output", out) == 0
-    node = yaml.safe_load((out / "config.yaml").read_text())["PRUNER"]
-    assert node["DISTILLATION"]["TEACHER"] == str(trained / "dense.pth")
+    tail = ["PRUNER.FINETUNE_DISTILL", wanted]
+    assert _prune(trained, "--max-flops", 0.7, "--output", out, *tail) == 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    teacher = config.get("PRUNER", {}).get("DISTILLATION", {}).get("TEACHER")
+    assert teacher == (str(trained / "dense.pth") if wanted else None)
 
 
 def test_a_pruned_model_can_be_pruned_again(trained):

@@ -1,4 +1,4 @@
-"""The emitted config: upstream's own schedule, nothing frozen, a teacher if one was asked for."""
+"""The emitted config: upstream's own schedule, nothing frozen, the dense model as the teacher."""
 
 import os
 
@@ -59,6 +59,10 @@ def test_only_a_teacher_is_left_of_the_pruner_node(blendmask_cfg, registered, tm
     teacher = tmp_path / "dense.pth"
     torch.save({"model": build_model(blendmask_cfg()).state_dict()}, teacher)
     assert "PRUNER" not in finetune_config(blendmask_cfg("PRUNER.MAX_FLOPS", 0.5), "pruned")
+    untaught = ("PRUNER.FINETUNE_DISTILL", False, "MODEL.WEIGHTS", str(teacher))
+    assert "PRUNER" not in finetune_config(blendmask_cfg(*untaught), "pruned")
+    taught = finetune_config(blendmask_cfg("MODEL.WEIGHTS", str(teacher)), "pruned")
+    assert taught.PRUNER.DISTILLATION.TEACHER == str(teacher)
 
     named = ("PRUNER.DISTILLATION.TEACHER", os.path.relpath(teacher))
     cfg = blendmask_cfg("PRUNER.MAX_FLOPS", 0.5, *named, "PRUNER.DISTILLATION.HEAD_WEIGHT", 2.0)

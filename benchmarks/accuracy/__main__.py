@@ -6,10 +6,11 @@
     python -m benchmarks.accuracy --models blendmask --seeds 1     # one of them: an hour
 
 Every figure of one model and seed comes from the same dense model: pruned to several FLOPs and
-evaluated as it is, and fine-tuned for a fifth of the dense training. Controls: the dense model
-under the same recipe; Torch-Pruning's default; random channels; a uniformly slim model that
-trains from scratch for as long as training and fine-tuning together. Test scenes show handwriting
-that neither training nor any choice made for blendprune has seen.
+evaluated as it is, and fine-tuned for a fifth of the dense training by the emitted config, in which
+the dense model teaches, and without a teacher. Controls: the dense model under the same recipe;
+Torch-Pruning's default and random channels, fine-tuned by the same config; a uniformly slim model
+that trains from scratch for as long as training and fine-tuning together. Test scenes show
+handwriting that neither training nor any choice made for blendprune has seen.
 
 A picture of AP over FLOPs and over latency, ``curve.png``, is drawn beside the results, which are
 kept in ``--output``; what is there is not run again, and runs of other models and seeds may go on
@@ -31,11 +32,13 @@ from .table import tables
 
 def main(argv=None):
     from .models import MODELS
-    from .runs import Runs
+    from .runs import METHODS, Runs
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
+    methods = (*METHODS, "slim")
+    parser.add_argument("--methods", nargs="*", default=methods, choices=methods)
     parser.add_argument("--output", default="output/accuracy", metavar="DIR")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args(argv)
@@ -49,7 +52,8 @@ def main(argv=None):
     register_digits(write_digits(scenes, NUM_TRAIN, NUM_TEST))
     for seed in args.seeds:
         for model in args.models:
-            Runs(os.path.join(args.output, model, str(seed)), model, seed, args.opts).run()
+            folder = os.path.join(args.output, model, str(seed))
+            Runs(folder, model, seed, args.opts, args.methods).run()
     print(tables(args.output))
     draw_curves(args.output, os.path.join(args.output, "curve.png"))
 

@@ -34,8 +34,10 @@ METHODS = {
     "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
     "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
 }
-#: Of these, the ones that are fine-tuned.
+#: Of these, the ones that are fine-tuned, all by the emitted config: the dense model teaches.
 TUNED_METHODS = ("blendprune", "torch-pruning", "random")
+#: Suffixes of what is fine-tuned: as emitted, and without a teacher.
+FINETUNED, UNTAUGHT = ", fine-tuned", ", fine-tuned without a teacher"
 
 
 class Runs:
@@ -46,33 +48,38 @@ class Runs:
         model (str): of :data:`benchmarks.accuracy.models.MODELS`.
         seed (int): see :func:`benchmarks.accuracy.models.dense_config`.
         opts (Sequence): ``KEY VALUE`` pairs for the config.
+        methods (Sequence[str]): of :data:`METHODS`, and ``"slim"`` for models from scratch.
     """
 
-    def __init__(self, folder, model, seed, opts=()):
+    def __init__(self, folder, model, seed, opts=(), methods=(*METHODS, "slim")):
         self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
         self.path = os.path.join(self.folder, "results.json")
         self.results = self._kept()
         self.cfg = dense_config(model, seed, opts)
         self.cfg.OUTPUT_DIR = os.path.join(self.folder, "dense")
+        self.methods = methods
 
     def run(self):
         """Run what has not been run yet, what matters most first."""
         self._step("dense", lambda: _train(self.cfg))
         self.cfg.MODEL.WEIGHTS = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         self.cfg.PRUNER.FINETUNE_SCHEDULE = SCHEDULE
-        self._prune("blendprune")
         self._step("dense, trained on", self._train_on)
-        for level in TUNED:
-            self._tune("blendprune", level)
         for method in METHODS:
+            if method not in self.methods:
+                continue
             self._prune(method)
-        self._step("latency", self._measure_latency)
-        for level in TUNED:
-            for method in TUNED_METHODS:
-                self._tune(method, level)
-        for level in TUNED:
-            self._step(f"slim {level:g}", lambda level=level: self._train_slim(level))
+            for level in TUNED if method in TUNED_METHODS else ():
+                self._tune(method, level, FINETUNED)
+        if "blendprune" in self.methods:
+            for level in TUNED:
+                self._tune("blendprune", level, UNTAUGHT)
+        if "slim" in self.methods:
+            for level in TUNED:
+                self._step(f"slim {level:g}", lambda level=level: self._train_slim(level))
+        if set(self.methods) >= set(METHODS):
+            self._step("latency", self._measure_latency)
 
     def _prune(self, method):
         names = [f"{method} {level:g}" for level in LEVELS]
@@ -115,13 +122,17 @@ class Runs:
         models = {name: build_trained(cfg) for name, cfg in configs.items()}
         return compare_latency(models, [scene], runs=31)
 
-    def _tune(self, method, level):
+    def _tune(self, method, level, suffix):
         cfg = _read(self._pruned(method, level))
-        self._step(f"{method} {level:g}, fine-tuned", lambda: _train(cfg))
+        if suffix == UNTAUGHT:
+            cfg.PRUNER.DISTILLATION.TEACHER = ""
+        self._step(f"{method} {level:g}{suffix}", lambda: _train(cfg))
 
     def _train_on(self):
-        """The dense model under the very recipe that fine-tunes the pruned ones."""
-        cfg = finetune_config(self.cfg, self.cfg.OUTPUT_DIR)
+        """The dense model under the recipe of the pruned ones; no other is there to teach it."""
+        cfg = self.cfg.clone()
+        cfg.PRUNER.FINETUNE_DISTILL = False
+        cfg = finetune_config(cfg, self.cfg.OUTPUT_DIR)
         cfg.MODEL.FINETUNE, cfg.MODEL.WEIGHTS = False, self.cfg.MODEL.WEIGHTS
         return _train(cfg)
 
@@ -129,7 +140,7 @@ class Runs:
         """From scratch, for as long as training and fine-tuning together."""
         cfg, folder = self.cfg.clone(), os.path.join(self.folder, f"slim_{level:g}")
         os.makedirs(folder, exist_ok=True)
-        cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
+        cfg.MODEL.WEIGHTS, cfg.PRUNER.FINETUNE_DISTILL = os.path.join(folder, "init.pth"), False
         seed_all_rng(cfg.SEED)
         torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
         # Of random weights, any channels will do.

@@ -55,14 +55,15 @@ def read(folder):
 
 
 def _table(runs, task):
-    from .runs import LEVELS, METHODS, TUNED_METHODS
+    from .runs import FINETUNED, LEVELS, METHODS, TUNED_METHODS, UNTAUGHT
 
     kept = [f"{level:g}" for level in LEVELS]
     rows = [["dense", *(["dense"] * len(kept))]]
     rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
     rows += [[method, *(f"{method} {level}" for level in kept)] for method in METHODS]
     rows += [
-        [f"{method}, fine-tuned", *(f"{method} {level}, fine-tuned" for level in kept)]
+        [method + suffix, *(f"{method} {level}{suffix}" for level in kept)]
+        for suffix in (FINETUNED, UNTAUGHT)
         for method in TUNED_METHODS
     ]
     rows.append(["slim from scratch", *(f"slim {level}" for level in kept)])

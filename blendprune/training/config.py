@@ -1,7 +1,7 @@
 """The hooks that a config asks for."""
 
 from ..config import add_prune_config
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 
 
 def hooks_from_config(cfg):
@@ -62,12 +62,24 @@ def hooks_from_config(cfg):
             )
         )
     if node.DISTILLATION.TEACHER:
-        cfg.MODEL.WEIGHTS = node.DISTILLATION.TEACHER
         hooks.append(
             Distillation(
-                job.build_trained(cfg),
+                _teacher(cfg),
                 feature_weight=node.DISTILLATION.FEATURE_WEIGHT,
                 head_weight=node.DISTILLATION.HEAD_WEIGHT,
             )
         )
     return hooks
+
+
+def _teacher(cfg):
+    from .. import job
+
+    cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
+    try:
+        return job.build_trained(cfg)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error} It is PRUNER.DISTILLATION.TEACHER: set that to the dense model's file, or to "
+            "'' to fine-tune without a teacher."
+        ) from None

@@ -1,5 +1,6 @@
 """Distillation: the pruned model learns from the dense one while it is fine-tuned."""
 
+import collections
 import functools
 import logging
 
@@ -13,6 +14,7 @@ from ..pruning.outputs import prediction_layers, stages
 from ..pruning.regions import has_regions
 from ..pruning.view import evaluating, prunable
 from ..structure import unwrap
+from .regression import FeatureRegression
 
 _log = logging.getLogger(__name__)
 
@@ -21,12 +23,12 @@ class Distillation(HookBase):
     """Adds two losses to the model's own: ``loss_distill_features`` and ``loss_distill_heads``.
 
     The features are those of the backbone, level by level. Pruning leaves fewer channels, so what
-    is compared is where they are active: the mean square over the channels, a map of unit L2 norm,
-    by squared distance (attention transfer, arXiv:1612.03928); 0 is equal, 2 disjoint. The heads'
-    outputs are those of the prediction layers, which keep their width: mean squared difference over
-    the variance of the teacher's; 0 is equal, 1 no better than the mean. The heads of an R-CNN see
-    the student's regions in both models; stages of a cascade after the first are left out, as
-    theirs depend on what came before.
+    is compared is what can be read off them: the teacher's, predicted from the student's by linear
+    regression (:class:`FeatureRegression`). The heads' outputs are those of the prediction layers,
+    which keep their width. Both losses are mean squared differences over the variance of the
+    teacher's; 0 is equal, 1 no better than the mean. The heads of an R-CNN see the student's
+    regions in both models; stages of a cascade after the first are left out, as theirs depend on
+    what came before.
 
     Nothing upstream is touched: forward hooks on modules of the same names collect what is
     compared, and one on the model adds the losses to its dict, to be logged like any other.
@@ -40,7 +42,7 @@ class Distillation(HookBase):
         CheckpointError: the teacher's file cannot be read.
     """
 
-    def __init__(self, teacher, *, feature_weight=1.0, head_weight=1.0):
+    def __init__(self, teacher, *, feature_weight=5.0, head_weight=1.0):
         if min(feature_weight, head_weight) < 0 or not max(feature_weight, head_weight):
             raise ConfigError(
                 "distillation wants weights of at least 0, and one above, got feature_weight "
@@ -49,15 +51,12 @@ class Distillation(HookBase):
         self.teacher = load(teacher) if isinstance(teacher, str) else teacher
         self.feature_weight, self.head_weight = feature_weight, head_weight
         self._heads, self._handles = None, []
+        self._regressions = collections.defaultdict(FeatureRegression)
 
     def before_train(self):
         student = unwrap(self.trainer.model)
-        for model in (self.teacher, student):
-            if not isinstance(getattr(model, "backbone", None), nn.Module):
-                raise ConfigError(
-                    f"distillation compares backbones, and {type(model).__name__} has no module "
-                    "of that name: leave it out for this model"
-                )
+        if not isinstance(getattr(student, "backbone", None), nn.Module):
+            _log.warning("distillation compares heads alone: the model has no module 'backbone'")
         device = next(student.parameters()).device
         self.teacher.to(device).eval().requires_grad_(False)
         self._handles = [
@@ -92,7 +91,7 @@ class Distillation(HookBase):
         found = {}
         if self.feature_weight:
             found["loss_distill_features"] = self.feature_weight * _mean(
-                _feature_loss(calls.features[level], expected.features[level])
+                self._regressions[level](calls.features[level], expected.features[level])
                 for level in expected.features
             )
         if self.head_weight:
@@ -140,7 +139,9 @@ class _Calls:
     def __init__(self, model, heads):
         self.features, self.outputs, self.regions = {}, {}, {}
         modules = dict(model.named_modules())
-        self._handles = [model.backbone.register_forward_hook(self._keep_features)]
+        self._handles = []
+        if isinstance(modules.get("backbone"), nn.Module):
+            self._handles.append(modules["backbone"].register_forward_hook(self._keep_features))
         for name in heads:
             keep = functools.partial(self._keep_output, name)
             self._handles.append(modules[name].register_forward_hook(keep))
@@ -182,15 +183,6 @@ def _run(model, inputs, calls):
     detected = regions.get("mask_pooler", regions.get("keypoint_pooler"))
     if detected is not None and sum(map(len, detected)):
         detections(detected)
-
-
-def _feature_loss(ours, theirs):
-    difference = _attention(ours) - _attention(theirs)
-    return difference.square().sum(1).mean()
-
-
-def _attention(x):
-    return nn.functional.normalize(x.float().square().mean(1).flatten(1), dim=1)
 
 
 def _head_loss(ours, theirs):

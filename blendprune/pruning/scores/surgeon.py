@@ -23,7 +23,9 @@ class Surgeon(CollectedImportance):
     explain: its variance given them is 1 / (H⁻¹)_jj, H the second moments of the reader's inputs
     (Optimal Brain Surgeon, Hassibi 1993, for channels instead of weights). That variance times the
     mean squared gradient of the input, summed over the readers, ranks the channels of a group; they
-    go step by step, and what has gone explains nothing any more. The squared effects of the
+    go step by step, and what has gone explains nothing any more. Where a reader runs on all levels
+    of a pyramid, each counts for as much as the gradients at its positions: the finest has most
+    positions, and often the fewest objects. The squared effects of the
     channels on single images (Group Fisher, arXiv:2108.00708), which know what gradients of single
     positions add up to, put the groups on one scale.
     """
@@ -61,7 +63,7 @@ class _Moments:
         for layer, inputs, channels in (read for found in reads for read in found):
             times = _times_read(layer, inputs, channels)
             self._times[layer] = min(times, self._times.get(layer, times))
-        self._inputs, self._gradients, self._counts = {}, {}, {}
+        self._inputs, self._gradients, self._weights = {}, {}, {}
 
     @property
     def layers(self):
@@ -72,16 +74,17 @@ class _Moments:
         """Forward pre-hook of the readers."""
         # A view of its own: other readers of the tensor have gradients of their own.
         x = inputs[0].view_as(inputs[0])
-        rows = self._rows(layer, x.detach())
-        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
-        self._inputs[layer] = self._inputs.get(layer, 0) + rows.T @ rows
-        self._counts[layer] = self._counts.get(layer, 0) + len(rows)
         if x.requires_grad:
-            x.register_hook(lambda gradient: self._see_gradient(layer, gradient))
+            x.register_hook(lambda gradient: self._see_gradient(layer, x.detach(), gradient))
         return (x, *inputs[1:])
 
-    def _see_gradient(self, layer, gradient):
+    def _see_gradient(self, layer, x, gradient):
         squares = self._rows(layer, gradient).square().sum(0)
+        rows = self._rows(layer, x)
+        rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+        weight = squares.sum() / max(len(rows), 1)
+        self._inputs[layer] = self._inputs.get(layer, 0) + weight * (rows.T @ rows)
+        self._weights[layer] = self._weights.get(layer, 0) + weight * len(rows)
         self._gradients[layer] = self._gradients.get(layer, 0) + squares
 
     def _rows(self, layer, x):
@@ -99,9 +102,9 @@ class _Moments:
             constant, squared gradients of the inputs, which inputs the group's are, and which
             channels they stand for. None for a layer that no image or no gradient reached.
         """
-        if not self._counts.get(layer) or layer not in self._gradients:
+        if not self._weights.get(layer, 0) > 0:
             return None
-        second = self._inputs[layer].double() / self._counts[layer]
+        second = self._inputs[layer].double() / self._weights[layer].double()
         groups = getattr(layer, "groups", 1)
         if groups > 1:
             # Only channels of the same group of a conv can make up for one.
