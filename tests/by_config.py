@@ -1,7 +1,8 @@
-"""What holds for every meta architecture by its config alone: PRUNE, FINETUNE, load, run."""
+"""What holds for every meta architecture by its config: PRUNE, FINETUNE, load, run, distil."""
 
 import pathlib
 import sys
+import types
 from unittest import mock
 
 import torch
@@ -10,14 +11,17 @@ from zoo import (
     assert_same,
     build_dense,
     draw_mask_encoding,
+    few_regions,
     load_again,
     settle_norms,
     tensors_of,
+    train_one_step,
     training_batch,
 )
 
 import blendprune
 from blendprune.__main__ import main
+from blendprune.training import Distillation
 
 # As upstream's training scripts do it, but for data: they know nothing of pruning.
 SCRIPT = """
@@ -42,6 +46,8 @@ checkpointer.save("model_final")
 def follow_config(cfg, folder, size):
     """Prune under MODEL.PRUNE, fine-tune under MODEL.FINETUNE through ``blendprune run``, reload.
 
+    At last the reloaded model learns from the dense one.
+
     Args:
         cfg (CfgNode): of a small model, without weights.
         folder (str): where checkpoints go.
@@ -59,6 +65,7 @@ def follow_config(cfg, folder, size):
     model = build_dense(cfg, size)
     draw_mask_encoding(model)
     settle_norms(model, images)
+    dense = {key: value.clone() for key, value in model.state_dict().items()}
     outputs = list(tensors_of(model(images)))
     assert outputs and all(output.requires_grad for output in outputs)
     blendprune.prune(model, images, max_flops=0.8, importance="magnitude", rounds=1)
@@ -79,7 +86,22 @@ def follow_config(cfg, folder, size):
     assert all(torch.equal(first["model"][key], value) for key, value in pruned["model"].items())
     assert any(not torch.equal(final["model"][key], value) for key, value in first["model"].items())
     assert first["struct"]["modules"] == final["struct"]["modules"] == pruned["struct"]["modules"]
-    assert_same(
-        *(load_again(str(folder / f"model_{n}.pth"), cfg, size) for n in ("pruned", "first")),
-        images,
-    )
+    loaded = [load_again(str(folder / f"model_{n}.pth"), cfg, size) for n in ("pruned", "first")]
+    assert_same(*loaded, images)
+
+    cfg.MODEL.FINETUNE = False
+    teacher = build_dense(cfg, size)
+    teacher.load_state_dict(dense)
+    distil_one_step(loaded[0], teacher, training_batch(cfg, size))
+
+
+def distil_one_step(model, teacher, batch):
+    """One step under a teacher: there are features and heads to learn from, and some to learn."""
+    few_regions(model)
+    hook = Distillation(teacher)
+    hook.trainer = types.SimpleNamespace(model=model)
+    hook.before_train()
+    losses = train_one_step(model, batch)
+    hook.after_train()
+    assert losses["loss_distill_features"] > 1e-3
+    assert losses["loss_distill_heads"] > 1e-3

@@ -432,7 +432,7 @@ def few_regions(model):
 
 
 def train_one_step(model, batch):
-    """One step of SGD; every parameter that is trained must get a gradient."""
+    """One step of SGD; every parameter that is trained must get a gradient. Returns the losses."""
     from detectron2.utils.events import EventStorage
 
     model.train()
@@ -449,6 +449,7 @@ def train_one_step(model, batch):
     torch.nn.utils.clip_grad_norm_(trained, 1.0, error_if_nonfinite=True)
     optimizer.step()
     model.eval()
+    return losses
 
 
 def assert_same(model, loaded, images):

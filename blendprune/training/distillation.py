@@ -17,6 +17,8 @@ from ..structure import unwrap
 from .regression import FeatureRegression
 
 _log = logging.getLogger(__name__)
+# Of a head's outputs: one that hardly says anything must not drown what the others say.
+_LEAST_VARIANCE = 1e-2
 
 
 class Distillation(HookBase):
@@ -187,7 +189,7 @@ def _run(model, inputs, calls):
 
 def _head_loss(ours, theirs):
     ours, theirs = ours.float(), theirs.float()
-    scale = theirs.var(unbiased=False).clamp(min=1e-6)
+    scale = theirs.var(unbiased=False).clamp(min=_LEAST_VARIANCE)
     return (ours - theirs).square().mean() / scale
 
 
