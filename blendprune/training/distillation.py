@@ -30,7 +30,7 @@ class Distillation(HookBase):
     which keep their width. Both losses are mean squared differences over the variance of the
     teacher's; 0 is equal, 1 no better than the mean. The heads of an R-CNN see the student's
     regions in both models; stages of a cascade after the first are left out, as theirs depend on
-    what came before.
+    what came before, and so is what runs once a detected instance elsewhere.
 
     Nothing upstream is touched: forward hooks on modules of the same names collect what is
     compared, and one on the model adds the losses to its dict, to be logged like any other.
@@ -171,10 +171,10 @@ class _Calls:
 
 
 def _run(model, inputs, calls):
-    """Run the teacher; its heads see the regions that the student pooled."""
+    """Run the teacher on whole images; an R-CNN's heads see the regions that the student pooled."""
     if not has_regions(model):
-        for run, regions in stages(model, inputs, inference_only=False):
-            run(regions)
+        image, _ = stages(model, inputs, inference_only=False)[0]
+        image(1)
         return
     (image, _), (boxes, _), (detections, _) = stages(model, inputs)
     image(1)
