@@ -15,12 +15,11 @@ import functools
 import sys
 
 import torch
-import torch.nn.functional as F
-from detectron2.layers import Conv2d, FrozenBatchNorm2d, batch_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
-from torchvision.ops import deform_conv2d
 
-from ..attention import OneOperator, attend, is_attention
+from ..attention import is_attention
+from . import shown
 from .attributes import sync_attributes
 
 
@@ -82,176 +81,6 @@ def _shapes(model):
     return {name: tuple(p.shape) for name, p in model.named_parameters()}
 
 
-class _PlainConv:
-    """Conv2d whose forward, and so whose hooks, see the convolution alone."""
-
-    def forward(self, x):
-        return F.conv2d(
-            x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
-        )
-
-    def __call__(self, *inputs):
-        y = nn.Module.__call__(self, *inputs)
-        if self.norm is not None:
-            y = self.norm(y)
-        if self.activation is not None:
-            y = self.activation(y)
-        return y
-
-
-class _PlainDeformConv(nn.Conv2d):
-    """Deformable conv as one operator of torchvision's, which has a kernel for every device.
-
-    Torch-Pruning knows what a Conv2d loses with a channel, and it is the same here. It would tie
-    the channels of the offsets to those of the input, though; so in eval mode, which is what it
-    traces, offsets and masks are cut off, and the layer that predicts them is a prediction layer.
-    """
-
-    transposed = False
-    padding_mode = "zeros"
-
-    def forward(self, x, offset, mask=None):
-        if not self.training:
-            offset = offset.detach()
-            mask = None if mask is None else mask.detach()
-        how = (self.stride, self.padding, self.dilation)
-        return deform_conv2d(x, offset, self.weight, self.bias, *how, mask=mask)
-
-    __call__ = _PlainConv.__call__
-
-
-class _DynamicHead:
-    """A head whose weights another layer predicts: one operator, and that layer a prediction."""
-
-    def forward(self, features, coords, weights):
-        def run(features):
-            return upstream(features, coords, fixed)
-
-        if self.training:
-            return super().forward(features, coords, weights)
-        upstream, fixed = super().forward, weights.detach()
-        return _as_one_operator(self, run, features, ())
-
-
-class _FixedBatchNorm(nn.BatchNorm2d):
-    """FrozenBatchNorm2d as a BatchNorm2d that never leaves its fixed statistics."""
-
-    _version = FrozenBatchNorm2d._version
-    affine = True
-    track_running_stats = True
-    momentum = 0.0
-    _load_from_state_dict = nn.Module._load_from_state_dict
-
-    def forward(self, x):
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-
-class _DepthwiseFilter(nn.Conv2d):
-    """The fixed filter that LPF smooths with, a buffer called ``filt``, as a depthwise conv."""
-
-    bias = None
-    transposed = False
-    padding_mode = "reflect"
-    weight = property(lambda self: self.filt)
-
-    def __setattr__(self, name, value):
-        super().__setattr__("filt" if name == "weight" else name, value)
-
-    def forward(self, x):
-        return F.conv2d(self.pad(x), self.filt, stride=self.stride, groups=self.groups)
-
-
-class _OneGroupNorm(nn.GroupNorm):
-    """A group norm written out in several operators, as the one operator."""
-
-
-def _as_one_operator(module, run, x, parameters):
-    # Training builds the usual graph: nothing is traced there, and nothing is computed twice.
-    if module.training or not torch.is_grad_enabled():
-        return run(x)
-    return OneOperator.apply(run, module, x, *parameters)
-
-
-class _OneLinear(nn.Linear):
-    """A linear that is one operator on inputs of any rank."""
-
-    def forward(self, x):
-        if x.dim() <= 2:
-            return super().forward(x)
-        parameters = [p for p in (self.weight, self.bias) if p is not None]
-        return _as_one_operator(self, super().forward, x, parameters)
-
-
-class _OneLayerNorm(nn.LayerNorm):
-    """detectron2's LayerNorm over the channels of (N, C, H, W), as the one operator."""
-
-    elementwise_affine = True
-
-    def forward(self, x):
-        return _as_one_operator(self, self._normalise, x, [self.weight, self.bias])
-
-    def _normalise(self, x):
-        return batch_norm.LayerNorm.forward(self, x)
-
-
-class _OneAttention:
-    """Attention whose graph is ``qkv``, one operator, ``proj``."""
-
-    @property
-    def num_heads(self):
-        return self.proj.in_features // self._head_width
-
-    def forward(self, x, *inputs, **options):
-        def run(qkv):
-            return attend(self, qkv, shown, *inputs, **options)
-
-        shown = x.detach()
-        parameters = [
-            p for name, p in self.named_parameters() if name.split(".")[0] not in ("qkv", "proj")
-        ]
-        return self.proj(_as_one_operator(self, run, self.qkv(x), parameters))
-
-
-def _remember_head_width(module):
-    vars(module)["_head_width"] = module.proj.in_features // vars(module).pop("num_heads")
-
-
-def _count_heads(module):
-    num_heads = module.num_heads
-    del module._head_width
-    vars(module)["num_heads"] = num_heads
-
-
-def _stay(module):
-    pass
-
-
-def _buffers_to_parameters(module):
-    for name in ("weight", "bias"):
-        buffer = module._buffers.pop(name)
-        module._parameters[name] = nn.Parameter(buffer)
-
-
-def _parameters_to_buffers(module):
-    buffers = {name: module._parameters.pop(name).detach() for name in ("weight", "bias")}
-    # In upstream's order, so that state_dict() lists the same keys in the same order.
-    module._buffers = type(module._buffers)({**buffers, **module._buffers})
-
-
-def _filter_to_weight(module):
-    filt = module._buffers.pop("filt")
-    module._parameters["filt"] = nn.Parameter(filt)
-    vars(module).update(dict.fromkeys(("in_channels", "out_channels", "groups"), len(filt)))
-
-
-def _weight_to_filter(module):
-    module._buffers["filt"] = module._parameters.pop("filt").detach()
-    for name in ("in_channels", "out_channels", "groups"):
-        del vars(module)[name]
-
-
 def _is_fused_conv(module):
     return isinstance(module, Conv2d) and (module.norm is not None or module.activation is not None)
 
@@ -292,15 +121,20 @@ def _is_called(module, *names):
 
 # One row a type: which modules, the class they show, what to do on entering and on leaving.
 _ROWS = (
-    (_is_fused_conv, _PlainConv, _stay, _stay),
-    (_is_deformable, _PlainDeformConv, _stay, _stay),
-    (_is_smoothing, _DepthwiseFilter, _filter_to_weight, _weight_to_filter),
-    (_is_frozen_norm, _FixedBatchNorm, _buffers_to_parameters, _parameters_to_buffers),
-    (_is_naive_group_norm, _OneGroupNorm, _stay, _stay),
-    (_is_channels_first_norm, _OneLayerNorm, _stay, _stay),
-    (_is_linear, _OneLinear, _stay, _stay),
-    (is_dynamic_head, _DynamicHead, _stay, _stay),
-    (is_attention, _OneAttention, _remember_head_width, _count_heads),
+    (_is_fused_conv, shown.PlainConv, shown.stay, shown.stay),
+    (_is_deformable, shown.PlainDeformConv, shown.stay, shown.stay),
+    (_is_smoothing, shown.DepthwiseFilter, shown.filter_to_weight, shown.weight_to_filter),
+    (
+        _is_frozen_norm,
+        shown.FixedBatchNorm,
+        shown.buffers_to_parameters,
+        shown.parameters_to_buffers,
+    ),
+    (_is_naive_group_norm, shown.OneGroupNorm, shown.stay, shown.stay),
+    (_is_channels_first_norm, shown.OneLayerNorm, shown.stay, shown.stay),
+    (_is_linear, shown.OneLinear, shown.stay, shown.stay),
+    (is_dynamic_head, shown.DynamicHead, shown.stay, shown.stay),
+    (is_attention, shown.OneAttention, shown.remember_head_width, shown.count_heads),
 )
 
 
@@ -311,9 +145,9 @@ def _row_of(module):
 
 
 @functools.cache
-def _view_class(plain, shown):
+def _view_class(plain, stand_in):
     # A mixin goes in front of the class it alters; a full module class stands in its place.
-    bases = (shown,) if issubclass(shown, nn.Module) else (shown, plain)
+    bases = (stand_in,) if issubclass(stand_in, nn.Module) else (stand_in, plain)
     return type(f"Prunable{plain.__name__}", bases, {"_blendprune_view": True})
 
 
@@ -332,7 +166,7 @@ def is_norm(module):
 
 def is_fixed_norm(module):
     """Whether the module is a FrozenBatchNorm2d, inside the prunable view or outside."""
-    return isinstance(module, (FrozenBatchNorm2d, _FixedBatchNorm))
+    return isinstance(module, (FrozenBatchNorm2d, shown.FixedBatchNorm))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from ..view import _OneLayerNorm, _PlainDeformConv
+from ..shown import OneLayerNorm, PlainDeformConv
 
 
 def linear_map(layer):
@@ -206,11 +206,11 @@ def _windows(x, kernel, stride, dilation, groups, where):
 
 # The first that fits counts.
 _ROWS = (
-    (_PlainDeformConv, _DeformableConv),
+    (PlainDeformConv, _DeformableConv),
     (nn.Linear, LinearMap),
     (nn.ConvTranspose2d, _TransposedConv),
     (nn.Conv2d, _Conv),
     (nn.GroupNorm, _GroupNorm),
-    (_OneLayerNorm, _ChannelsFirstNorm),
+    (OneLayerNorm, _ChannelsFirstNorm),
     (nn.LayerNorm, _Norm),
 )
