@@ -25,15 +25,16 @@ import os
 import warnings
 
 import blendprune
+from blendprune.data.digits import register_digits, write_digits
+from blendprune.demo import NUM_TEST, NUM_TRAIN
 
 from .curve import draw_curves
+from .models import MODELS
+from .runs import METHODS, Runs
 from .table import tables
 
 
 def main(argv=None):
-    from .models import MODELS
-    from .runs import METHODS, Runs
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3])
@@ -45,9 +46,6 @@ def main(argv=None):
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     blendprune.apply()
-    from blendprune.data.digits import register_digits, write_digits
-    from blendprune.demo import NUM_TEST, NUM_TRAIN
-
     scenes = os.path.join(args.output, "digits")
     register_digits(write_digits(scenes, NUM_TRAIN, NUM_TEST))
     for seed in args.seeds:

@@ -3,9 +3,10 @@
 import matplotlib
 from matplotlib.figure import Figure
 
+from .runs import FINETUNED, LEVELS, METHODS
 from .table import mean, read
 
-_STYLES = {"": "o-", ", fine-tuned": "s--"}
+_STYLES = {"": "o-", FINETUNED: "s--"}
 
 
 def draw_curves(folder, path):
@@ -15,8 +16,6 @@ def draw_curves(folder, path):
         folder (str): with ``MODEL/SEED/results.json``.
         path (str): the PNG file to write.
     """
-    from .runs import LEVELS, METHODS
-
     rows = sorted(read(folder).items())
     figure = Figure(figsize=(10, 3.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2, sharey="row", squeeze=False)

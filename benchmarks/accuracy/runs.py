@@ -78,8 +78,7 @@ class Runs:
         if "slim" in self.methods:
             for level in TUNED:
                 self._step(f"slim {level:g}", lambda level=level: self._train_slim(level))
-        if set(self.methods) >= set(METHODS):
-            self._step("latency", self._measure_latency)
+        self._measure_latency()
 
     def _prune(self, method):
         names = [f"{method} {level:g}" for level in LEVELS]
@@ -112,15 +111,19 @@ class Runs:
         return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
 
     def _measure_latency(self):
-        """Milliseconds of a forward on one test scene, all models in turns."""
+        """Milliseconds of a forward on one test scene, all models that there are in turns."""
         configs = {"dense": self.cfg} | {
             f"{method} {level:g}": _read(self._pruned(method, level))
             for method in METHODS
             for level in LEVELS
+            if f"{method} {level:g}" in self.results
         }
+        if set(configs) <= set(self.results.get("latency", ())):
+            return
+        self.results.pop("latency", None)
         [scene, *_] = next(iter(build_detection_test_loader(self.cfg, self.cfg.DATASETS.TEST[0])))
         models = {name: build_trained(cfg) for name, cfg in configs.items()}
-        return compare_latency(models, [scene], runs=31)
+        self._step("latency", lambda: compare_latency(models, [scene], runs=31))
 
     def _tune(self, method, level, suffix):
         cfg = _read(self._pruned(method, level))

@@ -7,6 +7,8 @@ import statistics
 
 from tabulate import tabulate
 
+from .runs import FINETUNED, LEVELS, METHODS, TUNED_METHODS, UNTAUGHT
+
 
 def tables(folder):
     """One table for each model and task, in Markdown.
@@ -55,8 +57,6 @@ def read(folder):
 
 
 def _table(runs, task):
-    from .runs import FINETUNED, LEVELS, METHODS, TUNED_METHODS, UNTAUGHT
-
     kept = [f"{level:g}" for level in LEVELS]
     rows = [["dense", *(["dense"] * len(kept))]]
     rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
