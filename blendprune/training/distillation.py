@@ -28,9 +28,10 @@ class Distillation(HookBase):
     is compared is what can be read off them: the teacher's, predicted from the student's by linear
     regression (:class:`FeatureRegression`). The heads' outputs are those of the prediction layers,
     which keep their width. Both losses are mean squared differences over the variance of the
-    teacher's; 0 is equal, 1 no better than the mean. The heads of an R-CNN see the student's
-    regions in both models; stages of a cascade after the first are left out, as theirs depend on
-    what came before, and so is what runs once a detected instance elsewhere.
+    teacher's, of the positions of all levels; 0 is equal, 1 no better than the mean. The heads of
+    an R-CNN see the student's regions in both models; stages of a cascade after the first are left
+    out, as theirs depend on what came before, and so is what runs once a detected instance
+    elsewhere.
 
     Nothing upstream is touched: forward hooks on modules of the same names collect what is
     compared, and one on the model adds the losses to its dict, to be logged like any other.
@@ -92,17 +93,23 @@ class Distillation(HookBase):
                 expected = teacher.close()
         found = {}
         if self.feature_weight:
-            found["loss_distill_features"] = self.feature_weight * _mean(
-                self._regressions[level](calls.features[level], expected.features[level])
-                for level in expected.features
-            )
+            loss = self._feature_loss(calls.features, expected.features)
+            found["loss_distill_features"] = self.feature_weight * loss
         if self.head_weight:
-            found["loss_distill_heads"] = self.head_weight * _mean(
-                _head_loss(ours, theirs)
-                for name in self._heads
-                for ours, theirs in self._pairs(name, calls, expected)
-            )
+            pairs = [self._pairs(name, calls, expected) for name in self._heads]
+            # Of heads that saw no region in this batch, there is nothing to compare.
+            heads = [_head_loss(*zip(*each)) for each in pairs if each]
+            loss = torch.stack(heads).mean() if heads else torch.zeros(())
+            found["loss_distill_heads"] = self.head_weight * loss
         return {**losses, **found}
+
+    def _feature_loss(self, ours, theirs):
+        positions = {level: x[:, 0].numel() for level, x in theirs.items()}
+        losses = (
+            count * self._regressions[level](ours[level], theirs[level])
+            for level, count in positions.items()
+        )
+        return sum(losses, torch.zeros(())) / max(sum(positions.values()), 1)
 
     def _pairs(self, name, calls, expected):
         ours, theirs = calls.outputs.get(name, []), expected.outputs.get(name, [])
@@ -188,15 +195,10 @@ def _run(model, inputs, calls):
 
 
 def _head_loss(ours, theirs):
-    ours, theirs = ours.float(), theirs.float()
+    # All levels of a pyramid at once: the coarsest, where hardly anything is, would be all noise.
+    ours, theirs = (torch.cat([x.float().flatten() for x in each]) for each in (ours, theirs))
     scale = theirs.var(unbiased=False).clamp(min=_LEAST_VARIANCE)
     return (ours - theirs).square().mean() / scale
-
-
-def _mean(losses):
-    losses = list(losses)
-    # Of heads that saw no region in this batch, there is nothing to compare.
-    return torch.stack(losses).mean() if losses else torch.zeros(())
 
 
 def _is_later_stage(model, name):
