@@ -39,7 +39,8 @@ def draw_curves(folder, path):
                 over_latency.plot(latencies, aps, style, **how)
         slim = [(level, mean(runs, f"slim {level:g}", task)) for level in LEVELS]
         slim = [(level, found[0]) for level, found in slim if found]
-        over_flops.plot(*zip(*slim) if slim else ((), ()), "kx", label="slim from scratch")
+        if slim:
+            over_flops.plot(*zip(*slim), "kx", label="slim from scratch")
         over_flops.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
