@@ -31,8 +31,10 @@ class FeatureRegression:
             Tensor: a scalar; 0 where the teacher's can be read off, 1 where nothing can.
         """
         x, y = (each.movedim(1, -1).flatten(0, -2).float() for each in (ours, theirs))
-        matrix, shift, variance = self._solve(x.detach(), y)
-        return (x @ matrix + shift - y).square().mean() / variance
+        # Under automatic mixed precision, products would be of half precision again.
+        with torch.autocast(x.device.type, enabled=False):
+            matrix, shift, variance = self._solve(x.detach(), y)
+            return (x @ matrix + shift - y).square().mean() / variance
 
     def _solve(self, x, y):
         ones = x.new_ones(len(x), 1)

@@ -20,6 +20,12 @@ def test_what_can_be_read_off_costs_nothing():
     assert FeatureRegression()(x, mixed(x, 6)).item() == pytest.approx(0, abs=1e-5)
 
 
+def test_mixed_precision_changes_nothing():
+    x, y = maps(4, 0), 300 + mixed(maps(4, 0), 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert FeatureRegression()(x, y).item() == pytest.approx(0, abs=1e-5)
+
+
 def test_the_loss_is_the_share_of_the_variance_that_is_missing():
     x = maps(8, 0)
     # Of eight independent channels, the student has six.
