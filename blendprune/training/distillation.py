@@ -149,7 +149,7 @@ class _Calls:
         self.features, self.outputs, self.regions = {}, {}, {}
         modules = dict(model.named_modules())
         self._handles = []
-        if isinstance(modules.get("backbone"), nn.Module):
+        if "backbone" in modules:
             self._handles.append(modules["backbone"].register_forward_hook(self._keep_features))
         for name in heads:
             keep = functools.partial(self._keep_output, name)

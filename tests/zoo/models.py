@@ -34,9 +34,8 @@ def build_dense(config, size):
         # A crop would fix the size of the image that ASPP pools.
         config.INPUT.CROP.ENABLED = False
         if "MEInst" in config.MODEL:
-            config.MODEL.MEInst.FLAG_PARAMETERS = (
-                True  # the encoding need not be read from its file
-            )
+            # The encoding need not be read from its file.
+            config.MODEL.MEInst.FLAG_PARAMETERS = True
         return allow_any_score(build_model(config)).eval()
     backbone = config.model.backbone
     if "square_pad" in backbone:
