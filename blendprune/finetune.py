@@ -4,15 +4,14 @@ import os
 
 from .errors import ConfigError
 
-# Relative to the training of the dense model, and to the fine-tuning itself.
-_LEARNING_RATE = 0.5
+# Of the fine-tuning's iterations.
 _WARMUP = 0.1
 
 
 def finetune_config(cfg, output_dir):
     """Derive the config that fine-tunes what :func:`prune_from_config` writes to ``output_dir``.
 
-    The recipe is in upstream's keys alone: half the learning rate, for ``PRUNER.FINETUNE_SCHEDULE``
+    The recipe is in upstream's keys alone: the same learning rate, for ``PRUNER.FINETUNE_SCHEDULE``
     of the iterations, with a warm-up over the first tenth and a cosine down to the end, as a single
     schedule that starts from trained weights needs no steps. SOLVER.STEPS shrink likewise, for
     those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
@@ -50,8 +49,6 @@ def finetune_config(cfg, output_dir):
         )
     solver = cfg.SOLVER
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
-    solver.BASE_LR *= _LEARNING_RATE
-    solver.BASE_LR_END *= _LEARNING_RATE
     solver.MAX_ITER = max(1, round(schedule * solver.MAX_ITER))
     solver.WARMUP_ITERS = round(_WARMUP * solver.MAX_ITER)
     solver.STEPS = tuple(round(schedule * step) for step in solver.STEPS)

@@ -27,7 +27,7 @@ def _rates(cfg):
 
 
 @pytest.mark.parametrize("schedule", [0.5, 0.2])
-def test_detectron2_warms_up_to_half_the_rate_and_follows_a_cosine_to_nothing(
+def test_detectron2_warms_up_to_the_same_rate_and_follows_a_cosine_to_nothing(
     blendmask_cfg, schedule
 ):
     cfg = blendmask_cfg(*TRAINED, "PRUNER.FINETUNE_SCHEDULE", schedule)
@@ -35,11 +35,11 @@ def test_detectron2_warms_up_to_half_the_rate_and_follows_a_cosine_to_nothing(
     rates = _rates(tuned)
     assert len(rates) == 1000 * schedule
     peak = rates.index(max(rates))
-    assert max(rates) == pytest.approx(0.01, rel=0.05)
+    assert max(rates) == pytest.approx(0.02, rel=0.05)
     assert peak == pytest.approx(0.1 * len(rates), abs=2)
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[0] < 1e-4 and rates[-1] < 1e-4
+    assert rates[0] < 2e-4 and rates[-1] < 2e-4
     assert tuned.SOLVER.STEPS == (600 * schedule, 800 * schedule)
     assert cfg.SOLVER.BASE_LR == 0.02 and cfg.SOLVER.MAX_ITER == 1000
 

@@ -7,9 +7,10 @@ from detectron2.utils.events import EventStorage
 from ..attention import is_attention
 from .hooks import forward_hooks
 from .instances import instance_stages, normalized_images
+from .nodes import reached
 from .regions import has_regions, rcnn_stages
 from .training import run_training
-from .view import is_dynamic_head, is_norm, is_prunable_layer
+from .view import evaluating, is_dynamic_head, is_norm, is_prunable_layer
 
 # Heads of PointRend whose output means something although a point head goes on from there.
 _COARSE_HEADS = ("coarse_head", "coarse_sem_seg_head", "parameter_head")
@@ -96,9 +97,9 @@ def head_outputs(model, batched_inputs, inference_only=False, all_regions=False)
         )
         if torch.is_grad_enabled():
             # What predicts the offsets of a deformable conv ends there.
-            reached = _reached(output.grad_fn for output in outputs)
+            seen = reached(output.grad_fn for output in outputs)
             sinks = _sinks(calls)
-            outputs += [x for m, x, node in calls if m in sinks and node not in reached]
+            outputs += [x for m, x, node in calls if m in sinks and node not in seen]
         return outputs
     calls = _record_calls(model, lambda: _run(model, batched_inputs, all_regions=all_regions))
     if not torch.is_grad_enabled():
@@ -157,6 +158,21 @@ def prediction_layers(model, batched_inputs):
     return [m for m in dict.fromkeys(module for module, _, _ in calls) if m in sinks]
 
 
+def inference_layers(model, batched_inputs):
+    """The convs and linears that inference runs.
+
+    Args:
+        model (nn.Module): a detectron2-style model, inside or outside the prunable view.
+        batched_inputs (list[dict]): detectron2's format.
+
+    Returns:
+        set[nn.Module]: without those that only training has.
+    """
+    with evaluating(model):
+        calls = _record_calls(model, lambda: _run(model, batched_inputs, inference_only=True))
+    return {module for module, _, _ in calls if is_prunable_layer(module)}
+
+
 def stages(model, batched_inputs, inference_only=True):
     """The forward in parts that do not depend on what is detected.
 
@@ -177,10 +193,10 @@ def stages(model, batched_inputs, inference_only=True):
     return instance_stages(model, batched_inputs) or [(lambda _: model(batched_inputs), 1)]
 
 
-def _run(model, batched_inputs, all_regions=False):
+def _run(model, batched_inputs, inference_only=False, all_regions=False):
     # Some detectors log scalars while they run, and look for a storage to log to.
     with EventStorage():
-        for run, regions in stages(model, batched_inputs, inference_only=False):
+        for run, regions in stages(model, batched_inputs, inference_only):
             run(regions if all_regions else 1)
 
 
@@ -211,14 +227,14 @@ def _sinks(calls):
         if grad_fn is not None and is_prunable_layer(module)
     }
     sources = (source for node in layer_of for source, _ in node.next_functions)
-    feeding = {layer_of[node] for node in _reached(sources) if node in layer_of}
+    feeding = {layer_of[node] for node in reached(sources) if node in layer_of}
     return set(layer_of.values()) - feeding
 
 
 def _ends(calls):
     """(module, output) of the calls that feed no other: prediction layers, or norms behind them."""
     traced = [call for call in calls if call[2] is not None]
-    read = _reached(source for _, _, node in traced for source, _ in node.next_functions)
+    read = reached(source for _, _, node in traced for source, _ in node.next_functions)
     return [(module, output) for module, output, node in traced if node not in read]
 
 
@@ -234,14 +250,3 @@ def _training_calls(model, batched_inputs, calls):
 
 def _seen(calls):
     return {module for module, _, node in calls if node is not None}
-
-
-def _reached(nodes):
-    """All nodes of the autograd graph that the given ones depend on, those included."""
-    seen, stack = set(), list(nodes)
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack += [source for source, _ in node.next_functions]
-    return seen

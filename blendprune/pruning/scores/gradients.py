@@ -3,7 +3,7 @@
 import torch
 import torch_pruning as tp
 
-from .losses import accumulate_gradients
+from .losses import accumulate_gradients, training_loss
 from .readers import channel_effect
 from .registry import IMPORTANCES, CollectedImportance
 
@@ -19,11 +19,12 @@ class EffectImportance(CollectedImportance):
 
     Args:
         of_image (Callable): effects of the channels on one image, (width,) → what the image adds.
+        loss (Callable): as for :func:`accumulate_gradients`.
     """
 
-    def __init__(self, of_image):
+    def __init__(self, of_image, loss=training_loss):
         super().__init__()
-        self.of_image = of_image
+        self.of_image, self.loss = of_image, loss
 
     def collect(self, model, groups, batches):
         self.scores = {}
@@ -34,7 +35,7 @@ class EffectImportance(CollectedImportance):
                 added = self.of_image(channel_effect(group))
                 self.scores[root] = self.scores.get(root, 0) + added
 
-        accumulate_gradients(model, batches, after_image=observe)
+        accumulate_gradients(model, batches, after_image=observe, loss=self.loss)
 
 
 @IMPORTANCES.register()

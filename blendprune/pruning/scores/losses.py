@@ -32,8 +32,34 @@ def as_batches(data):
     return batches
 
 
-def accumulate_gradients(model, batches, after_image=None):
-    """Gradients of the summed training losses, in ``.grad`` of every parameter.
+def training_loss(model, batch):
+    """The sum of what the model says in training mode, checked.
+
+    Args:
+        model (nn.Module): in training mode.
+        batch (list[dict]): with ``"instances"`` and whatever else the losses need.
+
+    Returns:
+        Tensor: a scalar.
+
+    Raises:
+        PruningError: the losses are not finite, or are no dict.
+    """
+    with EventStorage():
+        losses = model(batch)
+    if not isinstance(losses, dict):
+        raise PruningError(
+            f"{type(model).__name__} gave no dict of losses in training mode, so nothing can be "
+            "learned from data; use importance='magnitude' and no sensitivity"
+        )
+    total = sum(losses.values())
+    if not torch.isfinite(total):
+        raise PruningError("the losses on the calibration data are not finite; check the weights")
+    return total
+
+
+def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
+    """Gradients of the training losses, in ``.grad`` of every parameter.
 
     Norms use their running statistics, and those, the modes, and counters that modules keep as
     plain numbers (FCOS's moving average) are left as they were.
@@ -43,6 +69,7 @@ def accumulate_gradients(model, batches, after_image=None):
         batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
         after_image (Callable): called after the backward of each image with its gradients alone;
             if None, gradients add up over the batches.
+        loss (Callable): of the model and a batch, a scalar.
 
     Raises:
         PruningError: the losses are not finite, or are no dict.
@@ -55,7 +82,7 @@ def accumulate_gradients(model, batches, after_image=None):
             if after_image is not None:
                 model.zero_grad(set_to_none=True)
             with torch.enable_grad():
-                _loss(model, batch).backward()
+                loss(model, batch).backward()
             if after_image is not None:
                 after_image()
 
@@ -79,21 +106,7 @@ def mean_loss(model, batches):
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices), torch.no_grad(), _training(model):
         torch.manual_seed(0)
-        return sum(_loss(model, batch).item() for batch in batches) / len(batches)
-
-
-def _loss(model, batch):
-    with EventStorage():
-        losses = model(batch)
-    if not isinstance(losses, dict):
-        raise PruningError(
-            f"{type(model).__name__} gave no dict of losses in training mode, so nothing can be "
-            "learned from data; use importance='magnitude' and no sensitivity"
-        )
-    total = sum(losses.values())
-    if not torch.isfinite(total):
-        raise PruningError("the losses on the calibration data are not finite; check the weights")
-    return total
+        return sum(training_loss(model, batch).item() for batch in batches) / len(batches)
 
 
 @contextlib.contextmanager

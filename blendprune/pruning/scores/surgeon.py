@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from ..hooks import forward_hooks
-from .gradients import fisher
+from .gradients import EffectImportance
+from .predictions import PredictionProbe
 from .readers import readers
 from .registry import IMPORTANCES, CollectedImportance
 
@@ -17,7 +18,7 @@ _STEPS = 64
 
 
 class Surgeon(CollectedImportance):
-    """Rise of the losses when a channel goes and its readers' weights are fitted anew.
+    """How far the predictions move when a channel goes and its readers' weights are fitted anew.
 
     Removing channel j leaves a reader without the part of x_j that the remaining channels do not
     explain: its variance given them is 1 / (H⁻¹)_jj, H the second moments of the reader's inputs
@@ -25,19 +26,19 @@ class Surgeon(CollectedImportance):
     mean squared gradient of the input, summed over the readers, ranks the channels of a group; they
     go step by step, and what has gone explains nothing any more. Where a reader runs on all levels
     of a pyramid, each counts for as much as the gradients at its positions: the finest has most
-    positions, and often the fewest objects. The squared effects of the
-    channels on single images (Group Fisher, arXiv:2108.00708), which know what gradients of single
-    positions add up to, put the groups on one scale.
+    positions, and often the fewest objects. The squared effects of the channels on single images,
+    which know what gradients of single positions add up to, put the groups on one scale. Gradients
+    are those of a :class:`PredictionProbe`, whose squares are curvatures.
     """
 
-    # Scores are rises of the losses, and comparable when divided by what the channel frees.
+    # Scores are errors, and comparable when divided by what the channel frees.
     per_cost = True
 
     def collect(self, model, groups, batches):
         roots = [group[0].dep.target.module for group in groups]
         reads = [readers(group) for group in groups]
         moments = _Moments(reads)
-        effects = fisher()
+        effects = EffectImportance(torch.square, PredictionProbe(model, batches[0][:1]))
         with forward_hooks(moments.layers, moments.see, before=True):
             effects.collect(model, groups, batches)
         self.scores = {
@@ -129,7 +130,7 @@ def _scores(effects, moments):
     """Scores of one group: costs of its channels in the order in which they go.
 
     Args:
-        effects (Tensor): (width,), squared effects on the losses.
+        effects (Tensor): (width,), squared effects on the predictions.
         moments (list[tuple | None]): of the readers, from :meth:`_Moments.of`.
 
     Returns:
