@@ -6,15 +6,17 @@ from .errors import ConfigError
 
 # Of the fine-tuning's iterations.
 _WARMUP = 0.1
+# Of the dense training's learning rate, with a teacher, who holds the model, and without.
+_TAUGHT, _UNTAUGHT = 1.0, 0.5
 
 
 def finetune_config(cfg, output_dir):
     """Derive the config that fine-tunes what :func:`prune_from_config` writes to ``output_dir``.
 
-    The recipe is in upstream's keys alone: the same learning rate, for ``PRUNER.FINETUNE_SCHEDULE``
-    of the iterations, with a warm-up over the first tenth and a cosine down to the end, as a single
-    schedule that starts from trained weights needs no steps. SOLVER.STEPS shrink likewise, for
-    those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
+    The recipe is in upstream's keys alone: the learning rate of the dense training, half of it
+    without a teacher, for ``PRUNER.FINETUNE_SCHEDULE`` of the iterations, with a warm-up over the
+    first tenth and a cosine down to the end, as a single schedule that starts from trained weights
+    needs no steps. SOLVER.STEPS shrink likewise, for those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
     statistics no longer fit, and FREEZE_AT is 0, as the cut has taken channels there, too.
 
     The dense model at MODEL.WEIGHTS teaches, or PRUNER.DISTILLATION.TEACHER if that is set, unless
@@ -47,15 +49,18 @@ def finetune_config(cfg, output_dir):
             f"PRUNER.FINETUNE_SCHEDULE is {schedule!r}: set it to the length of the fine-tuning as "
             "a fraction of SOLVER.MAX_ITER, for example 0.5."
         )
+    distillation = cfg.PRUNER.DISTILLATION
+    distillation.TEACHER = distillation.TEACHER or dense
+    taught = cfg.PRUNER.FINETUNE_DISTILL and distillation.TEACHER
     solver = cfg.SOLVER
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    rate = _TAUGHT if taught else _UNTAUGHT
+    solver.BASE_LR *= rate
+    solver.BASE_LR_END *= rate
     solver.MAX_ITER = max(1, round(schedule * solver.MAX_ITER))
     solver.WARMUP_ITERS = round(_WARMUP * solver.MAX_ITER)
     solver.STEPS = tuple(round(schedule * step) for step in solver.STEPS)
 
-    distillation = cfg.PRUNER.DISTILLATION
-    distillation.TEACHER = distillation.TEACHER or dense
-    taught = cfg.PRUNER.FINETUNE_DISTILL and distillation.TEACHER
     del cfg["PRUNER"]
     if taught:
         if os.path.isfile(distillation.TEACHER):

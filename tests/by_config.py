@@ -21,6 +21,8 @@ from zoo import (
 
 import blendprune
 from blendprune.__main__ import main
+from blendprune.pruning import accumulate_gradients, prunable
+from blendprune.pruning.scores.predictions import PredictionProbe
 from blendprune.training import Distillation
 
 # As upstream's training scripts do it, but for data: they know nothing of pruning.
@@ -46,7 +48,7 @@ checkpointer.save("model_final")
 def follow_config(cfg, folder, size):
     """Prune under MODEL.PRUNE, fine-tune under MODEL.FINETUNE through ``blendprune run``, reload.
 
-    At last the reloaded model learns from the dense one.
+    At last the reloaded model learns from the dense one, whose predictions can be probed.
 
     Args:
         cfg (CfgNode): of a small model, without weights.
@@ -92,7 +94,9 @@ def follow_config(cfg, folder, size):
     cfg.MODEL.FINETUNE = False
     teacher = build_dense(cfg, size)
     teacher.load_state_dict(dense)
-    distil_one_step(loaded[0], teacher, training_batch(cfg, size))
+    batch = training_batch(cfg, size)
+    distil_one_step(loaded[0], teacher, batch)
+    probe_predictions(teacher, batch)
 
 
 def distil_one_step(model, teacher, batch):
@@ -106,3 +110,11 @@ def distil_one_step(model, teacher, batch):
     # Of a small map, the regression explains nearly all.
     assert losses["loss_distill_features"] > 0
     assert losses["loss_distill_heads"] > 1e-3
+
+
+def probe_predictions(model, batch):
+    """What the predictions depend on is found: gradients reach the backbone."""
+    with prunable(model):
+        accumulate_gradients(model, [batch], loss=PredictionProbe(model, batch[:1]))
+    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0

@@ -27,15 +27,16 @@ def _rates(cfg):
 
 
 @pytest.mark.parametrize("schedule", [0.5, 0.2])
-def test_detectron2_warms_up_to_the_same_rate_and_follows_a_cosine_to_nothing(
-    blendmask_cfg, schedule
+@pytest.mark.parametrize(("teacher", "rate"), [("dense.pth", 0.02), ("", 0.01)])
+def test_detectron2_warms_up_to_the_rate_and_follows_a_cosine_to_nothing(
+    blendmask_cfg, schedule, teacher, rate
 ):
-    cfg = blendmask_cfg(*TRAINED, "PRUNER.FINETUNE_SCHEDULE", schedule)
+    cfg = blendmask_cfg(*TRAINED, "PRUNER.FINETUNE_SCHEDULE", schedule, "MODEL.WEIGHTS", teacher)
     tuned = finetune_config(cfg, "pruned")
     rates = _rates(tuned)
     assert len(rates) == 1000 * schedule
     peak = rates.index(max(rates))
-    assert max(rates) == pytest.approx(0.02, rel=0.05)
+    assert max(rates) == pytest.approx(rate, rel=0.05)
     assert peak == pytest.approx(0.1 * len(rates), abs=2)
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)

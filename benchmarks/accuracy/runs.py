@@ -126,24 +126,27 @@ class Runs:
         self._step("latency", lambda: compare_latency(models, [scene], runs=31))
 
     def _tune(self, method, level, suffix):
-        cfg = _read(self._pruned(method, level))
-        if suffix == UNTAUGHT:
-            cfg.PRUNER.DISTILLATION.TEACHER = ""
+        folder = self._pruned(method, level)
+        cfg = finetune_config(self._alone(), folder) if suffix == UNTAUGHT else _read(folder)
         self._step(f"{method} {level:g}{suffix}", lambda: _train(cfg))
 
     def _train_on(self):
         """The dense model under the recipe of the pruned ones; no other is there to teach it."""
-        cfg = self.cfg.clone()
-        cfg.PRUNER.FINETUNE_DISTILL = False
-        cfg = finetune_config(cfg, self.cfg.OUTPUT_DIR)
+        cfg = finetune_config(self._alone(), self.cfg.OUTPUT_DIR)
         cfg.MODEL.FINETUNE, cfg.MODEL.WEIGHTS = False, self.cfg.MODEL.WEIGHTS
         return _train(cfg)
 
+    def _alone(self):
+        """The config of a training that no other model helps."""
+        cfg = self.cfg.clone()
+        cfg.PRUNER.FINETUNE_DISTILL = False
+        return cfg
+
     def _train_slim(self, level):
         """From scratch, for as long as training and fine-tuning together."""
-        cfg, folder = self.cfg.clone(), os.path.join(self.folder, f"slim_{level:g}")
+        cfg, folder = self._alone(), os.path.join(self.folder, f"slim_{level:g}")
         os.makedirs(folder, exist_ok=True)
-        cfg.MODEL.WEIGHTS, cfg.PRUNER.FINETUNE_DISTILL = os.path.join(folder, "init.pth"), False
+        cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
         seed_all_rng(cfg.SEED)
         torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
         # Of random weights, any channels will do.
