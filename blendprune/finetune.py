@@ -16,8 +16,9 @@ def finetune_config(cfg, output_dir):
     The recipe is in upstream's keys alone: the learning rate of the dense training, half of it
     without a teacher, for ``PRUNER.FINETUNE_SCHEDULE`` of the iterations, with a warm-up over the
     first tenth and a cosine down to the end, as a single schedule that starts from trained weights
-    needs no steps. SOLVER.STEPS shrink likewise, for those who go back to them. Nothing stays frozen: Frozen BatchNorm becomes BatchNorm, as its
-    statistics no longer fit, and FREEZE_AT is 0, as the cut has taken channels there, too.
+    needs no steps. SOLVER.STEPS shrink likewise, for those who go back to them. Nothing stays
+    frozen: Frozen BatchNorm becomes BatchNorm, as its statistics no longer fit, and FREEZE_AT is 0,
+    as the cut has taken channels there, too.
 
     The dense model at MODEL.WEIGHTS teaches, or PRUNER.DISTILLATION.TEACHER if that is set, unless
     PRUNER.FINETUNE_DISTILL is False. Nothing else is kept of the ``PRUNER`` node.
