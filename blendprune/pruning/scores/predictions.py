@@ -28,8 +28,8 @@ class PredictionProbe:
 
     Squared gradients of the losses themselves (Fisher information) are curvatures where a loss is
     a log-likelihood, a sum. A detector's are means, over the pixels of a mask or over the few
-    locations that have a box, and of a mean over n they are n times too small: after the same cut
-    of a BlendMask R-18 they left mask AP 79.3 where this leaves 80.8, of 81.2.
+    locations that have a box, and of a mean over n they are n times too small: at a quarter of the
+    FLOPs of a BlendMask R-18 they left mask AP 71.8, where this leaves 74.1, of 78.4.
 
     Args:
         model (nn.Module): in the prunable view.
