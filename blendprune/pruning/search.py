@@ -210,12 +210,22 @@ class Search:
             if width < widths[index] and cost([*widths[:index], width, *widths[index + 1 :]]) < now
         }
         chunks = [chunk for chunk in self.chunks if chunk.group in saving]
-        count = bisect.bisect_left(
-            range(len(chunks) + 1),
-            True,
-            key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
-        )
-        return self._merge(self._fill_up(chunks[:count], cost, target))
+        while True:
+            count = bisect.bisect_left(
+                range(len(chunks) + 1),
+                True,
+                key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
+            )
+            gone = self._fill_up(chunks[:count], cost, target)
+            if count == 0 or cost(self._widths_without(gone)) >= (1 - TOLERANCE) * target:
+                break
+            # The last chunk is too large a step: do without it, and those behind it in its group.
+            last = chunks[count - 1]
+            others = [chunk for chunk in chunks[count:] if chunk.group != last.group]
+            chunks = chunks[: count - 1] + others
+            if cost(self._widths_without(chunks)) > target:
+                break
+        return self._merge(gone)
 
     def least(self, cost):
         """Cost with every channel gone that may go."""
