@@ -12,13 +12,12 @@ from ..checkpoint import load
 from ..errors import ConfigError
 from ..pruning.outputs import prediction_layers, stages
 from ..pruning.regions import has_regions
+from ..pruning.scores.predictions import LEAST_VARIANCE
 from ..pruning.view import evaluating, prunable
 from ..structure import unwrap
 from .regression import FeatureRegression
 
 _log = logging.getLogger(__name__)
-# Of a head's outputs: one that hardly says anything must not drown what the others say.
-_LEAST_VARIANCE = 1e-2
 
 
 class Distillation(HookBase):
@@ -197,7 +196,7 @@ def _run(model, inputs, calls):
 def _head_loss(ours, theirs):
     # All levels of a pyramid at once: the coarsest, where hardly anything is, would be all noise.
     ours, theirs = (torch.cat([x.float().flatten() for x in each]) for each in (ours, theirs))
-    scale = theirs.var(unbiased=False).clamp(min=_LEAST_VARIANCE)
+    scale = theirs.var(unbiased=False).clamp(min=LEAST_VARIANCE)
     return (ours - theirs).square().mean() / scale
 
 

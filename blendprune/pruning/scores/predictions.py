@@ -12,8 +12,8 @@ from ..outputs import inference_layers
 from ..view import is_prunable_layer
 from .losses import training_loss
 
-# Of a layer's predictions: one that hardly says anything must not drown what the others say.
-_LEAST_VARIANCE = 1e-2
+#: Of a layer's predictions: one that hardly says anything must not drown what the others say.
+LEAST_VARIANCE = 1e-2
 
 
 class PredictionProbe:
@@ -85,5 +85,5 @@ class PredictionProbe:
         x = labelled.detach().double().cpu()
         self._moments[layer] += torch.stack([torch.ones_like(x), x, x.square()]).sum(1)
         count, total, squares = self._moments[layer].tolist()
-        variance = max(squares / count - (total / count) ** 2, _LEAST_VARIANCE)
+        variance = max(squares / count - (total / count) ** 2, LEAST_VARIANCE)
         return (labelled * signs.to(labelled)).sum() / math.sqrt(variance * len(labelled))
