@@ -1,5 +1,7 @@
 """Results as a picture: AP over FLOPs, and over latency."""
 
+import statistics
+
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -7,10 +9,15 @@ from .runs import FINETUNED, LEVELS, METHODS
 from .table import mean, read
 
 _STYLES = {"": "o-", FINETUNED: "s--"}
+# Of the dense model's AP; what leaves less is of no use to anyone.
+_LEAST = 0.7
+_LABELS = {"slim": "slim from scratch"}
 
 
 def draw_curves(folder, path):
     """Draw a row for each model: mask AP (box AP without masks) over FLOPs, and over latency.
+
+    The axes begin at 70 % of the dense model's; curves that fall below it leave the frame.
 
     Args:
         folder (str): with ``MODEL/SEED/results.json``.
@@ -27,30 +34,31 @@ def draw_curves(folder, path):
             ax.axhline(better[0], color="gray", linewidth=1)
             ax.set_xlabel(f"{title} left")
             ax.set_title(model)
+            ax.set_ylim(_LEAST * better[0], 1.03 * better[0])
             ax.grid(alpha=0.3)
         over_flops.set_ylabel("mask AP" if task == "segm" else "box AP")
-        for method, color in zip(METHODS, colors):
+        for method, color in zip((*METHODS, "slim"), colors):
             for suffix, style in _STYLES.items():
-                points = [_point(runs, f"{method} {level:g}", suffix, task) for level in LEVELS]
-                points = [point for point in points if point]
-                flops, latencies, aps = zip(*points) if points else ((), (), ())
-                how = {"color": color, "markersize": 4, "linewidth": 1.2}
-                over_flops.plot(flops, aps, style, label=method + suffix if points else None, **how)
-                over_latency.plot(latencies, aps, style, **how)
-        slim = [(level, mean(runs, f"slim {level:g}", task)) for level in LEVELS]
-        slim = [(level, found[0]) for level, found in slim if found]
-        if slim:
-            over_flops.plot(*zip(*slim), "kx", label="slim from scratch")
+                points = _points(runs, method, suffix, task)
+                if points:
+                    levels, latencies, aps = zip(*points)
+                    how = {"color": color, "markersize": 4, "linewidth": 1.2}
+                    label = _LABELS.get(method, method + suffix)
+                    over_flops.plot(levels, aps, style, label=label, **how)
+                    over_latency.plot(latencies, aps, style, **how)
         over_flops.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 
-def _point(runs, step, suffix, task):
-    """(FLOPs left, latency left, AP), or None for what has not been run."""
-    found, flops = mean(runs, step + suffix, task), mean(runs, step, "flops")
-    if found is None:
-        return None
-    timed = [run["latency"] for run in runs if step in run.get("latency", ())]
-    ratios = [each[step] / each["dense"] for each in timed]
-    latency = sum(ratios) / len(ratios) if ratios else float("nan")
-    return flops[0], latency, found[0]
+def _points(runs, method, suffix, task):
+    """(FLOPs left, latency left, AP) of each level that has been run."""
+    points = []
+    for level in LEVELS:
+        step = f"{method} {level:g}{suffix}"
+        found = mean(runs, step, task)
+        if found:
+            timed = [run["latency"] for run in runs if step in run.get("latency", ())]
+            ratios = [each[step] / each["dense"] for each in timed]
+            latency = statistics.mean(ratios) if ratios else float("nan")
+            points.append((level, latency, found[0]))
+    return points

@@ -12,6 +12,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
+from blendprune.checkpoint import load
 from blendprune.data.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
 from blendprune.job import build_trained, prune_from_config
@@ -38,6 +39,12 @@ METHODS = {
 TUNED_METHODS = ("blendprune", "torch-pruning", "random")
 #: Suffixes of what is fine-tuned: as emitted, and without a teacher.
 FINETUNED, UNTAUGHT = ", fine-tuned", ", fine-tuned without a teacher"
+# Where they are, and what they start from, below the folder of the cut.
+_FILES = {
+    "": "model_pruned.pth",
+    FINETUNED: "finetune/model_final.pth",
+    UNTAUGHT: "finetune_alone/model_final.pth",
+}
 
 
 class Runs:
@@ -101,6 +108,9 @@ class Runs:
         folder = os.path.join(self.folder, method.replace(" ", "_"))
         return folder if level == LEVELS[-1] else os.path.join(folder, f"{level:g}")
 
+    def _slim(self, level):
+        return os.path.join(self.folder, f"slim_{level:g}")
+
     def _evaluate_pruned(self, method, level):
         folder = self._pruned(method, level)
         with open(os.path.join(folder, "report.json")) as file:
@@ -112,22 +122,35 @@ class Runs:
 
     def _measure_latency(self):
         """Milliseconds of a forward on one test scene, all models that there are in turns."""
-        configs = {"dense": self.cfg} | {
-            f"{method} {level:g}": _read(self._pruned(method, level))
-            for method in METHODS
-            for level in LEVELS
-            if f"{method} {level:g}" in self.results
-        }
-        if set(configs) <= set(self.results.get("latency", ())):
+        files = {step: file for step, file in self._files().items() if step in self.results}
+        if set(files) <= set(self.results.get("latency", ())):
             return
         self.results.pop("latency", None)
         [scene, *_] = next(iter(build_detection_test_loader(self.cfg, self.cfg.DATASETS.TEST[0])))
-        models = {name: build_trained(cfg) for name, cfg in configs.items()}
+        models = {step: load(file) for step, file in files.items()}
         self._step("latency", lambda: compare_latency(models, [scene], runs=31))
+
+    def _files(self):
+        """Checkpoint of each step's model."""
+        folders = {
+            f"{method} {level:g}": self._pruned(method, level)
+            for method in METHODS
+            for level in LEVELS
+        }
+        files = {"dense": self.cfg.MODEL.WEIGHTS}
+        files |= {
+            step + suffix: os.path.join(folder, file)
+            for step, folder in folders.items()
+            for suffix, file in _FILES.items()
+        }
+        return files | {
+            f"slim {x:g}": os.path.join(self._slim(x), _FILES[FINETUNED]) for x in TUNED
+        }
 
     def _tune(self, method, level, suffix):
         folder = self._pruned(method, level)
         cfg = finetune_config(self._alone(), folder) if suffix == UNTAUGHT else _read(folder)
+        cfg.OUTPUT_DIR = os.path.join(folder, os.path.dirname(_FILES[suffix]))
         self._step(f"{method} {level:g}{suffix}", lambda: _train(cfg))
 
     def _train_on(self):
@@ -144,7 +167,7 @@ class Runs:
 
     def _train_slim(self, level):
         """From scratch, for as long as training and fine-tuning together."""
-        cfg, folder = self._alone(), os.path.join(self.folder, f"slim_{level:g}")
+        cfg, folder = self._alone(), self._slim(level)
         os.makedirs(folder, exist_ok=True)
         cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
         seed_all_rng(cfg.SEED)
