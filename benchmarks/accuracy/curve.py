@@ -34,7 +34,6 @@ def draw_curves(folder, path):
             ax.axhline(better[0], color="gray", linewidth=1)
             ax.set_xlabel(f"{title} left")
             ax.set_title(model)
-            ax.set_ylim(_LEAST * better[0], 1.03 * better[0])
             ax.grid(alpha=0.3)
         over_flops.set_ylabel("mask AP" if task == "segm" else "box AP")
         for method, color in zip((*METHODS, "slim"), colors):
@@ -46,6 +45,7 @@ def draw_curves(folder, path):
                     label = _LABELS.get(method, method + suffix)
                     over_flops.plot(levels, aps, style, label=label, **how)
                     over_latency.plot(latencies, aps, style, **how)
+        over_flops.set_ylim(bottom=_LEAST * better[0])
         over_flops.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
