@@ -105,6 +105,7 @@ def distil_one_step(model, teacher, batch):
     hook = Distillation(teacher)
     hook.trainer = types.SimpleNamespace(model=model)
     hook.before_train()
+    hook.before_step()
     losses = train_one_step(model, batch)
     hook.after_train()
     # Of a small map, the regression explains nearly all.

@@ -53,6 +53,8 @@ class Distillation(HookBase):
         self.teacher = load(teacher) if isinstance(teacher, str) else teacher
         self.feature_weight, self.head_weight = feature_weight, head_weight
         self._heads, self._handles = None, []
+        # Other hooks run the model between the steps, to score its channels by its own losses.
+        self._in_step = False
         self._regressions = collections.defaultdict(FeatureRegression)
 
     def before_train(self):
@@ -66,20 +68,26 @@ class Distillation(HookBase):
             student.register_forward_hook(self._add_losses, with_kwargs=True),
         ]
 
+    def before_step(self):
+        self._in_step = True
+
+    def after_backward(self):
+        self._in_step = False
+
     def after_train(self):
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def _listen(self, student, args, kwargs):
-        if not student.training:
+        if not (self._in_step and student.training):
             return
         if self._heads is None:
             self._heads = self._common_heads(student, _inputs(args, kwargs))
         self._student = _Calls(student, self._heads)
 
     def _add_losses(self, student, args, kwargs, losses):
-        if not student.training:
+        if not (self._in_step and student.training):
             return None
         calls = self._student.close()
         if not isinstance(losses, dict):

@@ -43,7 +43,8 @@ class FeatureRegression:
             y.square().sum(0),
         ]
         moments = [each.double() for each in moments]
-        if self._moments is not None:
+        # Those of a wider student, before a cut, say nothing of this one.
+        if self._moments is not None and self._moments[0].shape == moments[0].shape:
             moments = [new + _DECAY * old for new, old in zip(moments, self._moments)]
         self._moments = moments
         products, squares = moments

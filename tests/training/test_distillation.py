@@ -10,7 +10,7 @@ from zoo import load_config
 
 from blendprune.errors import ConfigError
 from blendprune.pruning import prune
-from blendprune.training import Distillation
+from blendprune.training import Distillation, GradualPruning
 
 LOSSES = ("loss_distill_features", "loss_distill_heads")
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18)
@@ -57,6 +57,7 @@ def _listening(model, teacher, trainer_of, **options):
     hook = Distillation(teacher, **options)
     trainer = trainer_of(model, hook)
     hook.before_train()
+    hook.before_step()
     return hook, trainer
 
 
@@ -90,6 +91,22 @@ def test_a_pruned_student_learns_from_its_teacher(build, trainer_of, training_ba
         assert min(values[-3:]) < 0.95 * values[0]
     assert all(torch.equal(p, w) for p, w in zip(teacher.parameters(), weights))
     assert not any("teacher" in key for key in model.state_dict())
+
+
+def test_a_student_that_is_cut_meanwhile_goes_on_learning(build, trainer_of, training_batch):
+    model = build("retinanet")
+    teacher, runs = copy.deepcopy(model), []
+    teacher.head.bbox_pred.register_forward_hook(lambda module, inputs, output: runs.append(1))
+    cuts = GradualPruning(1, 2, 1, max_flops=0.7, importance="taylor", images=2)
+    trainer = trainer_of(model, Distillation(teacher), cuts, lr=1e-4)
+    trainer.train(0, 4)
+    flops = cuts.report().flops
+    assert flops["after"] <= 0.7 * flops["before"]
+    for loss in LOSSES:
+        values = [value for value, _ in trainer.storage.history(loss).values()]
+        assert len(values) == 4 and all(0 < value < 20 for value in values[1:])
+    # Five levels in each step, and once more to see where it ends: scores are the student's own.
+    assert len(runs) == 5 * 4 + 5
 
 
 HEADS = {
