@@ -1,5 +1,7 @@
 """Where each architecture ends: its raw, differentiable outputs and the layers that give them."""
 
+import functools
+
 import torch
 from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
@@ -159,18 +161,22 @@ def prediction_layers(model, batched_inputs):
 
 
 def inference_layers(model, batched_inputs):
-    """The convs and linears that inference runs.
+    """The convs and linears that inference runs, by the first of its :func:`stages` to run them.
 
     Args:
         model (nn.Module): a detectron2-style model, inside or outside the prunable view.
         batched_inputs (list[dict]): detectron2's format.
 
     Returns:
-        set[nn.Module]: without those that only training has.
+        dict[nn.Module, int]: number of the stage; without those that only training has.
     """
-    with evaluating(model):
-        calls = _record_calls(model, lambda: _run(model, batched_inputs, inference_only=True))
-    return {module for module, _, _ in calls if is_prunable_layer(module)}
+    found = {}
+    with evaluating(model), EventStorage():
+        for number, (run, _) in enumerate(stages(model, batched_inputs)):
+            for module, _, _ in _record_calls(model, functools.partial(run, 1)):
+                if is_prunable_layer(module):
+                    found.setdefault(module, number)
+    return found
 
 
 def stages(model, batched_inputs, inference_only=True):

@@ -51,9 +51,9 @@ def _curvatures(model, probes=2000):
 
 
 def _scaled(layer, features, entries):
-    """Diagonal of JᵀJ of a linear head: mean over its entries, in units of their variance."""
+    """Diagonal of JᵀJ of one of two linear heads: mean over its entries, over their variance."""
     variance = layer(features)[:entries].var(unbiased=False)
-    return layer.weight[:entries].square().mean(0) / variance
+    return layer.weight[:entries].square().mean(0) / variance / 2
 
 
 @pytest.mark.parametrize("labelled", [BOXES, 4])

@@ -14,6 +14,7 @@ from blendprune.pruning import (
     head_outputs,
     prunable,
 )
+from blendprune.pruning.outputs import inference_layers
 from blendprune.pruning.regions import region_limits
 from blendprune.pruning.view import evaluating
 
@@ -172,3 +173,15 @@ def test_an_lstm_counts_its_products(images):
 
     steps, weights = 7, 4 * 5 * (3 + 5)
     assert sum(count_flops(Reader(), images).values()) == 2 * steps * weights
+
+
+def test_a_layer_belongs_to_the_stage_that_runs_it(build, images):
+    model = build("panoptic")
+    found = inference_layers(model, images)
+    parts = ("backbone", "sem_seg_head", "proposal_generator", "roi_heads.box_", "roi_heads.mask_")
+    numbers = {part: set() for part in parts}
+    for name, module in model.named_modules():
+        if module in found:
+            [part] = [part for part in parts if name.startswith(part)]
+            numbers[part].add(found[module])
+    assert list(numbers.values()) == [{0}, {0}, {0}, {1}, {2}]

@@ -21,10 +21,10 @@ class PredictionProbe:
 
     The predictions are what the training losses read and inference makes, layer by layer, where
     the labels of the image bear on them: box deltas where there is a box, mask logits inside it.
-    What is probed is the mean squared change of each layer's, over their variance, summed over the
-    layers: masks count for as much as boxes. At the model as it is, its gradient is 0 and its
-    curvature JᵀJ, J the derivative of the scaled predictions (Gauss-Newton); with random signs ε,
-    E[(Jᵀε)²] is the diagonal.
+    What is probed is the mean squared change of each layer's, over their variance, and the layers
+    of one stage share in it: the masks of an R-CNN count for as much as its boxes, and as its
+    proposals. At the model as it is, its gradient is 0 and its curvature JᵀJ, J the derivative of
+    the scaled predictions (Gauss-Newton); with random signs ε, E[(Jᵀε)²] is the diagonal.
 
     Squared gradients of the losses themselves (Fisher information) are curvatures where a loss is
     a log-likelihood, a sum. A detector's are means, over the pixels of a mask or over the few
@@ -37,7 +37,7 @@ class PredictionProbe:
     """
 
     def __init__(self, model, batched_inputs):
-        self._layers = inference_layers(model, batched_inputs)
+        self._stages = inference_layers(model, batched_inputs)
         self._random = torch.Generator().manual_seed(0)
         # Of each layer's labelled predictions so far: how many, their sum, their squares'.
         self._moments = collections.defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
@@ -72,10 +72,14 @@ class PredictionProbe:
         gradients = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
         levels = collections.defaultdict(list)
         for (layer, output, _), gradient in zip(read, gradients):
-            if layer in self._layers and gradient is not None:
+            if layer in self._stages and gradient is not None:
                 levels[layer].append((output, gradient != 0))
+        heads = collections.Counter(self._stages[layer] for layer in levels)
         # Of an image without labels there may be nothing.
-        return sum((self._probe(*each) for each in levels.items()), 0.0 * loss)
+        scalar = 0.0 * loss
+        for layer, found in levels.items():
+            scalar = scalar + self._probe(layer, found) / math.sqrt(heads[self._stages[layer]])
+        return scalar
 
     def _probe(self, layer, levels):
         labelled = torch.cat([output[where] for output, where in levels])
