@@ -30,8 +30,9 @@ class GradualPruning(HookBase):
         start (int), end (int): iterations done before the first and the last cut.
         period (int): iterations between two cuts.
         pruning_ratio, max_flops, max_params, max_activations (float): the target; exactly one.
-        images (int): how many of the trainer's own images data-driven scores are computed from.
-        importance, normalize, global_pruning, isomorphic, round_to, max_pruning_ratio,
+        images (int): how many of the trainer's own images data-driven scores are computed from, and
+            what is left after each cut is fitted on.
+        importance, normalize, reconstruct, global_pruning, isomorphic, round_to, max_pruning_ratio,
             ignored_layers, pruning_ratio_dict, example_inputs: as for :func:`blendprune.prune`.
 
     Raises:
@@ -51,6 +52,7 @@ class GradualPruning(HookBase):
         images=64,
         importance="surgeon",
         normalize=None,
+        reconstruct=True,
         global_pruning=True,
         isomorphic=False,
         round_to=None,
@@ -77,7 +79,8 @@ class GradualPruning(HookBase):
         check_ratio_limit(self.kind, self.target, self.limits)
         build_importance(importance)
         self.importance, self.normalize = importance, check_normalizer(normalize)
-        self.images, self.ignored_layers = images, ignored_layers
+        self.images, self.reconstruct = images, reconstruct
+        self.ignored_layers = ignored_layers
         self.ratios = pruning_ratio_dict
         self.example_inputs = example_inputs
         self._cutter, self._state = None, {}
@@ -109,6 +112,7 @@ class GradualPruning(HookBase):
             self.ignored_layers,
             self.ratios,
             self.normalize,
+            reconstruct=bool(self.reconstruct) and batches is not None,
         )
         # When a training resumes, the model that it began with is not there any more.
         for name, value in self._state.items():
@@ -139,6 +143,8 @@ class GradualPruning(HookBase):
         snapshot = Snapshot(model)
         # Of this cut alone: the optimizer has followed those before it.
         self._cutter.survivors = survivors = Survivors()
+        # Towards the features that the model has learnt until now.
+        self._cutter.reconstruction = None
         try:
             self._cutter.round(self.kind, self.target, part)
         except BaseException:

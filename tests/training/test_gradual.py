@@ -10,9 +10,10 @@ from torch import nn
 
 import blendprune
 from blendprune.errors import ConfigError, PruningError
-from blendprune.pruning import count_flops, prunable
+from blendprune.pruning import count_flops, head_outputs, prunable
 from blendprune.pruning.graph import ChannelGraph
 from blendprune.pruning.survivors import Survivors
+from blendprune.pruning.view import evaluating
 from blendprune.training import GradualPruning
 from blendprune.training.gradual import parameters_of, replace_parameters
 
@@ -69,6 +70,22 @@ def test_scores_come_from_the_trainers_own_data(blendmask, trainer_of, images):
     dense = sum(p.numel() for p in model.parameters())
     trainer_of(model, gradual).train(0, 3)
     assert 0.98 * 0.7 <= sum(p.numel() for p in model.parameters()) / dense <= 0.7
+
+
+def test_what_is_left_is_fitted_after_each_cut(blendmask, trainer_of, training_batch):
+    errors = {}
+    for reconstruct in (True, False):
+        torch.manual_seed(0)
+        # Norms that are the same in training, so that cuts alone change the model.
+        norms = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BASIS_MODULE.NORM", "")
+        model = blendmask(*norms, "MODEL.FCOS.NORM", "none")
+        dense = copy.deepcopy(model)
+        gradual = GradualPruning(1, 2, 1, max_flops=0.6, images=2, reconstruct=reconstruct)
+        trainer_of(model, gradual, lr=0.0).train(0, 3)
+        with torch.no_grad(), evaluating(model), evaluating(dense):
+            pairs = zip(*(head_outputs(each, training_batch()) for each in (dense, model)))
+            errors[reconstruct] = sum((x - y).square().sum() for x, y in pairs)
+    assert errors[True] < 0.5 * errors[False]
 
 
 def test_layers_that_the_model_lacks_are_refused_before_the_training(blendmask, trainer_of, images):
