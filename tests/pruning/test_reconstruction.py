@@ -150,9 +150,11 @@ def test_a_model_that_lacks_nothing_stays_as_it_is(some_batches, norm):
         assert torch.allclose(tensor, before[name], atol=1e-4), name
 
 
-def test_a_layer_behind_a_sum_makes_good_the_error_of_the_other_path(some_batches):
+@pytest.mark.parametrize("behind", [[], [nn.BatchNorm2d(8)], [nn.BatchNorm2d(8, affine=False)]])
+def test_a_layer_behind_a_sum_makes_good_the_error_of_the_other_path(some_batches, behind):
     """A shift of the branch is no cut, but an error that the shortcut can make good."""
     model = Residual(nn.BatchNorm2d)
+    model.shortcut = nn.Sequential(model.shortcut, *behind)
     dense = outputs(model, some_batches)
     made = Reconstruction(model, some_batches)
     # The shortcut runs last, and sees what the branch did.

@@ -231,7 +231,9 @@ def _is_affine(norm):
 
 def _before_norm(norm, wanted, otherwise):
     """What a norm of fixed statistics makes something of; ``otherwise`` where it makes nothing."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    scale, shift = (norm.running_var + norm.eps).rsqrt(), 0.0
+    if norm.weight is not None:
+        scale, shift = norm.weight * scale, norm.bias
     acts = scale.abs() > 1e-3
-    before = (wanted - norm.bias) / torch.where(acts, scale, 1.0) + norm.running_mean
+    before = (wanted - shift) / torch.where(acts, scale, 1.0) + norm.running_mean
     return torch.where(acts, before, otherwise)
