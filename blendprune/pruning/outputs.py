@@ -199,10 +199,10 @@ def stages(model, batched_inputs, inference_only=True):
     return instance_stages(model, batched_inputs) or [(lambda _: model(batched_inputs), 1)]
 
 
-def _run(model, batched_inputs, inference_only=False, all_regions=False):
+def _run(model, batched_inputs, all_regions=False):
     # Some detectors log scalars while they run, and look for a storage to log to.
     with EventStorage():
-        for run, regions in stages(model, batched_inputs, inference_only):
+        for run, regions in stages(model, batched_inputs, inference_only=False):
             run(regions if all_regions else 1)
 
 

@@ -143,13 +143,13 @@ class GradualPruning(HookBase):
         snapshot = Snapshot(model)
         # Of this cut alone: the optimizer has followed those before it.
         self._cutter.survivors = survivors = Survivors()
-        # Towards the features that the model has learnt until now.
-        self._cutter.reconstruction = None
         try:
             self._cutter.round(self.kind, self.target, part)
         except BaseException:
             snapshot.restore()
             raise
+        # The next one is towards the features that the model has learnt by then.
+        self._cutter.reconstruction = None
         optimizer.zero_grad(set_to_none=True)
         replace_parameters(optimizer, before, model, survivors)
         totals = self._cutter.totals()
