@@ -10,6 +10,10 @@ import torch
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # Before any test registers a BlendMask: whose it is must not depend on their order.
+    root = os.environ.get("ADELAIDET_ROOT")
+    if root:
+        sys.path.insert(0, root)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +33,6 @@ def overlay():
 @pytest.fixture(scope="session")
 def adelaidet_root():
     """Path of an importable AdelaiDet checkout; skips where there is none."""
-    root = os.environ.get("ADELAIDET_ROOT")
-    if root:
-        return root
     spec = importlib.util.find_spec("adet")
     if spec is None:
         pytest.skip("AdelaiDet is not importable; set ADELAIDET_ROOT to a checkout")
@@ -41,8 +42,6 @@ def adelaidet_root():
 @pytest.fixture(scope="session")
 def adelaidet(adelaidet_root):
     """AdelaiDet itself, imported, with the placeholder for its extension if it is not compiled."""
-    if adelaidet_root not in sys.path:
-        sys.path.insert(0, adelaidet_root)
     from blendprune.modeling.extension import standing_in
 
     with standing_in():
