@@ -30,6 +30,7 @@ SCHEDULE = 0.2
 #: L2 norm of the coupled weights, every group by the same ratio, in one step.
 METHODS = {
     "blendprune": {},
+    "by sensitivity": {"SENSITIVITY": "sensitivity.json"},
     "no reconstruction": {"RECONSTRUCT": False, "ROUNDS": 5},
     "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False, "ROUNDS": 5},
     "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
@@ -94,6 +95,8 @@ class Runs:
         cfg = self.cfg.clone()
         cfg.PRUNER.LEVELS = list(LEVELS[:-1])
         self._set(cfg, METHODS[method], LEVELS[-1])
+        if cfg.PRUNER.SENSITIVITY:
+            cfg.PRUNER.SENSITIVITY = os.path.join(self._pruned(method), cfg.PRUNER.SENSITIVITY)
         prune_from_config(cfg, self._pruned(method))
         for name, level in zip(names, LEVELS):
             self._step(name, lambda level=level: self._evaluate_pruned(method, level))
