@@ -1,7 +1,8 @@
 """Pruning: what Torch-Pruning can see, where a model ends, which channels go, how many."""
 
 from .flops import CostModel, count_activations, count_flops, count_params
-from .graph import ChannelGraph, ChannelGroup, Member, group_notes
+from .graph import ChannelGraph
+from .groups import ChannelGroup, Member, group_notes
 from .layers import resolve_layers, resolve_ratios
 from .measure import measure_sensitivity
 from .outputs import blendmask_outputs, head_outputs, prediction_layers

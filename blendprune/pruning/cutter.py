@@ -9,7 +9,8 @@ import torch
 from ..errors import PruningError, TargetUnreachable
 from ..report.latency import compare_latency
 from .flops import CostModel, count_costs, total_costs
-from .graph import ChannelGraph, group_notes
+from .graph import ChannelGraph
+from .groups import group_notes
 from .outputs import head_outputs, small_inputs
 from .reconstruction import Reconstruction
 from .result import PruningReport

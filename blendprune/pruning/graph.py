@@ -1,106 +1,19 @@
-"""Channel groups: which layers lose the same channel together, and which must stay, with why."""
+"""Which layers lose the same channel together, and which must stay, with why."""
 
 import math
-import re
-from dataclasses import dataclass, field
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
 from ..attention import head_width, is_attention
-from ..errors import ConfigError, PruningError
+from ..errors import ConfigError
+from .dependencies import build_dependencies
+from .groups import ChannelGroup, Member
 from .layers import resolve_layers, resolve_ratios
-from .outputs import head_outputs, prediction_layers, small_inputs
+from .operators import follows_constant, is_channel_wise
+from .outputs import prediction_layers, small_inputs
 from .view import is_dynamic_head, is_norm, is_prunable_layer
-
-# Autograd operators that act on every channel alone and leave the channel dimension where it is.
-_CHANNEL_WISE = re.compile(
-    r"(Add|Sub|Rsub|Mul|Div|Neg|Pow|Exp|Log|Sqrt|Rsqrt|Abs|Square|Sigmoid|Relu|LeakyRelu|Elu|Gelu"
-    r"|Silu|Tanh|Softplus|Hardtanh|Hardswish|Hardsigmoid|Mish|Clamp|ClampMin|ClampMax|Clone|Alias"
-    r"|ToCopy|NativeDropout|Upsample\w+2D|MaxPool2DWithIndices|AvgPool2D|AdaptiveAvgPool2D"
-    r"|AdaptiveMaxPool2D|ReflectionPad2D|ReplicationPad2D"
-    # The transposed weight of a linear, and features pooled from regions.
-    r"|T|GridSampler2D|GeneratedBackwardFor_torchvision_roi_align_default|_BezierAlign)(Backward\d*)?"
-)
-# Operators that move dimensions, or drop some: fine as long as the channels remain one of them.
-_AXES = re.compile(r"(Permute|Transpose|Squeeze|Unsqueeze|Select)Backward\d*")
-
-
-@dataclass(frozen=True)
-class Member:
-    """One side of one layer that loses channels with its group.
-
-    Attributes:
-        layer (str): module name (for a parameter outside any known layer, the parameter's).
-        role (str): ``"out"`` for what makes or normalises the channels, ``"in"`` for what reads.
-        per_channel (float): entries of the layer that one channel of the group stands for; above 1
-            where a linear reads a flattened map, below where it reads what attention made of three.
-    """
-
-    layer: str
-    role: str
-    per_channel: float
-
-
-@dataclass
-class ChannelGroup:
-    """Layers whose channels can only be removed together.
-
-    Attributes:
-        root (str): name of the layer that the group is named after.
-        width (int): channels now.
-        members (list[Member]): every layer side that changes with the group.
-        slots (int): equal parts (of a group norm or a grouped conv) that must keep equal counts.
-        aligned (bool): the parts must also keep the same positions, as grouped convs want.
-        per_slot (int): least channels of a part. A group norm over a single channel would wipe out
-            what it sees on a 1x1 map, and torch refuses to compute it; a grouped conv would become
-            a depthwise one, whose channels go with those of its input.
-        block (int): channels next to each other that go together: a head of attention.
-        stays (str): why the width must stay; empty if it may change.
-        ratio (float | None): fraction of its dense width that it loses whatever the target; None
-            where the target decides.
-        notes (list[str]): what was asked for some of its members and holds for all.
-    """
-
-    root: str
-    width: int
-    members: list
-    slots: int = 1
-    aligned: bool = False
-    per_slot: int = 1
-    block: int = 1
-    stays: str = ""
-    ratio: float | None = None
-    notes: list = field(default_factory=list)
-    handle: object = field(default=None, repr=False)
-
-    @property
-    def prunable(self):
-        return not self.stays
-
-    @property
-    def least(self):
-        """The smallest width that the members allow."""
-        return (
-            self.width if self.stays else min(self.width, self.slots * self.per_slot * self.block)
-        )
-
-    @property
-    def kind(self):
-        """Groups of one kind have the same make-up, whatever their widths."""
-        items = [(type(dep.target.module).__name__, dep.handler.__name__) for dep, _ in self.handle]
-        return tuple(sorted(items))
-
-
-class _Dependencies(tp.DependencyGraph):
-    """Torch-Pruning's graph, which follows a flatten even where some linear sees three dimensions.
-
-    It gives up on all reshapes once it meets such a linear (Swin's); those linears are one operator
-    in the prunable view, with no reshape beside them.
-    """
-
-    _2d_4d = property(lambda self: True, lambda self, value: None)
 
 
 class ChannelGraph:
@@ -130,12 +43,12 @@ class ChannelGraph:
         with torch.enable_grad():
             model.eval()
             self.predictions = set(prediction_layers(model, example_inputs))
-            self.dependencies = self._trace(example_inputs)
+            self.dependencies = build_dependencies(model, example_inputs)
             strange = self._without_channels()
             if strange:
                 for parameter in strange:
                     parameter.requires_grad_(False)
-                self.dependencies = self._trace(example_inputs)
+                self.dependencies = build_dependencies(model, example_inputs)
         self._note_unreached()
 
     def groups(self):
@@ -175,20 +88,6 @@ class ChannelGraph:
             survivors.follow(doomed)
         doomed.prune()
 
-    def _trace(self, example_inputs):
-        try:
-            dependencies = _Dependencies().build_dependency(
-                self.model, example_inputs, forward_fn=head_outputs, verbose=False
-            )
-        except (IndexError, KeyError, AttributeError) as error:
-            raise PruningError(
-                f"the dependency graph of {type(self.model).__name__} cannot be traced: {error!r}; "
-                "check that its outputs are differentiable"
-            ) from error
-        _map_heads(dependencies)
-        _size_concatenations(dependencies)
-        return dependencies
-
     def _without_channels(self):
         """Parameters outside any layer whose entries are no channels: BiFPN's weights of inputs."""
         if not self.dependencies.unwrapped_parameters:
@@ -222,9 +121,9 @@ class ChannelGraph:
                         parts.append(3)
                         aligned, block = True, head_width(owner)
                         members.append(Member(self.names[owner], "out", 1))
-                    elif _follows_constant(grad_fn):
+                    elif follows_constant(grad_fn):
                         reasons.setdefault("concatenated behind a constant", root)
-                    elif not _is_channel_wise(grad_fn, len(indices)):
+                    elif not is_channel_wise(grad_fn, len(indices)):
                         reasons.setdefault(f"unknown operator {module._grad_fn}", root)
                 continue
             members.append(Member(name, "out" if out else "in", len(indices) / width))
@@ -317,22 +216,6 @@ class ChannelGraph:
                 self.notes.append(f"{name}: no output depends on it in the traced forward")
 
 
-def group_notes(groups):
-    """What the groups have to say: which stay although they end in no prediction, and why.
-
-    Args:
-        groups (list[ChannelGroup]): from :meth:`ChannelGraph.groups`.
-
-    Returns:
-        list[str]: sentences.
-    """
-    plain = ("", "prediction layer")
-    stays = [
-        f"{g.root}: all {g.width} channels stay: {g.stays}" for g in groups if g.stays not in plain
-    ]
-    return stays + [note for group in groups for note in group.notes]
-
-
 def _rank(reason):
     # What somebody asked for explains more than what the architecture wants.
     return next((i for i, word in enumerate(_REASONS) if reason.startswith(word)), len(_REASONS))
@@ -348,92 +231,6 @@ def _by(entry, name):
 def _part_of(named, makers):
     """How many of the layers that make the channels were named, if not all."""
     return f"{len(named)} of {len(makers)} layers" if 0 < len(named) < len(makers) else ""
-
-
-def _map_heads(graph):
-    """Tell the graph which channels of ``qkv`` are which of ``proj``."""
-    for node in graph.module2node.values():
-        attention = getattr(node.grad_fn, "owner", None)
-        if not is_attention(attention):
-            continue
-        table = getattr(attention, "relative_position_bias_table", None)
-        for source, target in ((node, other) for other in node.inputs + node.outputs):
-            inwards, outwards = _nothing, _nothing
-            if target.module is attention.qkv:
-                inwards = _modulo(attention.proj.in_features)
-            elif target.module is table:  # one column a head
-                outwards = _floor(head_width(attention))
-            elif target.module is attention.proj:
-                inwards = outwards = None
-            for one, other, mapping in ((target, source, inwards), (source, target, outwards)):
-                for dep in one.dependencies:
-                    if dep.target is other:
-                        dep.index_mapping[0] = mapping
-
-
-def _size_concatenations(graph):
-    """Tell the graph how wide the parts are: it would take a layer's width for them."""
-    for node in graph.module2node.values():
-        if isinstance(node.module, tp.ops._ConcatOp) and len(_output_shape(node.grad_fn)) > 1:
-            sources = [source for source in node.grad_fn.next_functions if source[0] is not None]
-            node.module.concat_sizes = [
-                source._input_metadata[number].shape[1] for source, number in sources
-            ]
-
-
-def _is_channel_wise(grad_fn, channels):
-    name = grad_fn.name()
-    if name.startswith("CatBackward"):
-        return True
-    if _AXES.fullmatch(name):
-        return channels in _output_shape(grad_fn)
-    if re.fullmatch(r"(Mean|Sum)Backward\d+", name):
-        # Over all there is (as losses do), or over positions alone.
-        dims = getattr(grad_fn, "_saved_dim", None)
-        rank = len(grad_fn._saved_self_sym_sizes)
-        return bool(dims) and all(_signed(dim) % rank != 1 for dim in dims)
-    if re.fullmatch(r"StackBackward\d+", name):
-        # A new dimension, behind the channels.
-        return _signed(grad_fn._saved_dim) in (-3, -2, -1, 2, 3, 4)
-    if re.fullmatch(r"Index(Put)?Backward\d+", name):
-        # Indices of the first dimension: regions are put where their level of the pyramid was.
-        return all(index is None for index in grad_fn._saved_indices[1:])
-    return _CHANNEL_WISE.fullmatch(name) is not None
-
-
-def _output_shape(grad_fn):
-    return grad_fn._input_metadata[0].shape
-
-
-def _follows_constant(grad_fn):
-    # Autograd does not know how wide such a part is, nor the graph where the next one begins.
-    known = [source is not None for source, _ in grad_fn.next_functions]
-    return grad_fn.name().startswith("CatBackward") and known != sorted(known, reverse=True)
-
-
-def _signed(dim):
-    # Autograd hands out negative dimensions as unsigned numbers.
-    return dim - (1 << 64) if dim >= 1 << 63 else dim
-
-
-def _nothing(indices):
-    return []
-
-
-def _modulo(width):
-    def mapping(indices):
-        return list(
-            {i.idx % width: i._replace(idx=i.idx % width) for i in reversed(indices)}.values()
-        )
-
-    return mapping
-
-
-def _floor(width):
-    def mapping(indices):
-        return list({i.idx // width: i._replace(idx=i.idx // width) for i in indices}.values())
-
-    return mapping
 
 
 def _is_depthwise(layer):
