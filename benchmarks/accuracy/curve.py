@@ -17,21 +17,24 @@ _LABELS = {"slim": "slim from scratch"}
 def draw_curves(folder, path):
     """Draw a row for each model: mask AP (box AP without masks) over FLOPs, and over latency.
 
-    The axes begin at 70 % of the dense model's; curves that fall below it leave the frame.
+    The gray line is the better of the dense model and the one that is trained on. The axes begin
+    below the worst there is, but not below 70 % of that line; curves that fall further leave the
+    frame.
 
     Args:
         folder (str): with ``MODEL/SEED/results.json``.
         path (str): the PNG file to write.
     """
     rows = sorted(read(folder).items())
-    figure = Figure(figsize=(10, 3.6 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(10, 3.6 * len(rows) + 0.6), layout="constrained")
     axes = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
     colors = matplotlib.colormaps["tab10"].colors
+    lines = {}
     for (model, runs), (over_flops, over_latency) in zip(rows, axes):
         task = "segm" if "segm" in runs[0]["dense"] else "bbox"
         better = max(mean(runs, step, task) or (0, 0) for step in ("dense", "dense, trained on"))
         for ax, title in ((over_flops, "FLOPs"), (over_latency, "latency")):
-            ax.axhline(better[0], color="gray", linewidth=1)
+            lines["dense"] = ax.axhline(better[0], color="gray", linewidth=1)
             ax.set_xlabel(f"{title} left")
             ax.set_title(model)
             ax.grid(alpha=0.3)
@@ -43,10 +46,11 @@ def draw_curves(folder, path):
                     levels, latencies, aps = zip(*points)
                     how = {"color": color, "markersize": 4, "linewidth": 1.2}
                     label = _LABELS.get(method, method + suffix)
-                    over_flops.plot(levels, aps, style, label=label, **how)
+                    [lines[label]] = over_flops.plot(levels, aps, style, **how)
                     over_latency.plot(latencies, aps, style, **how)
-        over_flops.set_ylim(bottom=_LEAST * better[0])
-        over_flops.legend(fontsize=7)
+        over_flops.margins(y=0.1)
+        over_flops.set_ylim(bottom=max(over_flops.get_ylim()[0], _LEAST * better[0]))
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
