@@ -33,6 +33,9 @@ def overlay():
 @pytest.fixture(scope="session")
 def adelaidet_root():
     """Path of an importable AdelaiDet checkout; skips where there is none."""
+    root = os.environ.get("ADELAIDET_ROOT")
+    if root:
+        return root
     spec = importlib.util.find_spec("adet")
     if spec is None:
         pytest.skip("AdelaiDet is not importable; set ADELAIDET_ROOT to a checkout")

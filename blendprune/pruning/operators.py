@@ -16,7 +16,7 @@ _AXES = re.compile(r"(Permute|Transpose|Squeeze|Unsqueeze|Select)Backward\d*")
 
 
 def is_channel_wise(grad_fn, channels):
-    """Whether each channel of the output comes from the same channel of the inputs.
+    """Whether no channel of the output mixes channels of an input.
 
     Args:
         grad_fn (torch.autograd.graph.Node): the operator.
