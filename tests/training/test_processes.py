@@ -16,6 +16,8 @@ from blendprune.training import Distillation, GradualPruning, GroupSparsity
 def _train(student, teacher, batch, folder):
     torch.set_num_threads(1)
     rank = comm.get_rank()
+    # What launch passes on lies in memory that the processes share: equal, whatever they do.
+    student, teacher = copy.deepcopy((student, teacher))
     model = DistributedDataParallel(student)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     # Each process has an image of its own.
@@ -29,7 +31,7 @@ def _train(student, teacher, batch, folder):
 
 
 def _cut_while_training(student, batch):
-    model = DistributedDataParallel(student)
+    model = DistributedDataParallel(copy.deepcopy(student))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     trainer = SimpleTrainer(model, [batch[:1]] * 10, optimizer)
     trainer.register_hooks([GradualPruning(1, 1, 1, max_flops=0.8)])
