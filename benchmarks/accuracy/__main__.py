@@ -9,7 +9,8 @@ Every figure of one model and seed comes from the same dense model: pruned to se
 evaluated as it is, and fine-tuned for a fifth of the dense training by the emitted config, in which
 the dense model teaches, and without a teacher. Controls: the dense model under the same recipe;
 Torch-Pruning's default and random channels, fine-tuned by the same config; a uniformly slim model
-that trains from scratch for as long as training and fine-tuning together. Test scenes show
+that trains from scratch for as long as training and fine-tuning together. The model
+``blendmask_sparse`` is BlendMask trained, slim ones too, under group sparsity. Test scenes show
 handwriting that neither training nor any choice made for blendprune has seen.
 
 A picture of AP over FLOPs and over latency, ``curve.png``, is drawn beside the results, which are

@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from blendprune import modeling
 from blendprune.demo import CONFIG
 
-MODELS = ("blendmask", "mask_rcnn", "retinanet")
+MODELS = ("blendmask", "blendmask_sparse", "mask_rcnn", "retinanet")
 
 
 def dense_config(model, seed, opts=()):

@@ -169,7 +169,7 @@ class Runs:
         return cfg
 
     def _train_slim(self, level):
-        """From scratch, for as long as training and fine-tuning together."""
+        """From scratch, as the dense one, for as long as training and fine-tuning together."""
         cfg, folder = self._alone(), self._slim(level)
         os.makedirs(folder, exist_ok=True)
         cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
@@ -179,7 +179,7 @@ class Runs:
         self._set(cfg, METHODS["random"], level)
         prune_from_config(cfg, folder)
         cfg = _read(folder)
-        cfg.SOLVER = self.cfg.SOLVER.clone()
+        cfg.SOLVER, cfg.PRUNER = self.cfg.SOLVER.clone(), self.cfg.PRUNER.clone()
         cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
         return _train(cfg)
 
