@@ -31,7 +31,7 @@ def demo(args):
     """Run the whole story on digit scenes."""
     _silence_upstream()
     blendprune.apply()
-    from . import demo as story
+    from .demo import story
     from .report.table import report_table
 
     report = story.run(args.output)
@@ -44,7 +44,7 @@ def plan(args):
     """Show what could be cut of the model of a config."""
     _silence_upstream()
     blendprune.apply()
-    from .job import plan_from_config
+    from .pipeline import plan_from_config
     from .pruning import plan_table
 
     found = plan_from_config(_config(args))
@@ -56,7 +56,7 @@ def sensitivity(args):
     """Measure what each group's channels are worth to the model of a config."""
     _silence_upstream()
     blendprune.apply()
-    from .job import sensitivity_from_config
+    from .pipeline import sensitivity_from_config
     from .pruning import sensitivity_table
 
     cfg = _config(args)
@@ -73,7 +73,7 @@ def prune(args):
     """Prune the model of a config."""
     _silence_upstream()
     blendprune.apply()
-    from .job import prune_from_config
+    from .pipeline import prune_from_config
     from .report.table import report_table
 
     cfg = _config(args)

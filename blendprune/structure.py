@@ -147,7 +147,7 @@ def restructure(model, struct):
             else:
                 setattr(module, key, dict(value) if isinstance(value, dict) else value)
     # Not at the top: attention is of classes of detectron2.
-    from .attention import fit_heads
+    from .modeling.attention import fit_heads
 
     fit_heads(model)
 

@@ -45,7 +45,7 @@ def adelaidet_root():
 @pytest.fixture(scope="session")
 def adelaidet(adelaidet_root):
     """AdelaiDet itself, imported, with the placeholder for its extension if it is not compiled."""
-    from blendprune.modeling.extension import standing_in
+    from blendprune.modeling.operators.extension import standing_in
 
     with standing_in():
         import adet
@@ -61,7 +61,7 @@ def blendmask_cfg():
     from detectron2.config import get_cfg
 
     from blendprune.config import add_prune_config
-    from blendprune.modeling.config import add_blendmask_config
+    from blendprune.modeling.blendmask_config import add_blendmask_config
 
     def make(*opts):
         cfg = get_cfg()

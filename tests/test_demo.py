@@ -18,7 +18,7 @@ QUICK = [
 
 
 def test_the_story_runs_from_scenes_to_a_reloaded_file(overlay, tmp_path, capfd):
-    from blendprune import demo
+    from blendprune.demo import story as demo
 
     output = tmp_path / "demo"
     report = demo.run(str(output), opts=QUICK, num_train=8, num_test=4)
@@ -47,7 +47,7 @@ def test_the_story_runs_from_scenes_to_a_reloaded_file(overlay, tmp_path, capfd)
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(overlay, tmp_path):
-    from blendprune import demo
+    from blendprune.demo import story as demo
 
     (Path(tmp_path) / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to the output folder"):

@@ -26,8 +26,8 @@ import os
 import warnings
 
 import blendprune
-from blendprune.data.digits import register_digits, write_digits
-from blendprune.demo import NUM_TEST, NUM_TRAIN
+from blendprune.demo.digits import register_digits, write_digits
+from blendprune.demo.story import NUM_TEST, NUM_TRAIN
 
 from .curve import draw_curves
 from .models import MODELS

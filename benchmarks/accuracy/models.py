@@ -5,7 +5,7 @@ import os
 from detectron2.config import get_cfg
 
 from blendprune import modeling
-from blendprune.demo import CONFIG
+from blendprune.demo.story import CONFIG
 
 MODELS = ("blendmask", "blendmask_sparse", "mask_rcnn", "retinanet")
 

@@ -13,10 +13,10 @@ from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from blendprune.checkpoint import load
-from blendprune.data.trainer import DigitTrainer, average_precisions
+from blendprune.demo.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
-from blendprune.job import build_trained, prune_from_config
-from blendprune.report.latency import compare_latency
+from blendprune.pipeline import build_trained, prune_from_config
+from blendprune.pruning.cost.latency import compare_latency
 
 from .models import dense_config
 

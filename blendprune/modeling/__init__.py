@@ -41,7 +41,7 @@ def register():
         ImportError: AdelaiDet is importable, but one of its own imports fails.
     """
     if _adelaidet_is_importable():
-        from .extension import standing_in
+        from .operators.extension import standing_in
 
         with standing_in():  # what registers keys, datasets and classes are these imports
             import adet.config.defaults
@@ -55,7 +55,7 @@ def register():
 
     from .backbone import build_fcos_resnet_fpn_backbone
     from .blendmask import BlendMask
-    from .config import add_blendmask_config
+    from .blendmask_config import add_blendmask_config
     from .fcos import FCOS
 
     for registry, entry in (

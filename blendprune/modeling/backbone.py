@@ -5,7 +5,7 @@ from detectron2.modeling.backbone import FPN, build_resnet_backbone
 from torch import nn
 from torch.nn import functional as F
 
-from blendprune.errors import ConfigError
+from ..errors import ConfigError
 
 
 class LastLevelP6(nn.Module):

@@ -4,8 +4,7 @@ from detectron2.utils.registry import Registry
 from torch import nn
 from torch.nn import functional as F
 
-from blendprune.errors import ConfigError
-
+from ..errors import ConfigError
 from .layers import conv_norm_relu, resize_to
 
 BASIS_MODULE_REGISTRY = Registry("BASIS_MODULE")

@@ -4,7 +4,7 @@ from detectron2.layers import cat
 from detectron2.modeling.poolers import ROIPooler
 from torch.nn import functional as F
 
-from blendprune.errors import ConfigError
+from ..errors import ConfigError
 
 
 def build_blender(cfg):

@@ -7,8 +7,7 @@ from detectron2.layers import NaiveSyncBatchNorm
 from torch import nn
 from torch.nn import functional as F
 
-from blendprune.errors import ConfigError
-
+from ..errors import ConfigError
 from .fcos_outputs import FCOSOutputs
 from .fcos_targets import level_locations
 from .layers import DFConv2d, ModuleListDial, NaiveGroupNorm, Scale

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from detectron2.utils.comm import get_world_size
 from torch import nn
 
-from blendprune.errors import ConfigError
+from ..errors import ConfigError
 
 
 def mean_over_workers(value):

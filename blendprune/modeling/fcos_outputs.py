@@ -7,8 +7,7 @@ from fvcore.nn import sigmoid_focal_loss_jit
 from torch import nn
 from torch.nn import functional as F
 
-from blendprune.errors import ConfigError
-
+from ..errors import ConfigError
 from .fcos_losses import IOULoss, centerness, mean_over_workers, overlaps
 from .fcos_targets import FCOSTargets
 

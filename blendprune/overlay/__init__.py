@@ -19,12 +19,14 @@ from . import (
     blendmask,
     build_model,
     checkpointer,
-    config,
     deform_conv,
     fcos,
     launch,
     meinst,
     trainer,
+)
+from . import (
+    config_defaults as config,
 )
 from ._patch import importable
 

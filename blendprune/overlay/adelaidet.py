@@ -1,14 +1,15 @@
 """AdelaiDet, as it is found: present but not compiled, or absent.
 
-Present: AdelaiDet imports its extension while it is itself imported, and a placeholder stands in
-where that is not compiled (:mod:`blendprune.modeling.extension`); ``Beziers`` gets the length that
-detectron2's poolers ask for since 0.6, without which BAText does not run. Absent: our own BlendMask
-is registered under the same names as soon as detectron2's registries exist.
+Present: AdelaiDet imports its extension during its own import. Where the extension is not compiled,
+a placeholder stands in (:mod:`blendprune.modeling.operators.extension`). ``Beziers`` gets a
+``__len__``: detectron2's poolers call it since 0.6, and BAText does not run without it.
+Absent: our own BlendMask is registered under the same names as soon as detectron2's registries
+exist.
 """
 
 import contextlib
 
-from ..modeling.extension import standing_in
+from ..modeling.operators.extension import standing_in
 from ._patch import Patch, importable
 
 

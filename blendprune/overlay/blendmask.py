@@ -45,11 +45,11 @@ def forward(wrapped, instance, args, kwargs):
     """Leave early with the raw head outputs if ``model_prune`` is set.
 
     Returns:
-        dict[str, list[Tensor]]: see :func:`blendprune.pruning.outputs.blendmask_outputs`.
+        dict[str, list[Tensor]]: see :func:`blendprune.pruning.graph.outputs.blendmask_outputs`.
     """
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)
-    from ..pruning.outputs import blendmask_outputs
+    from ..pruning.graph.outputs import blendmask_outputs
 
     return blendmask_outputs(instance, *args, **kwargs)
 

@@ -18,12 +18,12 @@ def leave_early(wrapped, instance, args, kwargs):
     """Leave early with the raw head outputs if ``model_prune`` is set.
 
     Returns:
-        list[Tensor]: see :func:`blendprune.pruning.outputs.head_outputs`.
+        list[Tensor]: see :func:`blendprune.pruning.graph.outputs.head_outputs`.
     """
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)
-    from ..pruning.outputs import head_outputs
-    from ..pruning.view import evaluating
+    from ..pruning.graph.outputs import head_outputs
+    from ..pruning.tracing.view import evaluating
 
     instance.model_prune = False  # collecting the outputs may call the real forward
     try:

@@ -2,7 +2,7 @@
 
 Replaced: the dummies that detectron2 puts there instead, which raise when a model with deformable
 convs is built; in their module and wherever they were imported by name (``detectron2.layers``,
-the ResNet, AdelaiDet's DFConv2d and VoVNet). By :mod:`blendprune.modeling.deform_conv`.
+the ResNet, AdelaiDet's DFConv2d and VoVNet). By :mod:`blendprune.modeling.operators.deform_conv`.
 
 A compiled detectron2 is left alone.
 """
@@ -15,7 +15,7 @@ _MODULE = "detectron2.layers.deform_conv"
 
 
 def _install(module, edits):
-    from ..modeling import deform_conv
+    from ..modeling.operators import deform_conv
 
     for name in ("DeformConv", "ModulatedDeformConv"):
         # A class of upstream's name, so that undoing finds every reference to it and no other.

@@ -1,11 +1,10 @@
 """Pruning: what Torch-Pruning can see, where a model ends, which channels go, how many."""
 
-from .flops import CostModel, count_activations, count_flops, count_params
-from .graph import ChannelGraph
-from .groups import ChannelGroup, Member, group_notes
-from .layers import resolve_layers, resolve_ratios
-from .measure import measure_sensitivity
-from .outputs import blendmask_outputs, head_outputs, prediction_layers
+from .cost.count import CostModel, count_activations, count_flops, count_params
+from .graph.channel_graph import ChannelGraph
+from .graph.groups import ChannelGroup, Member, group_notes
+from .graph.layer_patterns import resolve_layers, resolve_ratios
+from .graph.outputs import blendmask_outputs, head_outputs, prediction_layers
 from .plan import GroupPlan, PruningPlan, plan, plan_table
 from .prune import config_inputs, prune
 from .result import PruningReport, pruning_table
@@ -17,8 +16,9 @@ from .scores import (
     is_data_driven,
     score_groups,
 )
-from .sensitivity import GroupSensitivity, Sensitivity, load_sensitivity, sensitivity_table
-from .view import prunable
+from .search.measure import measure_sensitivity
+from .search.sensitivity import GroupSensitivity, Sensitivity, load_sensitivity, sensitivity_table
+from .tracing.view import prunable
 
 __all__ = [
     "ChannelGraph",

@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from tabulate import tabulate
 
-from .flops import CostModel, count_costs, total_costs
-from .graph import ChannelGraph
+from .cost.count import CostModel, count_costs, total_costs
+from .graph.channel_graph import ChannelGraph
 from .prune import check_inputs, check_layers, check_limits
-from .search import Search, allowed_widths, ratio_notes
-from .snapshot import Snapshot
-from .view import prunable
+from .search.search import Search, allowed_widths, ratio_notes
+from .tracing.snapshot import Snapshot
+from .tracing.view import prunable
 
 
 @dataclass

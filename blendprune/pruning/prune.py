@@ -7,18 +7,12 @@ import torch
 import yaml
 
 from ..errors import ConfigError
-from .cutter import Cutter
-from .layers import resolve_layers, resolve_ratios
-from .scores import (
-    as_batches,
-    build_importance,
-    check_normalizer,
-    importance_name,
-    is_data_driven,
-)
-from .search import Limits
-from .sensitivity import load_sensitivity
-from .snapshot import Snapshot
+from .graph.layer_patterns import resolve_layers, resolve_ratios
+from .scores import as_batches, build_importance, check_normalizer, importance_name, is_data_driven
+from .search.rounds import Cutter
+from .search.search import Limits
+from .search.sensitivity import load_sensitivity
+from .tracing.snapshot import Snapshot
 
 _TARGETS = ("pruning_ratio", "max_flops", "max_params", "max_activations", "max_latency")
 

@@ -1,7 +1,7 @@
 """Hooks for detectron2's trainers: sparsity before the cut, cuts while training, distillation."""
 
-from .config import hooks_from_config
 from .distillation import Distillation
+from .from_config import hooks_from_config
 from .gradual import GradualPruning
 from .sparsity import GroupSparsity
 

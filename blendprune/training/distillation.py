@@ -10,10 +10,10 @@ from torch import nn
 
 from ..checkpoint import load
 from ..errors import ConfigError
-from ..pruning.outputs import prediction_layers, stages
-from ..pruning.regions import has_regions
+from ..pruning.architectures.rcnn import has_regions
+from ..pruning.graph.outputs import prediction_layers, stages
 from ..pruning.scores.predictions import LEAST_VARIANCE
-from ..pruning.view import evaluating, prunable
+from ..pruning.tracing.view import evaluating, prunable
 from ..structure import unwrap
 from .regression import FeatureRegression
 

@@ -5,13 +5,13 @@ import logging
 from detectron2.engine.train_loop import HookBase
 
 from ..errors import ConfigError, PruningError
-from ..pruning.cutter import Cutter
+from ..pruning.graph.kept_entries import Survivors
 from ..pruning.prune import check_layers, check_limits, check_ratio_limit, one_target
 from ..pruning.scores import build_importance, check_normalizer, is_data_driven
-from ..pruning.snapshot import Snapshot
-from ..pruning.survivors import Survivors
+from ..pruning.search.rounds import Cutter
+from ..pruning.tracing.snapshot import Snapshot
 from ..structure import unwrap
-from ._model import example_inputs_of, training_batches
+from .trainer_data import example_inputs_of, training_batches
 
 # What a Cutter remembers of the model that it began with.
 _MEMORY = ("dense", "widths", "dense_widths", "start")

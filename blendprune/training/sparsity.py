@@ -5,11 +5,11 @@ from detectron2.engine.train_loop import HookBase
 from torch import nn
 
 from ..errors import ConfigError
-from ..pruning.graph import ChannelGraph
+from ..pruning.graph.channel_graph import ChannelGraph
 from ..pruning.scores.readers import by_input, is_reader
-from ..pruning.view import is_norm, is_prunable_layer, prunable
+from ..pruning.tracing.view import is_norm, is_prunable_layer, prunable
 from ..structure import unwrap
-from ._model import example_inputs_of
+from .trainer_data import example_inputs_of
 
 
 class GroupSparsity(HookBase):

@@ -16,9 +16,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from blendprune.data import digits
-from blendprune.data.digits import register_digits, write_digits
-from blendprune.data.scenes import MIN_VISIBLE, draw_scene, split_scans
+from blendprune.demo import digits
+from blendprune.demo.digits import register_digits, write_digits
+from blendprune.demo.scenes import MIN_VISIBLE, draw_scene, split_scans
 from blendprune.errors import ConfigError
 
 
@@ -86,7 +86,7 @@ def test_masks_of_a_scene_are_disjoint_and_none_is_empty():
 
 
 def test_masks_are_the_pixels_that_a_digit_changed(monkeypatch):
-    from blendprune.data import scenes
+    from blendprune.demo import scenes
 
     monkeypatch.setattr(scenes, "_scribble", lambda canvas, rng: None)
     canvases = []
@@ -116,7 +116,7 @@ def _grown(mask, by=3):
 
 
 def test_digits_overlap_and_most_of_each_stays_in_sight(monkeypatch):
-    from blendprune.data import scenes
+    from blendprune.demo import scenes
 
     kept = []
     leaves_room = scenes._leaves_room

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from blendprune.data.mapper import DatasetMapperWithBasis, RandomCropWithInstance, paint_classes
-from blendprune.modeling.config import add_blendmask_config
+from blendprune.modeling.blendmask_config import add_blendmask_config
 
 HEIGHT, WIDTH = 40, 60
 

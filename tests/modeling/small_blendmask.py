@@ -10,7 +10,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from blendprune.modeling.backbone import build_fcos_resnet_fpn_backbone
 from blendprune.modeling.blendmask import BlendMask
-from blendprune.modeling.config import add_blendmask_config
+from blendprune.modeling.blendmask_config import add_blendmask_config
 from blendprune.modeling.fcos import FCOS
 
 OURS = (

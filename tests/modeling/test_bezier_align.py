@@ -7,8 +7,8 @@ import torch
 from torchvision.ops import roi_align
 
 from blendprune.errors import OperatorUnavailable
-from blendprune.modeling.bezier_align import bezier_align, bezier_align_backward
-from blendprune.modeling.extension import standing_in
+from blendprune.modeling.operators.bezier_align import bezier_align, bezier_align_backward
+from blendprune.modeling.operators.extension import standing_in
 
 SIZE = (3, 4)
 
@@ -162,7 +162,7 @@ def test_adelaidets_layer_reaches_it_through_the_placeholder(adelaidet, features
 
 
 def test_the_placeholder_knows_its_operators_without_adelaidet(features, rois):
-    from blendprune.modeling.extension import _Placeholder
+    from blendprune.modeling.operators.extension import _Placeholder
 
     extension = _Placeholder("adet._C")
     with standing_in():

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 
 from blendprune.errors import ConfigError
-from blendprune.modeling.deform_conv import DeformConv, ModulatedDeformConv
+from blendprune.modeling.operators.deform_conv import DeformConv, ModulatedDeformConv
 
 SHAPES = {
     "plain": {},

@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import ImageList
 from small_blendmask import PANOPTIC, build_ours, empty_input, inputs, small_cfg
 
-from blendprune.modeling.config import add_blendmask_config
+from blendprune.modeling.blendmask_config import add_blendmask_config
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 SHARED = (

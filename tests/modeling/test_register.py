@@ -7,7 +7,7 @@ import sys
 import pytest
 from detectron2.config import get_cfg
 
-from blendprune.modeling.config import add_blendmask_config
+from blendprune.modeling.blendmask_config import add_blendmask_config
 
 CONFIGS = [
     "550_R_50_1x",

@@ -5,7 +5,7 @@ import torch
 
 import blendprune
 from blendprune import overlay
-from blendprune.modeling import deform_conv as ours
+from blendprune.modeling.operators import deform_conv as ours
 
 NAMES = ("DeformConv", "ModulatedDeformConv")
 

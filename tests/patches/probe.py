@@ -22,7 +22,7 @@ def main(form, family):
     if form == "overlay":
         blendprune.apply()
     elif family == "adet":
-        from blendprune.modeling.extension import PlaceholderFinder
+        from blendprune.modeling.operators.extension import PlaceholderFinder
 
         sys.meta_path.append(PlaceholderFinder())
     if family == "adet":

@@ -20,7 +20,7 @@ from zoo import load_config, prune_and_use
 
 import blendprune
 from blendprune.pruning import count_flops, prunable, prune
-from blendprune.pruning.graph import ChannelGraph
+from blendprune.pruning.graph.channel_graph import ChannelGraph
 
 THIN = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
 THIN += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64)

@@ -19,7 +19,7 @@ from blendprune.pruning import (
     prune,
     pruning_table,
 )
-from blendprune.pruning.view import evaluating, is_norm, is_prunable_layer
+from blendprune.pruning.tracing.view import evaluating, is_norm, is_prunable_layer
 
 WIDE = ("MODEL.FPN.OUT_CHANNELS", 128)
 SHARED = ("MODEL.FCOS.NUM_SHARE_CONVS", 1, "MODEL.FCOS.NUM_CLS_CONVS", 0)
@@ -392,7 +392,7 @@ def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):
     dense = sum(count_flops(model, images).values())
     # A clock that charges for FLOPs, half of a forward being overhead that pruning cannot touch.
     monkeypatch.setattr(
-        importlib.import_module("blendprune.pruning.cutter"),
+        importlib.import_module("blendprune.pruning.search.rounds"),
         "compare_latency",
         lambda models, inputs, **_: {
             name: 0.5 + sum(count_flops(model, inputs).values()) / dense

@@ -30,7 +30,7 @@ from zoo import (
 import blendprune
 from blendprune.errors import PruningError, TargetUnreachable
 from blendprune.pruning import plan, prune
-from blendprune.pruning.view import is_prunable_layer
+from blendprune.pruning.tracing.view import is_prunable_layer
 
 DRAWS = int(os.environ.get("RANDOM_STRUCTURES", "8"))
 SIZE = 64

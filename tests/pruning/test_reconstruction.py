@@ -10,11 +10,12 @@ from test_zoo_models import FAMILIES, build, run  # noqa: F401  (a fixture)
 from torch import nn
 
 from blendprune.pruning import ChannelGraph, prunable, prune
-from blendprune.pruning.reconstruction import Reconstruction, reconstruction, replay
+from blendprune.pruning.graph.kept_entries import Survivors
+from blendprune.pruning.reconstruction import Reconstruction, reconstruction
+from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
-from blendprune.pruning.survivors import Survivors
-from blendprune.pruning.view import evaluating
+from blendprune.pruning.tracing.view import evaluating
 
 
 @pytest.mark.parametrize("count", [40, 5], ids=["more rows", "more columns"])

@@ -18,7 +18,7 @@ from blendprune.pruning import (
     prune,
     score_groups,
 )
-from blendprune.pruning.flops import count_costs
+from blendprune.pruning.cost.count import count_costs
 from blendprune.pruning.scores import (
     accumulate_gradients,
     as_batches,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from blendprune.pruning.search import TOLERANCE, Limits, Search
+from blendprune.pruning.search.search import TOLERANCE, Limits, Search
 
 
 def group(width, block=1):

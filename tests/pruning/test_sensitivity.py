@@ -19,9 +19,9 @@ from blendprune.pruning import (
     prune,
     sensitivity_table,
 )
-from blendprune.pruning.measure import masking
 from blendprune.pruning.scores import mean_loss
-from blendprune.pruning.sensitivity import digest
+from blendprune.pruning.search.measure import masking
+from blendprune.pruning.search.sensitivity import digest
 
 NO_GROUP_NORM = ("MODEL.FCOS.NORM", "BN")
 

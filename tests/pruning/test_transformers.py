@@ -10,9 +10,9 @@ from test_lazy_configs import small_mask_rcnn
 from zoo import build_dense, prune_and_use, training_batch
 
 import blendprune
-from blendprune.attention import is_attention
+from blendprune.modeling.attention import is_attention
 from blendprune.pruning import prune
-from blendprune.pruning.outputs import head_outputs
+from blendprune.pruning.graph.outputs import head_outputs
 
 SIZE = 64
 

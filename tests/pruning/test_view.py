@@ -7,8 +7,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from blendprune.pruning import head_outputs, prediction_layers, prunable
-from blendprune.pruning.attributes import sync_attributes
-from blendprune.pruning.view import evaluating
+from blendprune.pruning.tracing.attributes import sync_attributes
+from blendprune.pruning.tracing.view import evaluating
 
 NORMS = ["FrozenBN", "BN", "SyncBN"]
 

@@ -7,16 +7,10 @@ from test_prune import prune_the_dead, silence_half_of_every_group
 from torch import nn
 from zoo import load_config, prune_and_use, settle_norms, tensors_of
 
-from blendprune.pruning import (
-    ChannelGraph,
-    count_flops,
-    group_notes,
-    head_outputs,
-    prunable,
-)
-from blendprune.pruning.outputs import inference_layers
-from blendprune.pruning.regions import region_limits
-from blendprune.pruning.view import evaluating
+from blendprune.pruning import ChannelGraph, count_flops, group_notes, head_outputs, prunable
+from blendprune.pruning.architectures.rcnn import region_limits
+from blendprune.pruning.graph.outputs import inference_layers
+from blendprune.pruning.tracing.view import evaluating
 
 SMALL = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
 SMALL += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 64)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from blendprune.report import latency
-from blendprune.report.latency import compare_latency
+from blendprune.pruning.cost import latency
+from blendprune.pruning.cost.latency import compare_latency
 
 
 class _Noted(torch.nn.Module):

@@ -5,7 +5,7 @@ import torch
 from detectron2.data import Metadata
 from PIL import Image
 
-from blendprune.report.picture import detections_picture
+from blendprune.demo.picture import detections_picture
 
 
 def _found(score):

@@ -5,7 +5,7 @@ import torch
 from detectron2.modeling import build_model
 
 from blendprune import modeling, structure
-from blendprune.report.reload import are_identical, detections, outputs_in_new_process
+from blendprune.demo.reload import are_identical, detections, outputs_in_new_process
 
 
 @pytest.fixture

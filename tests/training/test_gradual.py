@@ -11,9 +11,9 @@ from torch import nn
 import blendprune
 from blendprune.errors import ConfigError, PruningError
 from blendprune.pruning import count_flops, head_outputs, prunable
-from blendprune.pruning.graph import ChannelGraph
-from blendprune.pruning.survivors import Survivors
-from blendprune.pruning.view import evaluating
+from blendprune.pruning.graph.channel_graph import ChannelGraph
+from blendprune.pruning.graph.kept_entries import Survivors
+from blendprune.pruning.tracing.view import evaluating
 from blendprune.training import GradualPruning
 from blendprune.training.gradual import parameters_of, replace_parameters
 

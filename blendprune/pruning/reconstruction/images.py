@@ -8,10 +8,10 @@ both run on what the dense one found.
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
 
-from ..hooks import forward_hooks
-from ..outputs import stages
-from ..regions import has_regions, rcnn_stages
-from ..snapshot import keeping_state
+from ..architectures.rcnn import has_regions, rcnn_stages
+from ..graph.outputs import stages
+from ..tracing.hooks import forward_hooks
+from ..tracing.snapshot import keeping_state
 
 # Regions of an image that the box head sees, and that the other heads see.
 _PROPOSALS, _DETECTIONS = 128, 32

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from ..shown import OneLayerNorm, PlainDeformConv
+from ..tracing.stand_ins import OneLayerNorm, PlainDeformConv
 
 
 def linear_map(layer):

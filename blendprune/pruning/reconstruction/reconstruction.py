@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from ..hooks import forward_hooks
-from ..view import evaluating, is_norm, prunable
+from ..tracing.hooks import forward_hooks
+from ..tracing.view import evaluating, is_norm, prunable
 from .images import given_regions, run
 from .linear_maps import linear_map
-from .replay import Replay
+from .output_cache import Replay
 from .solve import ridge_regression
 from .sums import Sums
 

@@ -1,16 +1,10 @@
 """Importance of channels: which go first."""
 
-from . import activations, gradients, surgeon, weights  # noqa: F401  (they register what they define)
+from . import activations, gradients, obs, weights  # noqa: F401  (they register what they define)
 from .losses import accumulate_gradients, as_batches, mean_loss
 from .normalize import NORMALIZERS, check_normalizer, normalize_scores
 from .readers import channel_effect, readers
-from .registry import (
-    IMPORTANCES,
-    build_importance,
-    importance_name,
-    is_data_driven,
-    score_groups,
-)
+from .registry import IMPORTANCES, build_importance, importance_name, is_data_driven, score_groups
 
 __all__ = [
     "IMPORTANCES",

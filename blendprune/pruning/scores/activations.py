@@ -2,9 +2,9 @@
 
 import torch
 
-from ..hooks import forward_hooks
-from ..outputs import head_outputs, is_blendmask
-from ..view import evaluating
+from ..graph.outputs import head_outputs, is_blendmask
+from ..tracing.hooks import forward_hooks
+from ..tracing.view import evaluating
 from .readers import by_input, readers
 from .registry import IMPORTANCES, CollectedImportance
 

@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...errors import ConfigError, PruningError
-from ..snapshot import keeping_state
+from ..tracing.snapshot import keeping_state
 
 _MOST_BATCHES = 10_000
 

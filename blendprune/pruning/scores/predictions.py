@@ -6,10 +6,10 @@ import math
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from ..hooks import forward_hooks
-from ..nodes import reached
-from ..outputs import inference_layers
-from ..view import is_prunable_layer
+from ..graph.outputs import inference_layers
+from ..tracing.autograd import reached
+from ..tracing.hooks import forward_hooks
+from ..tracing.view import is_prunable_layer
 from .losses import training_loss
 
 #: Of a layer's predictions: one that hardly says anything must not drown what the others say.

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..view import is_prunable_layer
+from ..tracing.view import is_prunable_layer
 
 
 def is_reader(item):

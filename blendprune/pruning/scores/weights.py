@@ -4,7 +4,7 @@ import torch_pruning as tp
 from torch import nn
 
 from ...errors import PruningError
-from ..view import is_fixed_norm
+from ..tracing.view import is_fixed_norm
 from .registry import IMPORTANCES
 
 

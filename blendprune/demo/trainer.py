@@ -11,7 +11,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 
-from .mapper import DatasetMapperWithBasis
+from ..data.mapper import DatasetMapperWithBasis
 
 _log = logging.getLogger(__name__)
 

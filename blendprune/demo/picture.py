@@ -17,7 +17,7 @@ def detections_picture(path, images, rows, metadata, min_score=0.4):
         path (str): the file to write.
         images (list[Tensor]): uint8 RGB, each (3, H, W), all of one size.
         rows (dict[str, list[dict[str, Tensor]]]): by caption, what
-            `blendprune.report.reload.detections` gives for the images.
+            `blendprune.demo.reload.detections` gives for the images.
         metadata (Metadata): names the classes.
         min_score (float): detections below it are left out.
     """

@@ -18,9 +18,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from ..attention import is_attention
-from .outputs import stages
-from .view import evaluating, is_norm, is_prunable_layer, prunable
+from ...modeling.attention import is_attention
+from ..graph.outputs import stages
+from ..tracing.view import evaluating, is_norm, is_prunable_layer, prunable
 
 
 def count_flops(model, batched_inputs):

@@ -4,22 +4,15 @@ import contextlib
 
 import torch
 
-from ..errors import ConfigError
-from .graph import ChannelGraph
-from .hooks import forward_hooks
-from .prune import check_inputs
-from .scores import (
-    as_batches,
-    build_importance,
-    importance_name,
-    mean_loss,
-    readers,
-    score_groups,
-)
+from ...errors import ConfigError
+from ..graph.channel_graph import ChannelGraph
+from ..prune import check_inputs
+from ..scores import as_batches, build_importance, importance_name, mean_loss, readers, score_groups
+from ..tracing.hooks import forward_hooks
+from ..tracing.snapshot import Snapshot
+from ..tracing.view import prunable
 from .search import channel_order
 from .sensitivity import GroupSensitivity, Sensitivity, digest, load_sensitivity
-from .snapshot import Snapshot
-from .view import prunable
 
 #: Fractions of a group's channels that are masked by default.
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -27,17 +27,17 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_utils
 
-from . import modeling
-from .checkpoint import load
-from .data.digits import DIGITS_TEST, register_digits, write_digits
-from .data.trainer import DigitTrainer, average_precisions
-from .errors import ConfigError
-from .job import prune_from_config
-from .report.latency import compare_latency
-from .report.picture import detections_picture
-from .report.reload import are_identical, detections, outputs_in_new_process
+from .. import modeling
+from ..checkpoint import load
+from ..errors import ConfigError
+from ..pipeline import prune_from_config
+from ..pruning.cost.latency import compare_latency
+from .digits import DIGITS_TEST, register_digits, write_digits
+from .picture import detections_picture
+from .reload import are_identical, detections, outputs_in_new_process
+from .trainer import DigitTrainer, average_precisions
 
-CONFIG = os.path.join(os.path.dirname(__file__), "data", "digits.yaml")
+CONFIG = os.path.join(os.path.dirname(__file__), "digits.yaml")
 NUM_TRAIN, NUM_TEST = 2000, 200
 _STAGES = 6
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
 
     Args:
         output (str): folder for everything that is written; scenes in it are used again.
-        opts (Sequence): ``KEY VALUE`` pairs that override ``data/digits.yaml``.
+        opts (Sequence): ``KEY VALUE`` pairs that override ``digits.yaml``.
         num_train (int), num_test (int): how many scenes to draw.
 
     Returns:

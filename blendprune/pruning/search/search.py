@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import TargetUnreachable
+from ...errors import TargetUnreachable
 
 # A target is met from below, within this fraction of it.
 TOLERANCE = 0.02

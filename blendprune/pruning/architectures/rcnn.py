@@ -26,7 +26,7 @@ def rcnn_stages(model, batched_inputs):
         batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
 
     Returns:
-        list[tuple[Callable, int]]: as :func:`blendprune.pruning.outputs.stages`. The image stage
+        list[tuple[Callable, int]]: as ``stages``. The image stage
         takes backbone, proposal generator and semantic head; the box stage runs on as many regions
         as there are proposals after NMS at most, the last one on as many as detections. Both also
         run on regions of one's own, a list of Boxes, one an image.

@@ -6,13 +6,13 @@ import torch
 from detectron2.modeling.backbone import Backbone
 from detectron2.utils.events import EventStorage
 
-from ..attention import is_attention
-from .hooks import forward_hooks
-from .instances import instance_stages, normalized_images
-from .nodes import reached
-from .regions import has_regions, rcnn_stages
-from .training import run_training
-from .view import evaluating, is_dynamic_head, is_norm, is_prunable_layer
+from ...modeling.attention import is_attention
+from ..architectures.instances import instance_stages, normalized_images
+from ..architectures.rcnn import has_regions, rcnn_stages
+from ..architectures.training_forward import run_training
+from ..tracing.autograd import reached
+from ..tracing.hooks import forward_hooks
+from ..tracing.view import evaluating, is_dynamic_head, is_norm, is_prunable_layer
 
 # Heads of PointRend whose output means something although a point head goes on from there.
 _COARSE_HEADS = ("coarse_head", "coarse_sem_seg_head", "parameter_head")

@@ -2,9 +2,9 @@
 
 import torch_pruning as tp
 
-from ..attention import head_width, is_attention
-from ..errors import PruningError
-from .operators import output_shape
+from ...errors import PruningError
+from ...modeling.attention import head_width, is_attention
+from ..tracing.operators import output_shape
 from .outputs import head_outputs
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from ..hooks import forward_hooks
+from ..tracing.hooks import forward_hooks
 from .gradients import EffectImportance
 from .predictions import PredictionProbe
 from .readers import readers

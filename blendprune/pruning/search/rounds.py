@@ -6,18 +6,18 @@ from functools import partial
 
 import torch
 
-from ..errors import PruningError, TargetUnreachable
-from ..report.latency import compare_latency
-from .flops import CostModel, count_costs, total_costs
-from .graph import ChannelGraph
-from .groups import group_notes
-from .outputs import head_outputs, small_inputs
-from .reconstruction import Reconstruction
-from .result import PruningReport
-from .scores import build_importance, normalize_scores, score_groups
+from ...errors import PruningError, TargetUnreachable
+from ..cost.count import CostModel, count_costs, total_costs
+from ..cost.latency import compare_latency
+from ..graph.channel_graph import ChannelGraph
+from ..graph.groups import group_notes
+from ..graph.kept_entries import Survivors
+from ..graph.outputs import head_outputs, small_inputs
+from ..reconstruction import Reconstruction
+from ..result import PruningReport
+from ..scores import build_importance, normalize_scores, score_groups
+from ..tracing.view import evaluating, is_prunable_layer, prunable
 from .search import TOLERANCE, Search, ratio_notes
-from .survivors import Survivors
-from .view import evaluating, is_prunable_layer, prunable
 
 _LATENCY_ROUNDS = 12
 # What a round leaves of what counts, at least. Of a larger cut the scores know too little; of many

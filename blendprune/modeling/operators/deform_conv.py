@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.utils import _pair
 from torchvision.ops import deform_conv2d
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 
 class _Deformable(nn.Module):

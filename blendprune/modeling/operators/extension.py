@@ -1,9 +1,9 @@
 """A placeholder for ``adet._C``, AdelaiDet's extension, which no current PyTorch compiles.
 
-AdelaiDet imports it while it is itself imported. Of its operators only BezierAlign is reached from
-a config (BAText), and is here (:mod:`blendprune.modeling.bezier_align`); the others raise when they
-are called. The finder stands at the end of ``sys.meta_path``, so a compiled extension is found
-first and wins.
+AdelaiDet imports ``adet._C`` during its own import. A config reaches only one of its operators,
+BezierAlign (BAText); :mod:`blendprune.modeling.operators.bezier_align` provides it. All other
+operators raise when they are called. The finder stands at the end of ``sys.meta_path``: a compiled
+extension is found first and wins.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import importlib.machinery
 import sys
 import types
 
-from ..errors import OperatorUnavailable
+from ...errors import OperatorUnavailable
 
 _EXTENSION = "adet._C"
 

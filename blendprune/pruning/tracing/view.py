@@ -18,8 +18,8 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-from ..attention import is_attention
-from . import shown
+from ...modeling.attention import is_attention
+from . import stand_ins as shown
 from .attributes import sync_attributes
 
 

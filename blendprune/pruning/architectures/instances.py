@@ -2,7 +2,7 @@
 
 What their dynamic convs, text recognisers and keypoint heads compute depends on how many objects
 were found: with random weights none, and then they would neither be traced nor counted. As with
-the regions of an R-CNN (:mod:`blendprune.pruning.regions`), each of them runs on instances that are
+the regions of an R-CNN (``rcnn.py``), each of them runs on instances that are
 given, and the limits of the config say how many there are.
 """
 
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, ImageList
 
-from .hooks import forward_hooks
-from .regions import given_instances
+from ..tracing.hooks import forward_hooks
+from .rcnn import given_instances
 
 
 def instance_stages(model, batched_inputs):
@@ -24,7 +24,7 @@ def instance_stages(model, batched_inputs):
         batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
 
     Returns:
-        list[tuple[Callable, int]] | None: as :func:`blendprune.pruning.outputs.stages`; the second
+        list[tuple[Callable, int]] | None: as ``stages``; the second
         part runs on instances, and its number is the most that inference keeps of an image. None
         for any other model.
     """

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ..checkpoint import first_line, staged
-from ..errors import ConfigError
-from .scores import importance_name
+from ...checkpoint import first_line, staged
+from ...errors import ConfigError
+from ..scores import importance_name
 from .search import channel_order
 
 _FORMAT = {"format": "blendprune.sensitivity", "version": 1}

@@ -10,7 +10,7 @@ from detectron2.layers import FrozenBatchNorm2d, batch_norm
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from ..attention import OneOperator, attend
+from ...modeling.attention import OneOperator, attend
 
 
 class PlainConv:

@@ -47,7 +47,7 @@ def prune_from_config(cfg, output_dir, progress=None):
         PruningError: the model cannot be cut as asked.
     """
     from . import pruning
-    from .report.latency import compare_latency
+    from .pruning.cost.latency import compare_latency
 
     start = time.perf_counter()
     say = progress or (lambda line: None)

@@ -11,9 +11,9 @@ import torch
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 from torch import nn
 
+from ..tracing.snapshot import keeping_state
+from ..tracing.view import is_norm, is_prunable_layer
 from .instances import no_gradients_from_recurrent_layers
-from .snapshot import keeping_state
-from .view import is_norm, is_prunable_layer
 
 
 def run_training(model, batched_inputs):

@@ -5,8 +5,8 @@ from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone import Backbone
 from torch import nn
 
-from ..attention import fit_heads
-from ..errors import PruningError
+from ...errors import PruningError
+from ...modeling.attention import fit_heads
 from .hooks import forward_hooks
 
 

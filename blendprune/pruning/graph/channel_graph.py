@@ -6,14 +6,14 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from ..attention import head_width, is_attention
-from ..errors import ConfigError
+from ...errors import ConfigError
+from ...modeling.attention import head_width, is_attention
+from ..tracing.operators import follows_constant, is_channel_wise
+from ..tracing.view import is_dynamic_head, is_norm, is_prunable_layer
 from .dependencies import build_dependencies
 from .groups import ChannelGroup, Member
-from .layers import resolve_layers, resolve_ratios
-from .operators import follows_constant, is_channel_wise
+from .layer_patterns import resolve_layers, resolve_ratios
 from .outputs import prediction_layers, small_inputs
-from .view import is_dynamic_head, is_norm, is_prunable_layer
 
 
 class ChannelGraph:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 
 class LayerRatio(NamedTuple):

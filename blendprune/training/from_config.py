@@ -23,7 +23,7 @@ def hooks_from_config(cfg):
         CheckpointError: the teacher's file cannot be read, or is of another model.
     """
     # Not at the top: under the text of the patches, detectron2's engine imports this module.
-    from .. import job
+    from .. import pipeline as job
     from .distillation import Distillation
     from .gradual import GradualPruning
     from .sparsity import GroupSparsity
@@ -73,7 +73,7 @@ def hooks_from_config(cfg):
 
 
 def _teacher(cfg):
-    from .. import job
+    from .. import pipeline as job
 
     cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
     try:

@@ -1,0 +1,1 @@
+"""Operators of upstream in PyTorch, for machines where upstream is not compiled."""

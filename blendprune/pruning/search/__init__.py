@@ -1,0 +1,1 @@
+"""Widths for a target: the search, the rounds, the sensitivity."""

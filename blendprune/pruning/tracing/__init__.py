@@ -1,0 +1,1 @@
+"""Tracing: the prunable view of a model, and what autograd's graph tells."""
