@@ -7,6 +7,9 @@ import sys
 import pytest
 import torch
 
+# Their assertions show what was compared.
+pytest.register_assert_rewrite("tests.helpers", "tests.zoo")
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)

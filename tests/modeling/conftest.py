@@ -1,7 +1,8 @@
 """AdelaiDet beside our own BlendMask in one process."""
 
 import pytest
-from small_blendmask import hide_ours, theirs_registered
+
+from tests.helpers.small_blendmask import hide_ours, theirs_registered
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from detectron2.structures import ImageList
-from small_blendmask import PANOPTIC, build_ours, empty_input, inputs, small_cfg
 
 from blendprune.modeling.blendmask_config import add_blendmask_config
+from tests.helpers.small_blendmask import PANOPTIC, build_ours, empty_input, inputs, small_cfg
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 SHARED = (

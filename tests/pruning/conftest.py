@@ -56,6 +56,16 @@ def randomise():
 
 
 @pytest.fixture
+def build(overlay):
+    """A function that builds a small model of a family of the zoo in eval mode."""
+    from detectron2.modeling import build_model
+
+    from tests.helpers.small_zoo import config_of
+
+    return lambda family, *opts: build_model(config_of(family, *opts)).eval()
+
+
+@pytest.fixture
 def images():
     """One image to trace and count with."""
     return [{"image": 255 * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))}]

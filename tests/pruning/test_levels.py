@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
-from test_prune import WIDE, remember, unchanged
 
 from blendprune.errors import ConfigError, TargetUnreachable
 from blendprune.pruning import prune
+from tests.helpers.blendmask_options import WIDE
+from tests.helpers.state import remember, unchanged
 
 LAST = {"pruning_ratio": 0.6, "max_flops": 0.4, "max_params": 0.4, "max_activations": 0.5}
 LEVELS = {kind: [0.3, 0.45] if kind == "pruning_ratio" else [0.6, 0.8] for kind in LAST}

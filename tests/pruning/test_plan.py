@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from test_prune import FROZEN, PANOPTIC, WIDE, remember, unchanged
 from torch import nn
 
 import blendprune
 from blendprune.errors import ConfigError, TargetUnreachable
 from blendprune.pruning import count_flops, count_params, plan_table, prune
+from tests.helpers.blendmask_options import FROZEN, PANOPTIC, WIDE
+from tests.helpers.state import remember, unchanged
 
 
 @pytest.fixture

@@ -13,22 +13,16 @@ from blendprune.errors import ConfigError, PruningError, TargetUnreachable
 from blendprune.pruning import (
     count_flops,
     count_params,
-    head_outputs,
     prediction_layers,
     prunable,
     prune,
     pruning_table,
 )
-from blendprune.pruning.tracing.view import evaluating, is_norm, is_prunable_layer
-
-WIDE = ("MODEL.FPN.OUT_CHANNELS", 128)
-SHARED = ("MODEL.FCOS.NUM_SHARE_CONVS", 1, "MODEL.FCOS.NUM_CLS_CONVS", 0)
-SHARED += ("MODEL.FCOS.NUM_BOX_CONVS", 0)
-R50 = ("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 256)
-PANOPTIC = ("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4)
-PANOPTIC += ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p3", "p4", "p5"])
-
-FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 2)
+from blendprune.pruning.tracing.view import is_prunable_layer
+from tests.helpers.blendmask_options import FROZEN, PANOPTIC, R50, SHARED, WIDE
+from tests.helpers.outputs import outputs_of
+from tests.helpers.silent_channels import prune_the_dead, silence_half_of_every_group
+from tests.helpers.state import remember, unchanged
 
 # Depth, norms, towers, auxiliary loss, panoptic branch and freezing, each in several company.
 CONFIGS = {
@@ -75,11 +69,6 @@ TARGETS = {
 }
 
 
-def outputs_of(model, images):
-    with evaluating(model):
-        return head_outputs(model, images)
-
-
 def prediction_widths(model, images):
     names = {module: name for name, module in model.named_modules()}
     with prunable(model):
@@ -98,21 +87,6 @@ def train_one_step(model, batch):
     optimizer.step()
     model.eval()
     return losses, missing
-
-
-def unchanged(model, before):
-    state, kinds = before
-    return (
-        list(model.state_dict()) == list(state)
-        and all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-        and [(type(m), m.training) for m in model.modules()] == kinds
-        and all(p.grad is None for p in model.parameters())
-    )
-
-
-def remember(model):
-    state = {key: value.clone() for key, value in model.state_dict().items()}
-    return state, [(type(m), m.training) for m in model.modules()]
 
 
 @pytest.mark.parametrize(
@@ -171,49 +145,6 @@ def test_removing_channels_that_have_no_effect_changes_no_output(blendmask, imag
     assert report.flops["after"] < 0.4 * report.flops["before"]
     for a, b in zip(outputs_of(model, images), before):
         assert torch.allclose(a, b, atol=1e-4 * max(1.0, b.abs().max().item()))
-
-
-def prune_the_dead(model, images, dead):
-    # Dead channels score 0, all others 1, whatever their weights.
-    return prune(
-        model,
-        images,
-        pruning_ratio=0.5,
-        global_pruning=False,
-        rounds=1,
-        importance=lambda group: dead[group[0].dep.target.module],
-    )
-
-
-def silence_half_of_every_group(model, images):
-    """Zero what half the channels of each group feed; scores by root module, 0 for those."""
-    from blendprune.pruning import ChannelGraph
-
-    generator = torch.Generator().manual_seed(0)
-    dead = {}
-    with prunable(model), torch.no_grad():
-        for group in ChannelGraph(model, images).groups():
-            if group.stays:
-                continue
-            size = group.width // group.slots
-            at = torch.randperm(size, generator=generator)[: size // 2]
-            gone = torch.cat([part * size + at for part in range(group.slots)])
-            score = torch.ones(group.width)
-            score[gone] = 0
-            dead[group.handle[0].dep.target.module] = score
-            gone = set(gone.tolist())
-            for item in group.handle:
-                layer = item.dep.target.module
-                at = [i for i, root in zip(item.idxs, item.root_idxs) if root in gone]
-                if is_norm(layer):
-                    layer.weight[at] = 0
-                    layer.bias[at] = 0
-                elif is_prunable_layer(layer) and "out" in item.dep.handler.__name__:
-                    outputs = getattr(layer, "transposed", False)
-                    layer.weight.transpose(0, int(outputs))[at] = 0
-                    if layer.bias is not None:
-                        layer.bias[at] = 0
-    return dead
 
 
 def test_the_pruned_model_gives_inside_the_view_what_it_gives_outside(blendmask, images):

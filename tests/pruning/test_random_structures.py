@@ -12,12 +12,17 @@ import os
 import random
 
 import pytest
-import test_transformers
 import torch
-from test_prune import FROZEN, PANOPTIC, R50, SHARED, WIDE
-from test_zoo_models import config_of
 from torch import nn
-from zoo import (
+
+import blendprune
+from blendprune.errors import PruningError, TargetUnreachable
+from blendprune.pruning import plan, prune
+from blendprune.pruning.tracing.view import is_prunable_layer
+from tests.helpers import small_transformers
+from tests.helpers.blendmask_options import FROZEN, PANOPTIC, R50, SHARED, WIDE
+from tests.helpers.small_zoo import config_of
+from tests.zoo import (
     assert_same,
     build_dense,
     few_regions,
@@ -26,11 +31,6 @@ from zoo import (
     train_one_step,
     training_batch,
 )
-
-import blendprune
-from blendprune.errors import PruningError, TargetUnreachable
-from blendprune.pruning import plan, prune
-from blendprune.pruning.tracing.view import is_prunable_layer
 
 DRAWS = int(os.environ.get("RANDOM_STRUCTURES", "8"))
 SIZE = 64
@@ -56,7 +56,7 @@ ZOO = {
     "deformable": (),
     "box-fpn-r18": (),
 }
-TRANSFORMERS = list(test_transformers.FAMILIES)
+TRANSFORMERS = list(small_transformers.FAMILIES)
 FAMILIES = [*BLENDMASKS, *ZOO, *TRANSFORMERS]
 
 
@@ -93,7 +93,7 @@ def test_a_random_request_holds(registered, blendmask_cfg, tmp_path, seed):
     if family in BLENDMASKS:
         cfg = blendmask_cfg(*BLENDMASKS[family])
     elif family in TRANSFORMERS:
-        cfg = test_transformers.config_of(family)
+        cfg = small_transformers.config_of(family)
     else:
         cfg = config_of("resnext" if family == "depthwise" else family, *ZOO[family])
     model = build_dense(cfg, SIZE)

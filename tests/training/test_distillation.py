@@ -6,11 +6,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from zoo import load_config
 
 from blendprune.errors import ConfigError
 from blendprune.pruning import prune
 from blendprune.training import Distillation, GradualPruning
+from tests.zoo import load_config
 
 LOSSES = ("loss_distill_features", "loss_distill_heads")
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18)

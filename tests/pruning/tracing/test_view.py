@@ -7,15 +7,9 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from blendprune.pruning import head_outputs, prediction_layers, prunable
-from blendprune.pruning.tracing.attributes import sync_attributes
-from blendprune.pruning.tracing.view import evaluating
+from tests.helpers.outputs import outputs_of
 
 NORMS = ["FrozenBN", "BN", "SyncBN"]
-
-
-def outputs_of(model, images):
-    with evaluating(model):
-        return head_outputs(model, images)
 
 
 def state_of(model):
@@ -80,26 +74,6 @@ def test_frozen_norms_are_shown_as_batch_norms_that_stay_fixed(blendmask, images
     assert torch.equal(norm.running_mean, mean)
 
 
-def test_the_prediction_layers_are_the_last_layers_of_every_branch(blendmask, images):
-    model = blendmask("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", True, "MODEL.FCOS.USE_SCALE", True)
-    names = {module: name for name, module in model.named_modules()}
-    with prunable(model):
-        found = {names[layer] for layer in prediction_layers(model.eval(), images)}
-    head = "proposal_generator.fcos_head"
-    last = [name for name, m in model.basis_module.named_modules() if isinstance(m, nn.Conv2d)]
-    tower = [name for name in last if name.startswith("tower")][-1]
-    seg = [name for name in last if name.startswith("seg_head")][-1]
-    assert found == {
-        f"{head}.cls_logits",
-        f"{head}.bbox_pred",
-        f"{head}.ctrness",
-        "top_layer",
-        f"basis_module.{tower}",
-        f"basis_module.{seg}",
-        "panoptic_module.predictor",
-    }
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_hand_written_torch_pruning_script_works_inside_the_view(
     blendmask, images, batches, norm
@@ -159,38 +133,3 @@ def test_a_fixed_filter_loses_channels_and_comes_back_as_a_buffer():
     assert isinstance(model[1].filt, torch.Tensor) and not list(model[1].parameters())
     assert model[1].filt.shape == (6, 1, 3, 3)
     assert torch.allclose(model(images), expected, atol=1e-6)
-
-
-def test_attributes_follow_the_widths(blendmask, images):
-    model = blendmask("MODEL.FCOS.NORM", "BN")
-    with prunable(model):
-        pruner = tp.pruner.MagnitudePruner(
-            model,
-            images,
-            importance=tp.importance.MagnitudeImportance(p=2),
-            pruning_ratio=0.5,
-            ignored_layers=prediction_layers(model.eval(), images),
-            forward_fn=head_outputs,
-        )
-        pruner.step()
-    bottom_up, head = model.backbone.bottom_up, model.proposal_generator.fcos_head
-    assert {k: s.channels for k, s in bottom_up.output_shape().items()} == {
-        "res3": 64,
-        "res4": 128,
-        "res5": 256,
-    }
-    assert bottom_up._out_feature_channels["res2"] == 32
-    assert set(model.backbone._out_feature_channels.values()) == {32}
-    assert (bottom_up.res3[0].in_channels, bottom_up.res3[0].out_channels) == (32, 64)
-    assert bottom_up.stem.out_channels == 32
-    assert head.in_channels_to_top_module == head.bbox_pred.in_channels == 32
-    assert model.proposal_generator.in_channels_to_top_module == 32
-
-
-def test_bringing_attributes_in_step_changes_nothing_on_a_dense_model(blendmask):
-    model = blendmask().train()
-    before = [dict(vars(module)) for module in model.modules()]
-    sync_attributes(model)
-    assert [dict(vars(module)).keys() for module in model.modules()] == [b.keys() for b in before]
-    assert model.backbone.bottom_up._out_feature_channels["res5"] == 512
-    assert all(module.training for module in model.modules())

@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 import torch
-from small_blendmask import PANOPTIC, build_ours, empty_input, inputs, small_cfg
 
 from blendprune.errors import ConfigError
 from blendprune.modeling.normalizer import Normalizer
+from tests.helpers.small_blendmask import PANOPTIC, build_ours, empty_input, inputs, small_cfg
 
 
 def _test_input(batch):

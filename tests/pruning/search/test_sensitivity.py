@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_prune import WIDE, remember, unchanged
 
 from blendprune.errors import ConfigError
 from blendprune.pruning import (
@@ -22,6 +21,8 @@ from blendprune.pruning import (
 from blendprune.pruning.scores import mean_loss
 from blendprune.pruning.search.measure import masking
 from blendprune.pruning.search.sensitivity import digest
+from tests.helpers.blendmask_options import WIDE
+from tests.helpers.state import remember, unchanged
 
 NO_GROUP_NORM = ("MODEL.FCOS.NORM", "BN")
 

@@ -7,7 +7,13 @@ from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from zoo import (
+
+import blendprune
+from blendprune.__main__ import main
+from blendprune.pruning import accumulate_gradients, prunable
+from blendprune.pruning.scores.predictions import PredictionProbe
+from blendprune.training import Distillation
+from tests.zoo import (
     assert_same,
     build_dense,
     draw_mask_encoding,
@@ -19,12 +25,6 @@ from zoo import (
     training_batch,
 )
 
-import blendprune
-from blendprune.__main__ import main
-from blendprune.pruning import accumulate_gradients, prunable
-from blendprune.pruning.scores.predictions import PredictionProbe
-from blendprune.training import Distillation
-
 # As upstream's training scripts do it, but for data: they know nothing of pruning.
 SCRIPT = """
 import sys
@@ -32,7 +32,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from zoo import allow_any_score, few_regions, train_one_step, training_batch
+from tests.zoo import allow_any_score, few_regions, train_one_step, training_batch
 
 cfg = CfgNode(CfgNode.load_yaml_with_base(sys.argv[1]))
 model = allow_any_score(build_model(cfg))

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from small_adelaidet import FAMILIES, LIMITS
+
+from tests.helpers.small_adelaidet import FAMILIES, LIMITS
 
 RECOGNISER, BASES = "roi_heads.recognizer.", "proposal_generator.basis_module."
 
@@ -15,9 +16,9 @@ RECOGNISER, BASES = "roi_heads.recognizer.", "proposal_generator.basis_module."
 @pytest.fixture(scope="module")
 def found(adelaidet_root):
     """Family → what ``small_adelaidet.py`` says came of it."""
-    script = pathlib.Path(__file__).with_name("small_adelaidet.py")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(script)],
+        [sys.executable, "-W", "ignore", "-m", "tests.helpers.small_adelaidet"],
+        cwd=pathlib.Path(__file__).parents[3],
         env={**os.environ, "ADELAIDET_ROOT": adelaidet_root},
         capture_output=True,
         text=True,

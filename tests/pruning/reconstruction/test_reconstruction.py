@@ -6,7 +6,6 @@ import pytest
 import torch
 from detectron2.layers import CycleBatchNormList
 from detectron2.structures import Boxes, Instances
-from test_zoo_models import FAMILIES, build, run  # noqa: F401  (a fixture)
 from torch import nn
 
 from blendprune.pruning import ChannelGraph, prunable, prune
@@ -16,6 +15,8 @@ from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
 from blendprune.pruning.tracing.view import evaluating
+from tests.helpers.outputs import predictions_of
+from tests.helpers.small_zoo import FAMILIES
 
 
 @pytest.mark.parametrize("count", [40, 5], ids=["more rows", "more columns"])
@@ -255,7 +256,7 @@ FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 
 
 @pytest.mark.parametrize("family", FOR_IMAGES)
-def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):  # noqa: F811
+def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):
     noise = torch.Generator().manual_seed(3)
     batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(6)]
     proposals = Instances((64, 64), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 64, 64]])))
@@ -278,5 +279,5 @@ def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, rand
 def predictions(model, batches):
     return [
         torch.cat(each)
-        for each in zip(*(map(torch.flatten, run(model, batch)) for batch in batches))
+        for each in zip(*(map(torch.flatten, predictions_of(model, batch)) for batch in batches))
     ]

@@ -1,7 +1,11 @@
-"""Small models of AdelaiDet's families, pruned, used and reloaded; run in a process of its own.
+"""Small models of AdelaiDet's families, pruned, used and reloaded.
 
-AdelaiDet registers its classes under the names of our own BlendMask when it is imported, so that it
-cannot share a process with tests of ours. Prints one JSON object: family → what came of it.
+::
+
+    ADELAIDET_ROOT=~/AdelaiDet python -m tests.helpers.small_adelaidet [FAMILY ...]
+
+It runs in a process of its own: AdelaiDet registers its classes under the names of our own
+BlendMask when it is imported. It prints one JSON object: family → what came of it.
 """
 
 import json
@@ -12,15 +16,15 @@ import traceback
 import warnings
 
 if __name__ == "__main__":
-    sys.path[:0] = [os.environ["ADELAIDET_ROOT"], os.path.dirname(os.path.dirname(__file__))]
+    sys.path.insert(0, os.environ["ADELAIDET_ROOT"])
 
 import torch
-from by_config import follow_config
-from zoo import load_config, prune_and_use
 
 import blendprune
 from blendprune.pruning import count_flops, prunable, prune
 from blendprune.pruning.graph.channel_graph import ChannelGraph
+from tests.helpers.by_config import follow_config
+from tests.zoo import load_config, prune_and_use
 
 THIN = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
 THIN += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64)

@@ -1,0 +1,1 @@
+"""Small models, their configs, and comparisons that several tests share."""

@@ -1,0 +1,141 @@
+"""Checkpoints: loaded, converted, refused, and written whole."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+
+import blendprune
+from blendprune.checkpoint import save_atomically
+from blendprune.errors import CheckpointError, StructError, UnsafeStructError
+from tests.helpers.net import Net
+
+
+@pytest.fixture
+def checkpoint(registered, blendmask_cfg, tmp_path):
+    """A pruned BlendMask and its file."""
+    model = build_model(blendmask_cfg())
+    blendprune.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    return model.eval(), str(tmp_path / "pruned.pth")
+
+
+def test_load_rebuilds_the_model_from_the_file_alone(checkpoint):
+    model, path = checkpoint
+    loaded = blendprune.load(path)
+    ours, theirs = loaded.state_dict(), model.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert not loaded.training
+    assert loaded.backbone.output_shape() == model.backbone.output_shape()
+
+
+def test_load_agrees_in_a_new_process_without_the_overlay(checkpoint, tmp_path):
+    model, path = checkpoint
+    image = torch.rand(3, 64, 64) * 255
+    with torch.no_grad():
+        expected = model([{"image": image}])[0]["instances"]
+    torch.save({"image": image}, tmp_path / "in.pth")
+    code = (
+        "import sys, torch, blendprune; torch.set_num_threads(1)\n"
+        "model = blendprune.load(sys.argv[1])\n"
+        "image = torch.load(sys.argv[2])['image']\n"
+        "with torch.no_grad(): out = model([{'image': image}])[0]['instances']\n"
+        "torch.save([out.pred_boxes.tensor, out.scores, out.pred_masks], sys.argv[3])\n"
+    )
+    files = [path, str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *files], check=True)
+    found = torch.load(files[2])
+    wanted = [expected.pred_boxes.tensor, expected.scores, expected.pred_masks]
+    assert len(expected) > 0
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_load_re_shapes_a_model_that_has_no_config(tmp_path):
+    small = Net(4)
+    path = str(tmp_path / "net.pth")
+    torch.save({"model": small.state_dict(), "struct": blendprune.structure_of(small)}, path)
+    with pytest.raises(StructError, match="carries no config: pass the dense model"):
+        blendprune.load(path)
+    loaded = blendprune.load(path, model=Net(8))
+    assert torch.equal(loaded.conv.weight, small.conv.weight)
+
+
+def test_a_truncated_file_is_named_as_such(checkpoint):
+    _, path = checkpoint
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) // 2)
+    with pytest.raises(CheckpointError, match="truncated"):
+        blendprune.load(path)
+
+
+def test_a_missing_file_is_named_as_such(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot open the model file .*check MODEL.WEIGHTS"):
+        blendprune.load(str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04junk", b"\x80\x02."])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "junk.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        blendprune.load(str(path))
+
+
+def test_weights_that_do_not_fit_their_own_structure_are_refused(checkpoint):
+    _, path = checkpoint
+    content = torch.load(path)
+    content["model"]["top_layer.bias"] = torch.zeros(3)
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match='do not fit its own "struct"'):
+        blendprune.load(path)
+
+
+def test_a_pickled_module_is_read_only_when_asked_and_saved_anew_in_the_plain_form(
+    checkpoint, tmp_path
+):
+    model, path = checkpoint
+    fork = str(tmp_path / "fork.pth")
+    torch.save({"model": {}, "struct": model, "iteration": 7}, fork)
+    with pytest.raises(UnsafeStructError, match="convert --allow-pickle"):
+        blendprune.load(fork)
+    with pytest.raises(UnsafeStructError, match="convert --allow-pickle"):
+        DetectionCheckpointer(copy.deepcopy(model)).load(fork)
+    with pytest.raises(UnsafeStructError):
+        blendprune.convert(fork, str(tmp_path / "plain.pth"))
+    assert not os.path.exists(tmp_path / "plain.pth")
+
+    blendprune.convert(fork, str(tmp_path / "plain.pth"), allow_pickle=True)
+    content = torch.load(tmp_path / "plain.pth", weights_only=True)
+    assert content["iteration"] == 7
+    loaded = blendprune.load(str(tmp_path / "plain.pth"))
+    ours, theirs = loaded.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_module_pickled_by_a_fork_without_config_finetunes_after_conversion(
+    checkpoint, blendmask_cfg, tmp_path
+):
+    model, path = checkpoint
+    del model.blendprune_config, model.blendprune_dense_size
+    torch.save({"model": model.state_dict(), "struct": model}, tmp_path / "fork.pth")
+    plain = str(tmp_path / "plain.pth")
+    blendprune.convert(str(tmp_path / "fork.pth"), plain, allow_pickle=True)
+    finetuned = build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", plain))
+    DetectionCheckpointer(finetuned).load(plain)
+    ours, theirs = finetuned.state_dict(), model.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old")
+    with pytest.raises(Exception, match="pickle"):
+        save_atomically({"model": lambda: None}, str(path))
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model.pth"]
