@@ -12,7 +12,8 @@ from torch import nn
 
 from .. import structure
 from ..checkpoint import read_struct
-from ..config import basis_loss_config, prune_mode
+from ..config import prune_mode
+from ..modeling.blendmask_config import basis_loss_config
 from ._patch import Patch, importable
 
 
