@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 
 import torch
 from torch import nn
@@ -168,7 +169,7 @@ def convert(path, output, *, allow_pickle=False):
 
 
 def save_atomically(obj, path):
-    """``torch.save`` that leaves either the whole file or none."""
+    """Save with ``torch.save``, so that ``path`` never holds an incomplete file."""
     from detectron2.utils.file_io import PathManager
 
     with staged(path) as [partial], PathManager.open(partial, "wb") as file:
@@ -177,35 +178,55 @@ def save_atomically(obj, path):
 
 @contextlib.contextmanager
 def staged(*paths):
-    """Write files beside their places, and move all of them there only if nothing failed.
+    """Yield temporary paths to write to; then move all results into place.
+
+    Nothing is moved if the ``with`` block raises. A local path may be a file or a folder; other
+    paths that detectron2's PathManager knows are files.
 
     Args:
-        paths (str): addresses that detectron2's PathManager knows; what is there is replaced.
+        paths (str): the final paths. Existing files are replaced, and empty folders.
 
     Yields:
-        list[str]: where to write, one for each.
+        list[str]: one temporary path beside each final path.
 
     Raises:
-        CheckpointError: a file could not be moved to its place.
+        CheckpointError: a file cannot be moved into place.
     """
     from detectron2.utils.file_io import PathManager
 
-    partials = [f"{path}.partial" for path in paths]
+    partials = [_partial(path) for path in paths]
+    for partial in partials:  # a killed process may have left them
+        _remove(partial)
     try:
         yield partials
         for partial, path in zip(partials, paths):
-            if os.path.isfile(partial):
+            if os.path.exists(partial):
                 os.replace(partial, path)
                 continue
-            # PathManager moves nothing onto a file that is there.
+            # PathManager does not move onto an existing file.
             if PathManager.exists(path):
                 PathManager.rm(path)
             if not PathManager.mv(partial, path):
-                raise CheckpointError(f"cannot move {partial!r} to its place, {path!r}.")
+                raise CheckpointError(
+                    f"cannot move {partial!r} to {path!r}: check that the folder is writable."
+                )
     finally:
         for partial in partials:
-            if PathManager.exists(partial):
-                PathManager.rm(partial)
+            _remove(partial)
+
+
+def _partial(path):
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.partial")
+
+
+def _remove(path):
+    from detectron2.utils.file_io import PathManager
+
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif PathManager.exists(path):
+        PathManager.rm(path)
 
 
 def _build_dense(struct, device, path):

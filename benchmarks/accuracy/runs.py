@@ -12,7 +12,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
-from blendprune.checkpoint import load
+from blendprune.checkpoint import load, staged
 from blendprune.demo.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
 from blendprune.pipeline import build_trained, prune_from_config
@@ -195,9 +195,8 @@ class Runs:
         start = time.perf_counter()
         result = run() | {"wall_s": round(time.perf_counter() - start)}
         self.results = self._kept() | {name: result}
-        with open(self.path + ".tmp", "w") as file:
+        with staged(self.path) as [partial], open(partial, "w") as file:
             json.dump(self.results, file, indent=2)
-        os.replace(self.path + ".tmp", self.path)
         print(f"{os.path.relpath(self.folder)}: {name}: {_words(result)}", flush=True)
 
 

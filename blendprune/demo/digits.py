@@ -19,7 +19,6 @@ trains on it; ``thing_train2017`` is the semantic map that AdelaiDet's mapper re
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from ..checkpoint import staged
 from ..errors import ConfigError
 from .scenes import NUM_CLASSES, draw_scene, split_scans
 
@@ -141,15 +141,9 @@ def _is_complete(folder, made_from):
 
 
 def _write_all(folder, made_from):
-    partial = folder.with_name(f".{folder.name}.partial")
-    # Left by a run that was killed; the lock says that nobody writes it now.
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        _write_splits(partial, made_from)
-        (partial / _MANIFEST).write_text(json.dumps(made_from, indent=1) + "\n")
-        partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with staged(str(folder)) as [partial]:
+        _write_splits(Path(partial), made_from)
+        Path(partial, _MANIFEST).write_text(json.dumps(made_from, indent=1) + "\n")
 
 
 def _write_splits(folder, made_from):
