@@ -65,7 +65,7 @@ def structure_of(model):
         "format": FORMAT,
         "version": VERSION,
         "meta_architecture": type(model).__name__,
-        "config": getattr(model, "blendprune_config", ""),
+        "config": config_of(model),
         "dense_size": getattr(model, "blendprune_dense_size", size),
         "size": size,
         "modules": {
@@ -83,6 +83,23 @@ def remember(model, cfg):
     """
     model.blendprune_config = cfg.dump()
     model.blendprune_dense_size = state_size(model)
+
+
+def is_remembered(model):
+    """Whether :func:`remember` was called on the model."""
+    return hasattr(model, "blendprune_config")
+
+
+def config_of(model):
+    """Return the config that :func:`remember` stored on a model.
+
+    Args:
+        model (nn.Module): any model, DDP-wrapped or not.
+
+    Returns:
+        str: the config as YAML, or ``""`` if none was stored.
+    """
+    return getattr(unwrap(model), "blendprune_config", "")
 
 
 def unwrap(model):

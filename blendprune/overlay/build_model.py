@@ -40,7 +40,7 @@ def _install(module, edits):
         cfg = args[0] if args else kwargs["cfg"]
         prune, finetune = prune_mode(cfg)
         model = wrapped(*args, **kwargs)
-        if not hasattr(model, "blendprune_config"):
+        if not structure.is_remembered(model):
             structure.remember(model, cfg)
             if finetune:
                 structure.restructure(model, read_struct(cfg.MODEL.WEIGHTS))

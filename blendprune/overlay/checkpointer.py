@@ -24,11 +24,19 @@ def save(wrapped, instance, args, kwargs):
 
 
 def load(wrapped, instance, args, kwargs):
-    """Load; after a file that was refused, too, another can be loaded."""
+    """Load a checkpoint; after a refused file, the same checkpointer can load another one."""
     try:
         return wrapped(*args, **kwargs)
     finally:
-        instance._parsed_url_during_load = None
+        _end_load(instance)
+
+
+def _end_load(checkpointer):
+    """Clear the URL that upstream keeps while it loads.
+
+    Upstream's ``load`` asserts that it is None, but clears it only if loading succeeds.
+    """
+    checkpointer._parsed_url_during_load = None
 
 
 def load_file(wrapped, instance, args, kwargs):
