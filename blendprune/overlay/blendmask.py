@@ -13,7 +13,6 @@ from torch import nn
 from .. import structure
 from ..checkpoint import read_struct
 from ..config import prune_mode
-from ..modeling.blendmask_config import basis_loss_config
 from ._patch import Patch, importable
 
 
@@ -26,6 +25,7 @@ def build(model, cfg, upstream):
         upstream (module): the module that defines the class.
     """
     from ..modeling.blendmask import build_parts
+    from ..modeling.blendmask_config import basis_loss_config
 
     prune, finetune = prune_mode(cfg)
     struct = read_struct(cfg.MODEL.WEIGHTS) if finetune else None
