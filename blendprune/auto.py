@@ -1,4 +1,4 @@
-"""``import blendprune.auto`` applies the overlay, for scripts where a call is one line too many."""
+"""Apply the overlay on import: ``import blendprune.auto`` does what ``apply()`` does."""
 
 from .overlay import apply
 

@@ -1,4 +1,4 @@
-"""Checkpoints with a structure: reading them safely, rebuilding models, converting old ones."""
+"""Checkpoints with a structure: read them safely, rebuild models, convert old files."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from .structure import FORMAT, is_pruned, remember, restructure, structure_of, v
 
 
 def load(path, *, model=None, device=None):
-    """Rebuild a model from a checkpoint alone: its structure, then its weights, strictly.
+    """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
 
     Args:
-        path (str): a checkpoint saved under the overlay; any address PathManager knows.
-        model (nn.Module): the dense model, where it is not built from a detectron2 config.
-        device (str): defaults to the config's device, or the CPU where that one is absent.
+        path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
+        model (nn.Module): the dense model, if it was not built from a detectron2 config.
+        device (str): defaults to the config's device, or to the CPU if that is absent.
 
     Returns:
         nn.Module: the model in eval mode.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, or does not fit its own structure.
-        StructError: it holds no structure, a malformed one, or one of another model.
+        CheckpointError: the file is missing, unreadable, or contradicts its own structure.
+        StructError: the structure is missing, malformed, or of another model.
     """
     checkpoint = read_checkpoint(path)
     struct = _struct_in(checkpoint, path)
@@ -38,7 +38,7 @@ def load(path, *, model=None, device=None):
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f'the weights in {path} do not fit its own "struct" ({first_line(error)}): '
-            "the file was altered; save it anew from the model it came from."
+            "the file was altered; save it again from the original model."
         ) from None
     return model.eval()
 
@@ -47,30 +47,30 @@ def read_struct(path):
     """Read the structure from a checkpoint.
 
     Args:
-        path (str): any address detectron2's PathManager knows.
+        path (str): any path that detectron2's PathManager reads.
 
     Returns:
         dict: the structure, validated.
 
     Raises:
         CheckpointError: the file is missing or unreadable.
-        StructError: it holds no structure, or a malformed one.
+        StructError: the structure is missing or malformed.
     """
     return _struct_in(read_checkpoint(path), path)
 
 
 def read_checkpoint(path):
-    """Read a checkpoint without executing anything in it.
+    """Read a checkpoint without executing code from it.
 
     Args:
-        path (str): any address detectron2's PathManager knows.
+        path (str): any path that detectron2's PathManager reads.
 
     Returns:
         dict: the file's contents, on the CPU.
 
     Raises:
         CheckpointError: the file is missing, truncated, or not a checkpoint.
-        UnsafeStructError: it holds a pickled module.
+        UnsafeStructError: it contains a pickled module.
     """
     from detectron2.utils.file_io import PathManager
 
@@ -78,48 +78,51 @@ def read_checkpoint(path):
         local = PathManager.get_local_path(path)
         with open(local, "rb"):
             pass
-    except Exception as error:  # each PathManager handler raises errors of its own
+    except Exception as error:  # PathManager's handlers raise many types
         raise CheckpointError(
             f"cannot open the model file {path!r} ({first_line(error)}): check MODEL.WEIGHTS."
         ) from None
     try:
         checkpoint = torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch all have errors of their own
+    except Exception as error:  # zip, pickle and torch raise different types
         refuse_pickled_module(local, path)
         raise CheckpointError(
             f"cannot read {path!r} as a checkpoint ({first_line(error)}): the file is truncated "
             "or not a PyTorch file; copy it again."
         ) from None
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{path!r} holds a {type(checkpoint).__name__}, not a checkpoint.")
+        raise CheckpointError(
+            f"{path!r} contains a {type(checkpoint).__name__}, not a dict: name a checkpoint that "
+            "detectron2 saved."
+        )
     return checkpoint
 
 
 def refuse_pickled_module(local, path):
-    """Raise UnsafeStructError if a file can only be read by executing what is in it."""
+    """Raise UnsafeStructError if reading a file would execute code from it."""
     try:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(local)
-    except Exception:  # not a zip file at all: the caller's own error says more
+    except Exception:  # not a zip file: the caller's error says more
         return
     if classes:
         raise UnsafeStructError(
-            f"{path!r} holds pickled objects ({classes[0]}, …), and reading them executes code: "
+            f"{path!r} contains pickled objects ({classes[0]}, …), and reading them executes code: "
             f"if you trust the file, run `blendprune convert --allow-pickle {path} OUTPUT.pth` "
             "and use OUTPUT.pth."
         )
 
 
 def refuse_other_widths(checkpoint, model):
-    """Refuse the weights of a pruned model for a model of other widths.
+    """Refuse to load a pruned checkpoint into a model of other widths.
 
-    fvcore would drop them with a warning and leave random weights.
+    fvcore would only warn, skip these weights, and leave random ones.
 
     Args:
-        checkpoint (dict): with ``"model"``, and ``"struct"`` if it was saved under the overlay.
-        model (nn.Module): what it is about to be loaded into.
+        checkpoint (dict): with ``"model"`` and, if it was saved under the overlay, ``"struct"``.
+        model (nn.Module): the model to load it into.
 
     Raises:
-        CheckpointError: the checkpoint is of a pruned model, and a tensor has another shape.
+        CheckpointError: the checkpoint is pruned, and a tensor's shape differs.
     """
     struct = checkpoint.get("struct")
     if not isinstance(struct, dict) or struct.get("format") != FORMAT:
@@ -130,20 +133,20 @@ def refuse_other_widths(checkpoint, model):
     for key, value in checkpoint["model"].items():
         if key in current and tuple(current[key].shape) != tuple(value.shape):
             raise CheckpointError(
-                f"the checkpoint holds a pruned model ({struct['size'] / 1e6:.1f} M of "
-                f"{struct['dense_size'] / 1e6:.1f} M numbers; {key} is {tuple(value.shape)}), but "
-                f"the model it is loaded into has {tuple(current[key].shape)}: set MODEL.FINETUNE "
-                "True and MODEL.WEIGHTS to this checkpoint, or call blendprune.load(path)."
+                f"the checkpoint is pruned ({struct['size'] / 1e6:.1f} M of "
+                f"{struct['dense_size'] / 1e6:.1f} M values; {key} is {tuple(value.shape)}), but "
+                f"the model has {tuple(current[key].shape)}: set MODEL.FINETUNE True and "
+                "MODEL.WEIGHTS to this checkpoint, or call blendprune.load(path)."
             )
 
 
 def convert(path, output, *, allow_pickle=False):
-    """Rewrite a checkpoint whose ``"struct"`` is a pickled module in the plain form.
+    """Convert a checkpoint whose ``"struct"`` is a pickled module to the plain form.
 
     Args:
-        path (str): a checkpoint of a hand-patched fork; any address PathManager knows.
+        path (str): a checkpoint of a hand-patched fork; any path PathManager reads.
         output (str): the file to write.
-        allow_pickle (bool): say True only for a file you trust: reading it executes code.
+        allow_pickle (bool): allow unpickling, which executes code. Only for files you trust.
 
     Raises:
         UnsafeStructError: ``allow_pickle`` is False and the file needs it.
@@ -158,7 +161,9 @@ def convert(path, output, *, allow_pickle=False):
         try:
             checkpoint = torch.load(local, map_location="cpu", weights_only=False)
         except Exception as error:
-            raise CheckpointError(f"cannot read {path!r} ({first_line(error)}).") from None
+            raise CheckpointError(
+                f"cannot read {path!r} ({first_line(error)}): check that it is a PyTorch file."
+            ) from None
     struct = checkpoint.get("struct")
     if isinstance(struct, nn.Module):
         checkpoint["struct"] = structure_of(struct)
@@ -244,8 +249,11 @@ def _build_dense(struct, device, path):
     cfg.set_new_allowed(True)
     try:
         cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
-    except Exception as error:  # yaml and yacs have many
-        raise StructError(f"the config in {path} cannot be read ({first_line(error)}).") from None
+    except Exception as error:  # yaml and yacs raise many types
+        raise StructError(
+            f"the config in {path} cannot be read ({first_line(error)}): pass the dense model, "
+            "load(path, model=…)."
+        ) from None
     if device is None:
         absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
         device = "cpu" if absent else cfg.MODEL.DEVICE
@@ -255,7 +263,8 @@ def _build_dense(struct, device, path):
     if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
         raise StructError(
             f"the config in {path} builds a {cfg.MODEL.META_ARCHITECTURE}, but its structure is of "
-            f"a {struct['meta_architecture']}: the file was altered."
+            f"a {struct['meta_architecture']}: the file was altered; save it again from the "
+            "original model."
         )
     model = build_model(cfg)
     remember(model, cfg)
@@ -272,4 +281,5 @@ def _struct_in(checkpoint, path):
 
 
 def first_line(error):
+    """First line of an error's message, at most 200 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -3,16 +3,16 @@
 ::
 
     BlendpruneError
-    ├── ConfigError (ValueError)           a config key or an argument cannot hold
-    ├── CheckpointError (ValueError)       a file cannot be used the way it was asked
+    ├── ConfigError (ValueError)           a config key or an argument is invalid
+    ├── CheckpointError (ValueError)       a file cannot be used as requested
     │   └── StructError                    its "struct" is missing, malformed, or of another model
     │       └── UnsafeStructError          its "struct" is a pickled module
-    ├── PruningError (ValueError)          a model cannot be cut as asked
-    │   └── TargetUnreachable              no width that is allowed meets the target
-    ├── UpstreamDrift (RuntimeError)       upstream's source is not what a patch was written against
-    └── OperatorUnavailable (RuntimeError) an operator of AdelaiDet was called that is not compiled
+    ├── PruningError (ValueError)          a model cannot be pruned as requested
+    │   └── TargetUnreachable              no allowed widths meet the target
+    ├── UpstreamDrift (RuntimeError)       upstream's source differs from what a patch expects
+    └── OperatorUnavailable (RuntimeError) a compiled operator of AdelaiDet is missing
 
-Each message is one sentence or two: what was found, what was wanted, what to do next.
+Each message says what was found, what is wanted, and what to do next.
 """
 
 
@@ -21,11 +21,11 @@ class BlendpruneError(Exception):
 
 
 class ConfigError(BlendpruneError, ValueError):
-    """A config key or an argument has a value that cannot hold."""
+    """A config key or an argument is invalid."""
 
 
 class CheckpointError(BlendpruneError, ValueError):
-    """A checkpoint cannot be used the way it was asked."""
+    """A checkpoint cannot be used as requested."""
 
 
 class StructError(CheckpointError):
@@ -33,18 +33,18 @@ class StructError(CheckpointError):
 
 
 class UnsafeStructError(StructError):
-    """The ``"struct"`` of a checkpoint is a pickled module, which is not read unasked."""
+    """The ``"struct"`` of a checkpoint is a pickled module, which is only read on request."""
 
 
 class PruningError(BlendpruneError, ValueError):
-    """A model cannot be cut as asked."""
+    """A model cannot be pruned as requested."""
 
 
 class TargetUnreachable(PruningError):
     """No combination of allowed widths meets the target.
 
     Attributes:
-        reachable (float): the smallest fraction of the dense model that can be reached.
+        reachable (float): the smallest reachable fraction of the dense model.
     """
 
     def __init__(self, message, reachable):
@@ -53,7 +53,7 @@ class TargetUnreachable(PruningError):
 
 
 class UpstreamDrift(BlendpruneError, RuntimeError):
-    """The installed upstream source differs from the one a patch was written against."""
+    """The installed upstream source differs from the source that a patch expects."""
 
 
 class OperatorUnavailable(BlendpruneError, RuntimeError):

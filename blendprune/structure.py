@@ -1,19 +1,19 @@
-"""A model's structure as plain data: the numbers that pruning changes, module by module.
+"""A model's structure as plain data: the widths that pruning changes, per module.
 
-A structure (the ``"struct"`` of a checkpoint) is a dict of str, int and list, so that
-``torch.load(..., weights_only=True)`` reads it and reading it executes nothing::
+A structure (the ``"struct"`` of a checkpoint) is a dict of str, int and list.
+``torch.load(..., weights_only=True)`` reads it, and reading it executes nothing::
 
     {"format": "blendprune.struct", "version": 1,
      "meta_architecture": "BlendMask",
      "config": "MODEL:\\n  ...",                      # the YAML the model was built from, or ""
-     "dense_size": 32301234, "size": 8912345,         # numbers in the state dict, before and now
+     "dense_size": 32301234, "size": 8912345,         # values in the state dict, dense and now
      "modules": {"backbone.bottom_up.stem.conv1":
                      {"in_channels": 3, "out_channels": 32, "groups": 1, "weight": [32, 3, 7, 7]},
                  "backbone": {"_out_feature_channels": {"p3": 128, "p4": 128}}, ...}}
 
-Per module, an int is an attribute, a list the shape of one of its own tensors (or an attribute, if
-it is ``normalized_shape``), a dict an attribute that maps names to ints. Module names are those of
-upstream's state dict, with or without overlay.
+In a module's entry, an int is an attribute. A list is the shape of one of the module's own tensors,
+or the attribute ``normalized_shape``. A dict is an attribute that maps names to ints. Module names
+are those of upstream's state dict, with and without the overlay.
 """
 
 from itertools import chain
@@ -26,7 +26,7 @@ from .errors import StructError
 FORMAT = "blendprune.struct"
 VERSION = 1
 
-#: Attributes that hold a width, on whatever module has them as an int.
+#: Attributes that are widths if they are ints, on any module.
 WIDTHS = (
     "in_channels",
     "out_channels",
@@ -39,12 +39,12 @@ WIDTHS = (
     "in_channels_to_top_module",
     "num_heads",
 )
-#: Attributes that hold a tuple of widths.
+#: Attributes that are tuples of widths.
 WIDTH_TUPLES = ("normalized_shape",)
 #: Attributes that map names to widths.
 WIDTH_DICTS = ("_out_feature_channels",)
 
-#: A BasicBlock with norms of its own, and the conv whose ``norm`` each one is upstream.
+#: Norms of a BasicBlock under the overlay, and the conv that holds each one upstream.
 BLOCK_NORMS = {"norm3": "shortcut", "norm1": "conv1", "norm2": "conv2"}
 
 _MAX_MODULES, _MAX_NAME, _MAX_DIMS, _MAX_WIDTH = 100_000, 512, 8, 1 << 31
@@ -75,10 +75,10 @@ def structure_of(model):
 
 
 def remember(model, cfg):
-    """Attach what a later :func:`structure_of` needs: the config, and the size while still dense.
+    """Store the config and the dense size on a model, for a later :func:`structure_of`.
 
     Args:
-        model (nn.Module): a model just built from ``cfg``, before its first cut.
+        model (nn.Module): a model just built from ``cfg``, not pruned yet.
         cfg (CfgNode): the config it was built from.
     """
     model.blendprune_config = cfg.dump()
@@ -103,18 +103,18 @@ def config_of(model):
 
 
 def unwrap(model):
-    """The model itself, without what trains it in parallel."""
+    """Return the model inside a DataParallel or DistributedDataParallel wrapper."""
     parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, parallel) else model
 
 
 def state_size(model):
-    """Count the numbers in a model's state dict."""
+    """Count the values in a model's state dict."""
     return sum(t.numel() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
 
 
 def named_modules(model):
-    """Yield ``(name, module)`` under the names that upstream's state dict uses.
+    """Yield ``(name, module)`` with the names of upstream's state dict.
 
     Only a BasicBlock under the overlay differs: its ``norm1`` is upstream's ``conv1.norm``.
     """
@@ -129,13 +129,13 @@ def named_modules(model):
 
 
 def restructure(model, struct):
-    """Re-shape a dense model in place; to be called before its optimizer and DDP exist.
+    """Reshape a dense model in place to the widths of a structure.
 
-    Everything is checked before anything is changed. Weights keep the leading slice of what they
-    held; load the checkpoint's own afterwards.
+    Call it before the optimizer and DDP exist. Everything is checked before anything changes.
+    Weights keep their leading slice; load the checkpoint's weights afterwards.
 
     Args:
-        model (nn.Module): built by the same architecture and config, dense.
+        model (nn.Module): dense, of the same architecture and config.
         struct (dict): from :func:`structure_of`, possibly through a file.
 
     Raises:
@@ -163,7 +163,7 @@ def restructure(model, struct):
                 _shrink(module, key, value, moved)
             else:
                 setattr(module, key, dict(value) if isinstance(value, dict) else value)
-    # Not at the top: attention is of classes of detectron2.
+    # Imported here because it needs detectron2.
     from .modeling.attention import fit_heads
 
     fit_heads(model)
@@ -173,11 +173,11 @@ def validate(struct):
     """Return ``struct`` if it is well-formed.
 
     Raises:
-        StructError: it is not; nothing was allocated or executed.
+        StructError: it is malformed. Nothing was allocated or executed.
     """
     if not isinstance(struct, dict) or struct.get("format") != FORMAT:
         raise StructError(
-            'this checkpoint has no "struct" of blendprune: save it with blendprune.apply() in '
+            'this checkpoint has no blendprune "struct": save it with blendprune.apply() in '
             "effect, or set MODEL.FINETUNE False to load a dense model."
         )
     if struct.get("version") != VERSION:
@@ -206,7 +206,7 @@ def validate(struct):
 
 
 def is_pruned(struct):
-    """Whether a validated structure is of a model that was cut."""
+    """Whether a validated structure is of a pruned model."""
     return struct["size"] < struct["dense_size"]
 
 
@@ -255,12 +255,14 @@ def _compare_entry(name, entry, module, dense):
             fits, pairs = isinstance(dense[key], int), [(value, dense[key])]
         if not fits or any(new > old for new, old in pairs):
             raise StructError(
-                f'the "struct" wants {name}.{key} = {value}, the model has {dense[key]}, and '
-                "pruning only makes widths smaller: build the model from the config the checkpoint "
-                "was pruned with (class counts included)."
+                f'the "struct" has {name}.{key} = {value}, the model has {dense[key]}, and '
+                "pruning only reduces widths: build the model from the config the checkpoint was "
+                "pruned with (class counts included)."
             )
     if not _agrees(entry, module):
-        raise StructError(f'the "struct" contradicts itself in {name}: {entry}.')
+        raise StructError(
+            f'the "struct" contradicts itself in {name} ({entry}): save the checkpoint again.'
+        )
 
 
 def _agrees(entry, module):
@@ -300,4 +302,4 @@ def _is_width(value, limit=_MAX_WIDTH):
 
 def _require(holds, what):
     if not holds:
-        raise StructError(f'the "struct" of this checkpoint is malformed: {what}; save it anew.')
+        raise StructError(f'the "struct" of this checkpoint is malformed: {what}; save it again.')

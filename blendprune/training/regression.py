@@ -1,37 +1,37 @@
-"""How much of one model's features can be read off another's, as a loss."""
+"""A distillation loss: how well a linear map predicts one model's features from another's."""
 
 import torch
 
-# What a step's statistics count for in the next.
+# Weight of the earlier steps' statistics, per step.
 _DECAY = 0.9
-# Penalty on the weights, as a fraction of the mean squared input.
+# Ridge penalty, as a fraction of the mean input variance.
 _RIDGE = 1e-3
 
 
 class FeatureRegression:
-    """Share of the variance of the teacher's features that the student's do not explain linearly.
+    """Fraction of the teacher's feature variance that the student's features do not predict.
 
     FitNets (arXiv:1412.6550) trains a layer that predicts the teacher's features from the
-    student's. Here it is solved for at every step, by least squares over the positions of this step
-    and, fading, of those before: it is right from the first step on, it has no learning rate, and
-    nothing is added to the model.
+    student's. Here each step solves for that linear layer by ridge regression, over the positions
+    of this step and, with decaying weight, of earlier steps. So the layer fits from the first step
+    on, has no learning rate, and adds nothing to the model.
     """
 
     def __init__(self):
         self._moments = None
 
     def __call__(self, ours, theirs):
-        """Compare one level of one step.
+        """Compute the loss of one feature level at one step.
 
         Args:
-            ours (Tensor): (N, C, …), the student's, with gradients.
-            theirs (Tensor): (N, D, …), the teacher's at the same positions.
+            ours (Tensor): (N, C, …), the student's features, with gradients.
+            theirs (Tensor): (N, D, …), the teacher's features at the same positions.
 
         Returns:
-            Tensor: a scalar; 0 where the teacher's can be read off, 1 where nothing can.
+            Tensor: a scalar: 0 if the prediction is exact, 1 if it is no better than the mean.
         """
         x, y = (each.movedim(1, -1).flatten(0, -2).float() for each in (ours, theirs))
-        # Under automatic mixed precision, products would be of half precision again.
+        # Autocast would compute the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
             matrix, shift, variance = self._solve(x.detach(), y)
             return (x @ matrix + shift - y).square().mean() / variance
@@ -43,7 +43,7 @@ class FeatureRegression:
             y.square().sum(0),
         ]
         moments = [each.double() for each in moments]
-        # Those of a wider student, before a cut, say nothing of this one.
+        # Statistics from before a pruning step have another shape and no longer apply.
         if self._moments is not None and self._moments[0].shape == moments[0].shape:
             moments = [new + _DECAY * old for new, old in zip(moments, self._moments)]
         self._moments = moments
