@@ -1,1 +1,1 @@
-"""Digit scenes for the demo, and the mapper that feeds BlendMask."""
+"""The dataset mapper for BlendMask."""

@@ -1,4 +1,4 @@
-"""Dataset mapper of BlendMask: detectron2's, with labels for the basis module's auxiliary loss."""
+"""Dataset mapper for BlendMask: detectron2's, plus labels for the basis module's loss."""
 
 import copy
 
@@ -10,19 +10,20 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from pycocotools import mask as mask_util
 
-# Either way, in degrees, when INPUT.IS_ROTATE is on.
+# Largest rotation in degrees, in both directions, if INPUT.IS_ROTATE is True.
 ROTATION = 30
 
 
 class DatasetMapperWithBasis(DatasetMapper):
-    """Maps a dataset dict to the model's input and adds ``basis_sem`` for training.
+    """Map a dataset dict to the model's input; adds ``basis_sem`` in training.
 
-    Beside detectron2's keys it honours ``INPUT.HFLIP_TRAIN``, ``INPUT.CROP.CROP_INSTANCE``,
-    ``INPUT.IS_ROTATE`` and ``MODEL.BOXINST.ENABLED``. With ``MODEL.BASIS_MODULE.LOSS_ON`` the
-    segmentation of the things is painted from the instance annotations, so that no file has to be
-    prepared beforehand.
+    Besides detectron2's keys it reads ``INPUT.HFLIP_TRAIN``, ``INPUT.CROP.CROP_INSTANCE``,
+    ``INPUT.IS_ROTATE`` and ``MODEL.BOXINST.ENABLED``. With ``MODEL.BASIS_MODULE.LOSS_ON`` it draws
+    the semantic labels of the things from the instance annotations, so no label files are needed.
 
-    Called as ``DatasetMapperWithBasis(cfg, is_train=True)``.
+    Args:
+        cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
+        is_train (bool): whether to augment images and to return labels.
     """
 
     def __init__(self, cfg, is_train=True):
@@ -54,12 +55,12 @@ class DatasetMapperWithBasis(DatasetMapper):
         """Read one image and transform it with its annotations.
 
         Args:
-            dataset_dict (dict): of one image, in detectron2's format; it is left as it was.
+            dataset_dict (dict): one image in detectron2's format; it is not modified.
 
         Returns:
-            dict: ``image`` (C, H, W); in training ``instances``, with LOSS_ON ``basis_sem``
-            (H, W), int64, 0 for background and class index + 1 elsewhere; with a semantic
-            annotation ``sem_seg`` (H, W).
+            dict: ``image`` (C, H, W). In training also ``instances`` and, with LOSS_ON,
+            ``basis_sem`` (H, W), int64: 0 for background, class index + 1 elsewhere. With a
+            semantic annotation also ``sem_seg`` (H, W).
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
@@ -86,7 +87,7 @@ class DatasetMapperWithBasis(DatasetMapper):
             return dataset_dict
 
         if self.basis_loss_on:
-            # Before the annotations are transformed: that consumes them, and drops the crowds.
+            # Must come first: transforming the annotations consumes them and drops crowds.
             painted = paint_classes(annotations, original_size)
             dataset_dict["basis_sem"] = torch.as_tensor(_transform_labels(painted, transforms))
         if "annotations" in dataset_dict:
@@ -97,18 +98,19 @@ class DatasetMapperWithBasis(DatasetMapper):
         if any(a.get("iscrowd", 0) == 0 for a in dataset_dict["annotations"]):
             super()._transform_annotations(dataset_dict, transforms, image_shape)
             return
-        # detectron2 looks for masks to tighten boxes by, even if there are no instances.
+        # detectron2 recomputes boxes from masks, and fails if there are no instances.
         dataset_dict.pop("annotations")
         dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
 
 
 class RandomCropWithInstance(T.RandomCrop):
-    """A random crop that holds the centre of a randomly chosen instance.
+    """A random crop that contains the centre of a randomly chosen instance.
 
     Args:
         crop_type (str): as for detectron2's ``RandomCrop``.
         crop_size (tuple[float, float]): as for detectron2's ``RandomCrop``.
-        crop_instance (bool): whether instances may be cut; if not, the crop grows until none is.
+        crop_instance (bool): whether the crop may cut through instances; if not, it grows
+            until it cuts none.
     """
 
     def __init__(self, crop_type, crop_size, crop_instance=True):
@@ -121,7 +123,7 @@ class RandomCropWithInstance(T.RandomCrop):
 
         Args:
             image (ndarray): (H, W, C).
-            boxes (ndarray): (n, 4), corners in pixels; with n = 0 the crop is anywhere.
+            boxes (ndarray): (n, 4), corners in pixels; if n = 0, the crop is anywhere.
 
         Returns:
             CropTransform: the crop, inside the image.
@@ -157,15 +159,17 @@ def _grow(start, end, boxes):
 
 
 def paint_classes(annotations, size):
-    """Paint the masks of an image's annotations, crowds included, later ones over earlier ones.
+    """Draw the masks of an image's annotations, crowds included, into one label map.
+
+    Later annotations cover earlier ones.
 
     Args:
         annotations (list[dict]): in detectron2's format, with polygons or RLE in
-            ``segmentation``; an annotation without it is left out.
+            ``segmentation``; an annotation without it is skipped.
         size (tuple[int, int]): height and width of the untransformed image.
 
     Returns:
-        ndarray: (H, W), 0 for background, ``category_id`` + 1 elsewhere; uint8 if that is enough,
+        ndarray: (H, W), 0 for background, ``category_id`` + 1 elsewhere; uint8 if the labels fit,
         otherwise uint16.
     """
     highest = max((a["category_id"] for a in annotations), default=0) + 1
@@ -188,7 +192,7 @@ def _mask(segmentation, size):
 
 
 def _transform_labels(labels, transforms):
-    # Byte by byte: of all types, transforms handle uint8 alone without interpolating elsewhere.
+    # Byte by byte: transforms interpolate labels of every type but uint8.
     result = transforms.apply_segmentation((labels & 255).astype(np.uint8)).astype(np.int64)
     if labels.dtype != np.uint8:
         high = transforms.apply_segmentation((labels >> 8).astype(np.uint8))

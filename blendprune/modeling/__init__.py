@@ -1,23 +1,22 @@
-"""BlendMask of our own, for machines without AdelaiDet; operators, for those without a compiler.
+"""A BlendMask for machines without AdelaiDet, and operators for those without a compiler.
 
-Importing this package, or any module in it, changes nothing in detectron2; :func:`register` does.
+Importing this package changes nothing in detectron2; :func:`register` does.
 
-==================  ==========================================================================
-module              holds
-==================  ==========================================================================
-``config``          ``add_blendmask_config``: the config keys
-``blendmask``       ``BlendMask``: the meta architecture
-``backbone``        ``build_fcos_resnet_fpn_backbone`` with its P6 and P7 levels
-``fcos``            ``FCOS``: the box branch, with ``fcos_targets``, ``fcos_losses``,
-                    ``fcos_outputs`` for its targets, losses and detections
-``basis_module``    ``ProtoNet``: the bottom branch that draws the bases
-``blender``         ``Blender``: bases and attentions become masks
-``layers``          the layers detectron2 lacks
-``normalizer``      ``Normalizer``: pixel mean and deviation
-``deform_conv``     ``DeformConv``, ``ModulatedDeformConv`` where detectron2 is not compiled
-``bezier_align``    ``bezier_align``: resampling between Bezier curves
-``extension``       a placeholder for AdelaiDet's extension where that is not compiled
-==================  ==========================================================================
+====================  ========================================================================
+module                contents
+====================  ========================================================================
+``blendmask_config``  ``add_blendmask_config``: the config keys
+``blendmask``         ``BlendMask``: the meta architecture
+``backbone``          ``build_fcos_resnet_fpn_backbone`` with its P6 and P7 levels
+``fcos``              ``FCOS``: the box branch; ``fcos_targets``, ``fcos_losses`` and
+                      ``fcos_outputs`` compute its targets, losses and detections
+``basis_module``      ``ProtoNet``: the bottom branch, which computes the bases
+``blender``           ``Blender``: turns bases and attentions into masks
+``layers``            layers that detectron2 lacks
+``normalizer``        ``Normalizer``: pixel mean and standard deviation
+``attention``         attention of detectron2's transformers with fewer heads
+``operators``         deformable convs, BezierAlign and a placeholder for AdelaiDet's extension
+====================  ========================================================================
 """
 
 import importlib.util
@@ -27,12 +26,11 @@ __all__ = ["register"]
 
 
 def register():
-    """Make ``MODEL.META_ARCHITECTURE: BlendMask`` known to detectron2; calling twice is once.
+    """Register BlendMask with detectron2; a second call changes nothing.
 
-    If AdelaiDet is importable, its own classes and config keys are used, and nothing of ours is
-    registered. Otherwise our ``BlendMask``, ``FCOS`` and ``build_fcos_resnet_fpn_backbone`` enter
-    detectron2's registries and our config keys its defaults. A name that somebody else has
-    registered already, and a key that exists, are kept.
+    If AdelaiDet is importable, its classes and config keys are used. Otherwise this package's
+    ``BlendMask``, ``FCOS`` and ``build_fcos_resnet_fpn_backbone`` are added to detectron2's
+    registries, and their config keys to its defaults. Existing names and keys are kept.
 
     Returns:
         str: ``"adet"`` or ``"blendprune"``, the package whose BlendMask is in use.
@@ -43,7 +41,7 @@ def register():
     if _adelaidet_is_importable():
         from .operators.extension import standing_in
 
-        with standing_in():  # what registers keys, datasets and classes are these imports
+        with standing_in():  # these imports register keys, datasets and classes
             import adet.config.defaults
             import adet.data
             import adet.modeling  # noqa: F401
@@ -70,5 +68,5 @@ def register():
 
 
 def _adelaidet_is_importable():
-    # find_spec raises for a module that was put into sys.modules by hand, without a spec.
+    # find_spec raises for a module in sys.modules that has no spec.
     return "adet" in sys.modules or importlib.util.find_spec("adet") is not None

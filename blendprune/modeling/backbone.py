@@ -30,7 +30,7 @@ class LastLevelP6(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """Two levels above p5: p6, and p7 from the rectified p6. Arguments as of ``LastLevelP6``."""
+    """Two levels above p5: p6, and p7 from ReLU(p6). Same arguments as ``LastLevelP6``."""
 
     num_levels = 2
 
@@ -61,8 +61,8 @@ def build_fcos_resnet_fpn_backbone(cfg, input_shape):
         FPN: the backbone.
 
     Raises:
-        ConfigError: a key asks for a backbone that AdelaiDet alone has, or ``TOP_LEVELS`` is not
-            0, 1 or 2.
+        ConfigError: a key needs a backbone that only AdelaiDet has, or ``TOP_LEVELS`` is not 0,
+            1 or 2.
     """
     for key, asked in (
         ("MODEL.BACKBONE.ANTI_ALIAS", cfg.MODEL.BACKBONE.ANTI_ALIAS),
@@ -71,8 +71,8 @@ def build_fcos_resnet_fpn_backbone(cfg, input_shape):
     ):
         if asked:
             raise ConfigError(
-                f"{key} asks for a backbone that only AdelaiDet has: install AdelaiDet, or leave "
-                "the key at its default."
+                f"{key} needs a backbone that only AdelaiDet has: install AdelaiDet, or leave the "
+                "key at its default."
             )
     top_levels = cfg.MODEL.FCOS.TOP_LEVELS
     if top_levels not in _TOP_BLOCKS:

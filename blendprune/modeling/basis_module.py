@@ -9,7 +9,8 @@ from .layers import conv_norm_relu, resize_to
 
 BASIS_MODULE_REGISTRY = Registry("BASIS_MODULE")
 BASIS_MODULE_REGISTRY.__doc__ = """
-Modules that draw bases, called as ``entry(cfg, input_shape)``; ``MODEL.BASIS_MODULE.NAME`` selects.
+Modules that compute bases, called as ``entry(cfg, input_shape)``. ``MODEL.BASIS_MODULE.NAME``
+selects one.
 """
 
 
@@ -28,10 +29,10 @@ def build_basis_module(cfg, input_shape):
 
 @BASIS_MODULE_REGISTRY.register()
 class ProtoNet(nn.Module):
-    """Convs over the summed pyramid levels, as YOLACT's protonet (arXiv:1904.02689).
+    """Convs over the summed pyramid levels, like YOLACT's protonet (arXiv:1904.02689).
 
-    With ``LOSS_ON``, a second head on the finest level learns the semantic segmentation of the
-    things; it is there for its gradient and idle in inference.
+    With ``LOSS_ON``, a second head on the finest level predicts the semantic segmentation of the
+    things. It only adds a training loss; inference runs it only under ``VISUALIZE``.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -55,7 +56,7 @@ class ProtoNet(nn.Module):
             nn.Conv2d(width, basis.NUM_BASES, 1),
         )
 
-        # Kept without the head too: a checkpoint's structure may bring the head and switch it on.
+        # Set without the head, too: a module restored from a file may bring the head.
         self.common_stride = basis.COMMON_STRIDE
         self.sem_loss_weight = basis.LOSS_WEIGHT
         if self.loss_on:
@@ -66,7 +67,7 @@ class ProtoNet(nn.Module):
             )
 
     def forward(self, features, targets=None):
-        """Draw the bases.
+        """Compute the bases.
 
         Args:
             features (dict[str, Tensor]): feature maps, each (N, C, H, W).
@@ -74,10 +75,10 @@ class ProtoNet(nn.Module):
 
         Returns:
             tuple[dict, dict]: ``{"bases": [Tensor]}``, (N, NUM_BASES, H, W) at twice the finest
-            level's resolution (and ``"seg_thing_out"`` to look at), and the losses.
+            level's resolution (with ``VISUALIZE`` also ``"seg_thing_out"``), and the losses.
 
         Raises:
-            ConfigError: ``LOSS_ON`` in training, without targets.
+            ConfigError: ``LOSS_ON`` is True in training, but there are no targets.
         """
         maps = [features[name] for name in self.in_features]
         total = self.refine[0](maps[0])

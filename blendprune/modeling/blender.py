@@ -1,4 +1,4 @@
-"""Blender of BlendMask (arXiv:2001.00309, section 3.3): bases weighted by attention give masks."""
+"""Blender of BlendMask (arXiv:2001.00309, section 3.3): masks from bases and attentions."""
 
 from detectron2.layers import cat
 from detectron2.modeling.poolers import ROIPooler
@@ -13,9 +13,9 @@ def build_blender(cfg):
 
 
 class Blender:
-    """Cuts each instance's region out of the bases and blends it by the instance's attention.
+    """Crop each instance's region from the bases and blend it with the instance's attention.
 
-    It has no weights, hence is no ``nn.Module``.
+    It has no weights, so it is not an ``nn.Module``.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -41,7 +41,7 @@ class Blender:
         Args:
             bases (list[Tensor]): one tensor (N, NUM_BASES, H, W).
             proposals (dict or list[Instances]): FCOS's extras in training, its detections in
-                inference; the latter get ``pred_masks`` (n, 1, R, R), probabilities.
+                inference. Detections get ``pred_masks`` (n, 1, R, R), probabilities.
             gt_instances (list[Instances] or None): ground truth per image.
 
         Returns:
@@ -54,11 +54,11 @@ class Blender:
     def _loss(self, bases, proposals, gt_instances):
         positives = proposals["instances"]
         if len(positives) == 0:
-            # Zero, but with a gradient: every worker must reach every weight.
+            # Zero with a gradient: DDP needs one for every weight in every process.
             return positives.top_feats.sum() * 0 + bases[0].sum() * 0
         if "loss_denorm" not in proposals:
             raise ConfigError(
-                "BlendMask weighs its mask loss by centerness: set MODEL.FCOS.BOX_QUALITY to "
+                "BlendMask weights its mask loss by centerness: set MODEL.FCOS.BOX_QUALITY to "
                 "'ctrness' for training."
             )
         gt_inds = positives.gt_inds
@@ -97,8 +97,8 @@ class Blender:
         Args:
             rois (Tensor): regions of the bases, (n, NUM_BASES, R, R).
             coeffs (Tensor): attentions, (n, NUM_BASES * ATTN_SIZE * ATTN_SIZE).
-            location_to_inds (Tensor or None): which region belongs to each attention, if not the
-                one in the same place.
+            location_to_inds (Tensor or None): index of the region of each attention. None: the
+                same index.
 
         Returns:
             Tensor: mask logits, (n, R * R).

@@ -1,4 +1,4 @@
-"""BlendMask (arXiv:2001.00309): FCOS boxes, and masks blended from bases shared by the image."""
+"""BlendMask (arXiv:2001.00309): FCOS boxes, and masks blended from bases of the whole image."""
 
 import torch
 from detectron2.modeling.backbone import build_backbone
@@ -17,15 +17,15 @@ __all__ = ["BlendMask"]
 
 
 def build_parts(model, cfg, blender, basis_module):
-    """Build everything that a BlendMask consists of, in the order in which upstream does.
+    """Build the parts of a BlendMask, in upstream's order.
 
-    The same seed thus gives the same weights, whichever package's parts they are.
+    With this order, a seed gives the same weights as upstream.
 
     Args:
-        model (nn.Module): an empty module; gets the parts, and the settings that forward reads.
+        model (nn.Module): an empty module. The parts and settings become its attributes.
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
-        blender (Callable): ``blender(cfg)``, this package's or AdelaiDet's.
-        basis_module (Callable): ``basis_module(cfg, shapes)``, likewise.
+        blender (Callable): ``blender(cfg)``, of this package or AdelaiDet.
+        basis_module (Callable): ``basis_module(cfg, shapes)``, of this package or AdelaiDet.
     """
     model.device = torch.device(cfg.MODEL.DEVICE)
     model.instance_loss_weight = cfg.MODEL.BLENDMASK.INSTANCE_LOSS_WEIGHT
@@ -56,8 +56,8 @@ def build_parts(model, cfg, blender, basis_module):
 class BlendMask(nn.Module):
     """The meta architecture, optionally with a panoptic branch.
 
-    Backbone and proposal generator come from detectron2's registries by the names in the config,
-    so that others than ours can take part.
+    Backbone and proposal generator come from detectron2's registries by their names in the config,
+    so they are exchangeable.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -71,13 +71,14 @@ class BlendMask(nn.Module):
         """Compute losses in training, results in inference.
 
         Args:
-            batched_inputs (list[dict]): per image ``image``, (C, H, W) in the units of PIXEL_MEAN;
-                in training ``instances``, with LOSS_ON ``basis_sem`` (H, W), with a panoptic branch
-                ``sem_seg`` (H, W); optionally ``height`` and ``width`` of the results.
+            batched_inputs (list[dict]): per image ``image``, (C, H, W) in the units of PIXEL_MEAN.
+                In training also ``instances``, with LOSS_ON ``basis_sem`` (H, W), and with a
+                panoptic branch ``sem_seg`` (H, W). Optionally ``height`` and ``width``, the size of
+                the results in pixels.
 
         Returns:
-            dict[str, Tensor] or list[dict]: losses by name in training; otherwise per image
-            ``instances``, and ``sem_seg`` and ``panoptic_seg`` from a panoptic branch.
+            dict[str, Tensor] or list[dict]: losses by name in training. Otherwise per image
+            ``instances`` and, with a panoptic branch, ``sem_seg`` and ``panoptic_seg``.
         """
         images = [self.normalizer(x["image"].to(self.device)) for x in batched_inputs]
         images = ImageList.from_tensors(images, self.backbone.size_divisibility)
@@ -109,7 +110,7 @@ class BlendMask(nn.Module):
         ]
 
     def _labels(self, batched_inputs, key, padding):
-        # One tensor (N, H, W), padded like the images, or None if the inputs carry no such labels.
+        # One tensor (N, H, W), padded like the images, or None without such labels.
         if key not in batched_inputs[0]:
             return None
         maps = [x[key].to(self.device) for x in batched_inputs]

@@ -1,4 +1,4 @@
-"""Config keys of BlendMask, with the names and defaults that AdelaiDet's configs expect."""
+"""Config keys of BlendMask, with AdelaiDet's names and defaults."""
 
 from detectron2.config import CfgNode
 
@@ -17,15 +17,15 @@ def add_blendmask_config(cfg):
 
 
 def basis_loss_config(cfg, struct):
-    """Derive a config that builds the segmentation head if, and only if, the checkpoint has it.
+    """Derive a config that builds the segmentation head if and only if the checkpoint has it.
 
     Args:
-        cfg (CfgNode): of a BlendMask; left as it is.
+        cfg (CfgNode): config of a BlendMask; it is not modified.
         struct (dict): validated structure of the checkpoint.
 
     Returns:
-        CfgNode: ``cfg`` with MODEL.BASIS_MODULE.LOSS_ON set, or ``cfg`` itself for a structure of
-        another architecture, which :func:`blendprune.restructure` refuses.
+        CfgNode: ``cfg`` with MODEL.BASIS_MODULE.LOSS_ON set. If ``struct`` is of another
+        architecture, ``cfg`` itself; :func:`blendprune.restructure` then raises.
 
     Raises:
         StructError: LOSS_ON is True, but the checkpoint has no segmentation head.
@@ -45,17 +45,17 @@ def basis_loss_config(cfg, struct):
 
 
 def _add_backbone_and_input_config(cfg):
-    # MobileNetV2 in place of the ResNet; AdelaiDet alone has it.
+    # Use MobileNetV2 instead of the ResNet (AdelaiDet only).
     cfg.MODEL.setdefault("MOBILENET", False)
-    # ResNet with low-pass filters before its strides; AdelaiDet alone has it.
+    # ResNet with low-pass filters before strided layers (AdelaiDet only).
     cfg.MODEL.BACKBONE.setdefault("ANTI_ALIAS", False)
-    # Every how many blocks of a stage one is deformable; above 1 AdelaiDet alone has it.
+    # Every n-th block of a stage is deformable; n > 1 is AdelaiDet only.
     cfg.MODEL.RESNETS.setdefault("DEFORM_INTERVAL", 1)
-    # Mirror half of the training images left to right.
+    # Flip half of the training images horizontally.
     cfg.INPUT.setdefault("HFLIP_TRAIN", True)
-    # Whether a crop may cut through instances; if not, it grows until it cuts none.
+    # Let a crop cut through instances (True), or grow it until it cuts none (False).
     cfg.INPUT.CROP.setdefault("CROP_INSTANCE", True)
-    # Rotate training images by up to 30 degrees either way.
+    # Rotate training images by up to 30 degrees in both directions.
     cfg.INPUT.setdefault("IS_ROTATE", False)
 
 
@@ -67,7 +67,7 @@ def _add_fcos_config(cfg):
     fcos.setdefault("IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"])
     # Stride of each of those levels, in pixels.
     fcos.setdefault("FPN_STRIDES", [8, 16, 32, 64, 128])
-    # Foreground probability that the untrained classifier should start from.
+    # Foreground probability that the untrained classifier predicts.
     fcos.setdefault("PRIOR_PROB", 0.01)
     # Lowest score of a candidate, in training (for YIELD_PROPOSAL).
     fcos.setdefault("INFERENCE_TH_TRAIN", 0.05)
@@ -75,13 +75,13 @@ def _add_fcos_config(cfg):
     fcos.setdefault("INFERENCE_TH_TEST", 0.05)
     # IoU above which NMS drops the weaker of two boxes of a class; 0 or less turns NMS off.
     fcos.setdefault("NMS_TH", 0.6)
-    # Candidates per level and image that reach NMS, in training.
+    # Largest number of candidates per level and image before NMS, in training.
     fcos.setdefault("PRE_NMS_TOPK_TRAIN", 1000)
-    # Candidates per level and image that reach NMS, in inference.
+    # Largest number of candidates per level and image before NMS, in inference.
     fcos.setdefault("PRE_NMS_TOPK_TEST", 1000)
-    # Detections per image after NMS, in training.
+    # Largest number of detections per image after NMS, in training.
     fcos.setdefault("POST_NMS_TOPK_TRAIN", 100)
-    # Detections per image after NMS, in inference.
+    # Largest number of detections per image after NMS, in inference.
     fcos.setdefault("POST_NMS_TOPK_TEST", 100)
     # Levels above p5 to build: 0, 1 (p6) or 2 (p6 and p7).
     fcos.setdefault("TOP_LEVELS", 2)
@@ -89,22 +89,22 @@ def _add_fcos_config(cfg):
     fcos.setdefault("NORM", "GN")
     # Learn one factor per level for the box distances.
     fcos.setdefault("USE_SCALE", True)
-    # What the second box output learns: "ctrness" or "iou". BlendMask's mask loss needs "ctrness".
+    # What the quality output predicts: "ctrness" or "iou". BlendMask's mask loss needs "ctrness".
     fcos.setdefault("BOX_QUALITY", "ctrness")
     # Apply the score threshold after (True) or before (False) multiplying by the box quality.
     fcos.setdefault("THRESH_WITH_CTR", False)
     # Focal loss: weight of the foreground.
     fcos.setdefault("LOSS_ALPHA", 0.25)
-    # Focal loss: exponent that quiets easy examples.
+    # Focal loss: exponent that down-weights easy examples.
     fcos.setdefault("LOSS_GAMMA", 2.0)
-    # What the classification loss is divided by: foreground locations of this step ("fg"), a
-    # running mean of them ("moving_fg"), or all locations ("all").
+    # Divisor of the classification loss: the foreground locations of this step ("fg"), a running
+    # mean of them ("moving_fg"), or all locations ("all").
     fcos.setdefault("LOSS_NORMALIZER_CLS", "fg")
     # Weight of the classification loss.
     fcos.setdefault("LOSS_WEIGHT_CLS", 1.0)
-    # Bounds between the levels on the largest distance from a location to its box, in pixels.
+    # Bounds between the levels: largest distance from a location to an edge of its box, in pixels.
     fcos.setdefault("SIZES_OF_INTEREST", [64, 128, 256, 512])
-    # Kept for old config files; box distances always go through a ReLU.
+    # Ignored, kept for old config files: box distances always go through a ReLU.
     fcos.setdefault("USE_RELU", True)
     # Make the last conv of the class and the box tower deformable.
     fcos.setdefault("USE_DEFORMABLE", False)
@@ -112,11 +112,11 @@ def _add_fcos_config(cfg):
     fcos.setdefault("NUM_CLS_CONVS", 4)
     # Convs of the box tower.
     fcos.setdefault("NUM_BOX_CONVS", 4)
-    # Convs before the two towers part.
+    # Convs that both towers share.
     fcos.setdefault("NUM_SHARE_CONVS", 0)
-    # Only locations near the centre of a box are its positives.
+    # Use only locations near a box's centre as its positives.
     fcos.setdefault("CENTER_SAMPLE", True)
-    # How near, in strides.
+    # Largest distance from the centre, in strides.
     fcos.setdefault("POS_RADIUS", 1.5)
     # Box loss: "iou", "linear_iou" or "giou".
     fcos.setdefault("LOC_LOSS_TYPE", "giou")
@@ -128,15 +128,15 @@ def _add_fcos_config(cfg):
 
 def _add_mask_config(cfg):
     blendmask = cfg.MODEL.setdefault("BLENDMASK", CfgNode())
-    # Side of an instance's attention map.
+    # Side length of an instance's attention map.
     blendmask.setdefault("ATTN_SIZE", 14)
-    # How attention maps are enlarged to the resolution of the bases.
+    # Interpolation mode that resizes attention maps to BOTTOM_RESOLUTION.
     blendmask.setdefault("TOP_INTERP", "bilinear")
-    # Side of a region cut from the bases, which is the side of a mask.
+    # Side length of a region cropped from the bases, and of a mask.
     blendmask.setdefault("BOTTOM_RESOLUTION", 56)
-    # Operator that cuts the regions.
+    # Operator that crops the regions.
     blendmask.setdefault("POOLER_TYPE", "ROIAlignV2")
-    # Its samples per bin, along each axis.
+    # Its samples per bin along each axis.
     blendmask.setdefault("POOLER_SAMPLING_RATIO", 1)
     # Scale of the bases relative to the image.
     blendmask.setdefault("POOLER_SCALES", (0.25,))
@@ -146,13 +146,13 @@ def _add_mask_config(cfg):
     blendmask.setdefault("VISUALIZE", False)
 
     basis = cfg.MODEL.setdefault("BASIS_MODULE", CfgNode())
-    # Which entry of BASIS_MODULE_REGISTRY draws the bases.
+    # Entry of BASIS_MODULE_REGISTRY that computes the bases.
     basis.setdefault("NAME", "ProtoNet")
     # Number of bases.
     basis.setdefault("NUM_BASES", 4)
-    # Train an auxiliary semantic segmentation of the things beside the bases.
+    # Add an auxiliary loss: semantic segmentation of the things.
     basis.setdefault("LOSS_ON", False)
-    # Which files AdelaiDet's mapper reads that segmentation from; ours paints it from the masks.
+    # Label files that AdelaiDet's mapper reads for it; this package's mapper needs no files.
     basis.setdefault("ANN_SET", "coco")
     # Width of the module's convs.
     basis.setdefault("CONVS_DIM", 128)
@@ -164,17 +164,17 @@ def _add_mask_config(cfg):
     basis.setdefault("NUM_CONVS", 3)
     # Stride of the auxiliary segmentation, in pixels.
     basis.setdefault("COMMON_STRIDE", 8)
-    # Its number of classes, background not counted.
+    # Its number of classes, without background.
     basis.setdefault("NUM_CLASSES", 80)
     # Weight of its loss.
     basis.setdefault("LOSS_WEIGHT", 0.3)
 
     cfg.MODEL.setdefault("BOXINST", CfgNode())
-    # Learn from boxes alone: the mapper leaves the instance masks out.
+    # Train on boxes alone: the mapper omits the instance masks.
     cfg.MODEL.BOXINST.setdefault("ENABLED", False)
 
     cfg.MODEL.setdefault("TOP_MODULE", CfgNode())
-    # Layer that AdelaiDet's one-stage detectors put on the box tower; BlendMask has its own.
+    # Layer that AdelaiDet's one-stage detectors add to the box tower; BlendMask uses its own.
     cfg.MODEL.TOP_MODULE.setdefault("NAME", "conv")
     # Its output channels.
     cfg.MODEL.TOP_MODULE.setdefault("DIM", 16)

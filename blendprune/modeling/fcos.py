@@ -1,4 +1,4 @@
-"""FCOS (arXiv:1904.01355): boxes from every location of the pyramid, without anchors."""
+"""FCOS (arXiv:1904.01355): anchor-free boxes from every location of the feature pyramid."""
 
 import math
 
@@ -16,7 +16,7 @@ __all__ = ["FCOS", "FCOSHead", "ModuleListDial", "NaiveGroupNorm", "Scale"]
 
 
 class FCOS(nn.Module):
-    """Proposal generator of the one-stage kind: its proposals are the detections.
+    """One-stage proposal generator: its proposals are the detections.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -46,14 +46,14 @@ class FCOS(nn.Module):
             images (ImageList): N images; their sizes are read.
             features (dict[str, Tensor]): feature maps, each (N, C, H, W).
             gt_instances (list[Instances] or None): ``gt_boxes`` and ``gt_classes`` per image.
-            top_module (callable or None): applied to the box tower's maps; its values at a
-                location travel with the location.
+            top_module (callable or None): applied to the box tower's maps. Its output at a
+                location is returned with that location.
 
         Returns:
-            tuple: in training ``(extras, losses)``, where extras has ``"instances"`` (the
-            positive locations), with BOX_QUALITY ctrness ``"loss_denorm"``, with YIELD_PROPOSAL
-            ``"proposals"`` and with YIELD_BOX_FEATURES ``"box_feats"``; in inference
-            ``(detections, extras)``, one ``Instances`` per image.
+            tuple: in training ``(extras, losses)``. The extras have ``"instances"`` (the positive
+            locations), with BOX_QUALITY ctrness ``"loss_denorm"``, with YIELD_PROPOSAL
+            ``"proposals"``, and with YIELD_BOX_FEATURES ``"box_feats"``. In inference
+            ``(detections, extras)``, with one ``Instances`` per image.
         """
         maps = [features[name] for name in self.in_features]
         locations = self.compute_locations(maps)
@@ -88,7 +88,7 @@ class FCOS(nn.Module):
 
 
 class FCOSHead(nn.Module):
-    """The head that all levels share: towers of convs, then class, box and quality predictions.
+    """The head that all levels share: conv towers, then class, box and quality predictions.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -104,8 +104,8 @@ class FCOSHead(nn.Module):
         widths = {shape.channels for shape in input_shape}
         if len(widths) != 1:
             raise ConfigError(
-                f"The levels in MODEL.FCOS.IN_FEATURES have {sorted(widths)} channels; "
-                "the head is shared, so name levels of one width."
+                f"The levels in MODEL.FCOS.IN_FEATURES have {sorted(widths)} channels, but share "
+                "one head; list levels of the same width."
             )
         (width,) = widths
         self.num_classes = fcos.NUM_CLASSES
@@ -129,7 +129,7 @@ class FCOSHead(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
-        # Focal loss is unstable when every location starts at one half.
+        # Focal loss is unstable if every location starts at probability 0.5.
         prior = fcos.PRIOR_PROB
         nn.init.constant_(self.cls_logits.bias, math.log(prior / (1 - prior)))
 

@@ -1,4 +1,4 @@
-"""The losses of FCOS and the overlaps they are made of."""
+"""Losses of FCOS, and the box overlaps that they use."""
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ def mean_over_workers(value):
 
 
 def centerness(distances):
-    """Compute how central a location is in its box (arXiv:1904.01355, equation 3).
+    """Compute the centerness of locations in their boxes (arXiv:1904.01355, equation 3).
 
     Args:
         distances (Tensor): (n, 4), to the left, top, right and bottom edge.
@@ -40,7 +40,7 @@ def centerness(distances):
 def overlaps(pred, target):
     """Compute IoU and generalised IoU (arXiv:1902.09630) of boxes around the same locations.
 
-    One is added to the areas of intersection and union, so that empty boxes keep a gradient.
+    Adds 1 to the areas of intersection and union, so that empty boxes have a gradient.
 
     Args:
         pred (Tensor): (n, 4), distances to the left, top, right and bottom edge.
@@ -62,14 +62,14 @@ def _area(distances):
 
 
 class IOULoss(nn.Module):
-    """Sum of a loss on overlaps, weighted if weights are given.
+    """Sum of a loss on overlaps, optionally weighted.
 
     Args:
         loc_loss_type (str): ``"iou"`` for -log IoU, ``"linear_iou"`` for 1 - IoU, ``"giou"`` for
             1 - generalised IoU.
 
     Raises:
-        ConfigError: the type is none of these.
+        ConfigError: ``loc_loss_type`` is unknown.
     """
 
     def __init__(self, loc_loss_type="iou"):

@@ -1,4 +1,4 @@
-"""From the raw outputs of the FCOS head to losses or detections."""
+"""Losses and detections from the raw outputs of the FCOS head."""
 
 import torch
 from detectron2.layers import batched_nms, cat
@@ -13,7 +13,7 @@ from .fcos_targets import FCOSTargets
 
 
 class FCOSOutputs(nn.Module):
-    """Losses in training, detections in inference; holds settings, no weights.
+    """Compute losses in training and detections in inference. Has no weights.
 
     Args:
         cfg (CfgNode): a config with the keys of ``add_blendmask_config``.
@@ -44,7 +44,7 @@ class FCOSOutputs(nn.Module):
         self.loc_loss_func = IOULoss(fcos.LOC_LOSS_TYPE)
         self.loss_weight_cls = fcos.LOSS_WEIGHT_CLS
         self.loss_normalizer_cls = fcos.LOSS_NORMALIZER_CLS
-        # A plain attribute, as upstream's, so it starts over when training resumes.
+        # Not in the state dict, as upstream: it restarts when training resumes.
         self.moving_num_fg = 100
         self.moving_num_fg_momentum = 0.9
 
@@ -69,7 +69,7 @@ class FCOSOutputs(nn.Module):
             top_feats (list[Tensor]): (N, D, H, W) per level, or empty.
 
         Returns:
-            tuple[dict, dict]: what a mask branch needs of the positive locations, and the losses.
+            tuple[dict, dict]: data of the positive locations for a mask branch, and the losses.
         """
         everywhere = Instances((0, 0), **self.targets(locations, gt_instances))
         everywhere.logits_pred = _flatten(logits_pred)
@@ -80,7 +80,7 @@ class FCOSOutputs(nn.Module):
         return self.fcos_losses(everywhere)
 
     def fcos_losses(self, instances):
-        """Compute the losses from predictions and targets that share a row per location."""
+        """Compute the losses from predictions and targets with one row per location."""
         pos_inds = torch.nonzero(instances.labels != self.num_classes).squeeze(1)
         num_pos = max(mean_over_workers(pos_inds.new_tensor(len(pos_inds))), 1.0)
         losses = {"loss_fcos_cls": self._class_loss(instances, pos_inds, num_pos)}
@@ -130,7 +130,7 @@ class FCOSOutputs(nn.Module):
     def predict_proposals(
         self, logits_pred, reg_pred, ctrness_pred, locations, image_sizes, top_feats=()
     ):
-        """Turn the head's outputs into detections; arguments as of :meth:`losses`.
+        """Turn the head's outputs into detections; other arguments as in :meth:`losses`.
 
         Args:
             image_sizes (list[tuple[int, int]]): height and width per image.
@@ -174,7 +174,7 @@ class FCOSOutputs(nn.Module):
         found.pred_boxes = Boxes(
             torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1)
         )
-        # Both factors are probabilities: their geometric mean stays on that scale.
+        # The geometric mean of two probabilities stays on their scale.
         found.scores = scores.sqrt()
         found.pred_classes = classes
         found.locations = points
@@ -193,14 +193,14 @@ class FCOSOutputs(nn.Module):
             )
             candidates = candidates[keep]
         if len(candidates) > limit > 0:
-            # Detections that tie with the last one stay.
+            # Keep detections that tie with the last one.
             last = candidates.scores.topk(limit).values[-1]
             candidates = candidates[candidates.scores >= last]
         return candidates
 
 
 def _flatten(levels):
-    # (N, D, H, W) per level to one row per level, image and cell, in this order.
+    # (N, D, H, W) per level to one row per cell, ordered by level, image, cell.
     return cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])
 
 

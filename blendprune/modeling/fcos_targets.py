@@ -1,8 +1,8 @@
-"""What each location of the pyramid should predict (arXiv:1904.01355, sections 3.1 and 3.2)."""
+"""Training targets of FCOS for each location (arXiv:1904.01355, sections 3.1 and 3.2)."""
 
 import torch
 
-# Above any area and any distance in an image.
+# Larger than any area or distance in an image.
 INF = 1e8
 
 
@@ -26,16 +26,16 @@ def level_locations(height, width, stride, device):
 class FCOSTargets:
     """Assigns at most one ground-truth box to each location.
 
-    A location is a positive of a box if it lies in the box (with ``center_sample``: within
-    ``radius`` strides of its centre too) and the level is in charge of the box's size there. Among
-    several such boxes the smallest wins.
+    A location is positive for a box if it lies in the box and its level covers the distance to the
+    box's farthest edge. With ``center_sample`` it must also lie within ``radius`` strides of the
+    box's centre. If several boxes qualify, the smallest wins.
 
     Args:
         num_classes (int): foreground classes; this number is also the background's label.
         strides (list[int]): pixels per cell of each level.
         sizes_of_interest (list[int]): bounds between levels, in pixels.
-        center_sample (bool): restrict positives to the neighbourhood of the centre.
-        radius (float): of that neighbourhood, in strides.
+        center_sample (bool): use only locations near a box's centre as positives.
+        radius (float): largest distance from the centre, in strides.
     """
 
     def __init__(self, num_classes, strides, sizes_of_interest, center_sample, radius):
@@ -54,8 +54,8 @@ class FCOSTargets:
             gt_instances (list[Instances]): one per image, with ``gt_boxes`` and ``gt_classes``.
 
         Returns:
-            dict[str, Tensor]: level by level, in it image by image, in it location by location:
-            ``labels``; ``gt_inds``, numbering the boxes of the whole batch; ``im_inds``;
+            dict[str, Tensor]: rows ordered by level, then image, then location: ``labels``;
+            ``gt_inds``, indices into the boxes of the whole batch; ``im_inds``;
             ``fpn_levels``; ``reg_targets`` (n, 4), in strides; ``locations`` (n, 2), in pixels.
         """
         counts = [len(level) for level in locations]
@@ -115,13 +115,13 @@ class FCOSTargets:
 
 
 def _distances(points, boxes):
-    # From each of K points to the edges of its G boxes, negative outside; boxes may broadcast.
+    # From each of K points to the edges of its G boxes; negative outside. Boxes may broadcast.
     points = points[:, None]
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
 
 
 def _centres(instances):
-    # With full-image masks at hand, the centre of mass; otherwise the middle of the box.
+    # The centre of mass if there are full-image masks, otherwise the middle of the box.
     if not instances.has("gt_bitmasks_full"):
         boxes = instances.gt_boxes.tensor
         return (boxes[:, :2] + boxes[:, 2:]) * 0.5

@@ -1,4 +1,4 @@
-"""Layers of the heads that detectron2 lacks."""
+"""Head layers that detectron2 lacks."""
 
 import torch
 from detectron2.layers import get_norm
@@ -8,7 +8,7 @@ from torchvision.ops import deform_conv2d
 
 
 class Scale(nn.Module):
-    """One learned factor. State-dict key: ``scale``, shape (1,)."""
+    """Multiply by one learned factor. State-dict key: ``scale``, shape (1,)."""
 
     def __init__(self, init_value=1.0):
         super().__init__()
@@ -19,10 +19,10 @@ class Scale(nn.Module):
 
 
 class ModuleListDial(nn.ModuleList):
-    """A list whose forward runs one entry and then moves on to the next, around and around.
+    """A module list whose forward runs its entries in turn, one per call.
 
-    In a head that is shared by all pyramid levels, it gives each level a norm of its own: the
-    levels come by in a fixed order, one call each.
+    In a head that all pyramid levels share, it gives each level its own norm. The levels must call
+    it in a fixed order, once each.
     """
 
     def __init__(self, modules=None):
@@ -36,10 +36,10 @@ class ModuleListDial(nn.ModuleList):
 
 
 class NaiveGroupNorm(nn.Module):
-    """Group normalisation (arXiv:1803.08494) from elementary operations, for exporters without it.
+    """Group normalisation (arXiv:1803.08494) from basic operations, for exporters that lack it.
 
     Args:
-        num_groups (int): groups that the channels are divided into.
+        num_groups (int): number of groups of channels.
         num_channels (int): channels of the input; a multiple of ``num_groups``.
         eps (float): added to the variance.
         affine (bool): learn a factor and an offset per channel.
@@ -58,7 +58,7 @@ class NaiveGroupNorm(nn.Module):
         """Normalise a tensor of shape (N, C, H, W)."""
         grouped = x.reshape(x.shape[0], self.num_groups, -1)
         mean, squares = (y.mean(dim=2, keepdim=True) for y in (grouped, grouped.square()))
-        # In this form, AdelaiDet's results are met bit by bit; rounding may take it below zero.
+        # This form gives AdelaiDet's results bit by bit. Rounding may make it negative.
         variance = (squares - mean.square()).clamp(min=0)
         x = ((grouped - mean) / torch.sqrt(variance + self.eps)).reshape(x.shape)
         if self.affine:
@@ -72,8 +72,8 @@ class NaiveGroupNorm(nn.Module):
 class DFConv2d(nn.Module):
     """Modulated deformable 3x3 conv (arXiv:1811.11168) that predicts its own offsets and mask.
 
-    It runs on torchvision's operator, on any device. State-dict keys: ``offset.{weight,bias}`` of
-    27 channels (18 offsets, then 9 mask logits) and ``conv.{weight,bias}``.
+    Runs on any device. State-dict keys: ``offset.{weight,bias}`` of 27 channels (18 offsets, then
+    9 mask logits) and ``conv.{weight,bias}``.
 
     Args:
         in_channels (int): input channels.
@@ -94,7 +94,7 @@ class DFConv2d(nn.Module):
 
 
 class _DeformableWeights(nn.Module):
-    # Not an nn.Conv2d: the head draws the weights of those anew.
+    # Not an nn.Conv2d, because the head re-initializes those.
     def __init__(self, in_channels, out_channels):
         super().__init__()
         self.in_channels = in_channels
@@ -108,13 +108,13 @@ class _DeformableWeights(nn.Module):
 
 
 def conv_norm_relu(in_channels, out_channels, norm):
-    """Build a 3x3 conv, its norm and a ReLU, drawn as Caffe2's XavierFill would.
+    """Build a 3x3 conv, its norm and a ReLU, initialized like Caffe2's XavierFill.
 
     Args:
         in_channels (int): input channels.
         out_channels (int): output channels.
-        norm (str or None): a name that detectron2's ``get_norm`` knows; ``None`` gives the conv a
-            bias instead, ``""`` gives it neither.
+        norm (str or None): a name that detectron2's ``get_norm`` knows. ``None`` gives the conv a
+            bias instead; ``""`` gives it neither.
 
     Returns:
         nn.Sequential: conv, norm if any, ReLU.

@@ -1,17 +1,17 @@
-"""Pixel normalisation as an object that can be pickled and deep-copied."""
+"""Pixel normalization as an object that can be pickled and deep-copied."""
 
 import torch
 
 
 class Normalizer:
-    """Subtracts a mean per channel and divides by a deviation per channel.
+    """Subtract a mean and divide by a standard deviation, per channel.
 
-    A lambda in its place would make the whole model impossible to pickle.
+    Upstream uses a lambda, with which a model cannot be pickled.
 
     Args:
         pixel_mean (sequence of float): one value per image channel, any number of channels.
         pixel_std (sequence of float): one value per image channel.
-        device (torch.device or str): where the images will be.
+        device (torch.device or str): device of the images.
     """
 
     def __init__(self, pixel_mean, pixel_std, device="cpu"):
@@ -19,7 +19,7 @@ class Normalizer:
         self.std = torch.tensor(pixel_std, dtype=torch.float32, device=device).view(-1, 1, 1)
 
     def __call__(self, x):
-        """Normalise an image of shape (C, H, W) or (N, C, H, W), in the units of the mean."""
+        """Normalize an image of shape (C, H, W) or (N, C, H, W), in the units of the mean."""
         return (x - self.mean) / self.std
 
     def __repr__(self):

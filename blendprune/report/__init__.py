@@ -1,1 +1,1 @@
-"""What a run has to show for itself: latency, a table, a picture, and proof that files reload."""
+"""The report of a pruning run, as a table."""

@@ -1,4 +1,4 @@
-"""The report of a pruning run, as a table for people."""
+"""The report of a pruning run, as a text table."""
 
 from tabulate import tabulate
 
@@ -8,9 +8,9 @@ _METRICS = {"segm": "mask AP", "bbox": "box AP"}
 def report_table(report):
     """Draw the report of ``blendprune prune`` or of the demo.
 
-    Caveats: one multiply-add is one FLOP, as fvcore counts; latency is a median on the machine,
-    threads and inputs of that run. The demo measures it on the fine-tuned model, which has
-    also seen more training than the dense one: a gain in AP is not the pruning's. ::
+    Caveats: one multiply-add is one FLOP, as in fvcore. Latency is the median on the machine,
+    threads and inputs of that run. The demo measures it on the fine-tuned model. That model has
+    trained longer than the dense one, so a gain in AP does not come from pruning. ::
 
                          dense    pruned    fine-tuned    change
         -------------  -------  --------  ------------  --------
@@ -24,11 +24,11 @@ def report_table(report):
 
     Args:
         report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
-            ``after``; where known ``wall_s``, ``ap``, ``threads``, ``device``,
+            ``after``; optionally ``wall_s``, ``ap``, ``threads``, ``device``,
             ``reloaded_identical``, ``notes``.
 
     Returns:
-        str: several lines, no line break at the end.
+        str: several lines, without a trailing line break.
     """
     tuned = "finetuned" in report.get("ap", {})
     rows = [

@@ -1,1 +1,1 @@
-"""Operators of upstream in PyTorch, for machines where upstream is not compiled."""
+"""Upstream's operators in plain PyTorch, for machines where upstream is not compiled."""

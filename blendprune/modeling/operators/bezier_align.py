@@ -1,8 +1,8 @@
 """BezierAlign (ABCNet, arXiv:2002.10200) in PyTorch, for any device and data type.
 
-A region lies between two cubic Bezier curves. An output cell has its centre on the line between
-the curves at the same parameter, and is the mean of a grid of bilinear samples around it; the
-samples of one cell lie parallel to the axes, as upstream has them.
+A region lies between two cubic Bezier curves. The centre of an output cell lies on the line
+between the curves' points of the same parameter. The cell is the mean of a grid of bilinear samples
+around its centre. As in upstream, this grid is parallel to the axes.
 """
 
 import torch
@@ -10,11 +10,11 @@ import torch.nn.functional as F
 
 
 def bezier_align(features, rois, output_size, spatial_scale, sampling_ratio, aligned=True):
-    """Resample regions between Bezier curves to one size.
+    """Resample regions between Bezier curves to a fixed size.
 
-    As AdelaiDet's CUDA operator: cell (i, j) of h by w is centred at parameters i/h and j/w; a
-    sample more than one pixel outside the map is 0, others outside take the border's value. (Its
-    CPU operator leaves ``aligned`` out forward, and heeds it backward.)
+    It matches AdelaiDet's CUDA operator. Cell (i, j) of h by w is centred at parameters i/h and
+    j/w. A sample more than one pixel outside the map is 0; others outside take the border's value.
+    (AdelaiDet's CPU operator ignores ``aligned`` in forward, but not in backward.)
 
     Args:
         features (Tensor): (N, C, H, W).
@@ -23,10 +23,10 @@ def bezier_align(features, rois, output_size, spatial_scale, sampling_ratio, ali
             right to left.
         output_size (tuple[int, int]): h, w.
         spatial_scale (float): pixels of the map per pixel of the image.
-        sampling_ratio (int): samples of a cell along each axis; 0: one per pixel of the map, by
-            the larger distance of the curves' ends along the axis.
-        aligned (bool): the centre of pixel (0, 0) is at (0.5, 0.5), not at the origin; if False,
-            regions are one pixel large at least.
+        sampling_ratio (int): samples per cell along each axis. 0: one per pixel of the map; the
+            size of a cell follows from the larger distance between a curve's ends.
+        aligned (bool): the centre of pixel (0, 0) is at (0.5, 0.5). If False, it is at the origin,
+            and regions are at least one pixel large.
 
     Returns:
         Tensor: (R, C, h, w), differentiable with respect to ``features``.
@@ -37,7 +37,7 @@ def bezier_align(features, rois, output_size, spatial_scale, sampling_ratio, ali
     else:
         counts = cells.ceil().long()
     output = features.new_zeros(len(rois), features.shape[1], *output_size)
-    # Regions that read the same image with the same number of samples go together.
+    # Process regions of the same image and number of samples together.
     kinds = torch.cat([rois[:, :1].long(), counts], 1)
     for kind in kinds.unique(dim=0):
         image, across, down = kind.tolist()
@@ -49,12 +49,14 @@ def bezier_align(features, rois, output_size, spatial_scale, sampling_ratio, ali
 
 
 def bezier_align_backward(grad, rois, output_size, spatial_scale, shape, sampling_ratio, aligned):
-    """Gradient of :func:`bezier_align` with respect to its features, which it is linear in.
+    """Gradient of :func:`bezier_align` with respect to its features.
+
+    The operator is linear in the features, so their values are not needed.
 
     Args:
         grad (Tensor): (R, C, h, w), the gradient of the output.
         shape (tuple[int]): (N, C, H, W) of the features.
-        rois, output_size, spatial_scale, sampling_ratio, aligned: as given forward.
+        rois, output_size, spatial_scale, sampling_ratio, aligned: as in forward.
 
     Returns:
         Tensor: (N, C, H, W).
@@ -62,7 +64,7 @@ def bezier_align_backward(grad, rois, output_size, spatial_scale, shape, samplin
     with torch.enable_grad():
         features = grad.new_zeros(shape, requires_grad=True)
         output = bezier_align(features, rois, output_size, spatial_scale, sampling_ratio, aligned)
-        if output.grad_fn is None:  # no region at all
+        if output.grad_fn is None:  # no regions
             return features.detach()
         return torch.autograd.grad(output, features, grad)[0]
 

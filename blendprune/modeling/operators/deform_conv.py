@@ -1,6 +1,6 @@
-"""Deformable convs without detectron2's extension; the operator is torchvision's, on any device.
+"""Deformable convs without detectron2's extension, on torchvision's operator and any device.
 
-Constructor, attributes, state-dict names and numbers are those of ``detectron2.layers.DeformConv``
+Constructor, attributes, state-dict names and results match ``detectron2.layers.DeformConv``
 (arXiv:1703.06211) and ``detectron2.layers.ModulatedDeformConv`` (arXiv:1811.11168).
 """
 
@@ -19,7 +19,7 @@ class _Deformable(nn.Module):
         if in_channels % groups or out_channels % groups:
             raise ConfigError(
                 f"a deformable conv of {in_channels} to {out_channels} channels cannot have "
-                f"{groups} groups: take a divisor of both"
+                f"{groups} groups: take a divisor of both."
             )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = _pair(kernel_size)
@@ -55,17 +55,17 @@ class _Deformable(nn.Module):
 
 
 class DeformConv(_Deformable):
-    """Deformable convolution: each sample of the kernel is taken where an offset says.
+    """Deformable convolution: an offset moves each sample of the kernel.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as of Conv2d.
-        deformable_groups (int): parts of the input channels with offsets of their own.
-        bias (bool): False; there for the signature.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in Conv2d.
+        deformable_groups (int): groups of input channels, each with its own offsets.
+        bias (bool): must be False; kept for upstream's signature.
         norm (nn.Module): applied to the output.
         activation (Callable): applied after the norm.
 
     Raises:
-        ConfigError: ``bias`` is asked for, or the channels do not divide into the groups.
+        ConfigError: ``bias`` is True, or ``groups`` does not divide the channels.
     """
 
     def __init__(
@@ -83,7 +83,9 @@ class DeformConv(_Deformable):
         activation=None,
     ):
         if bias:
-            raise ConfigError("DeformConv has no bias: pass bias=False, or use ModulatedDeformConv")
+            raise ConfigError(
+                "DeformConv has no bias: pass bias=False, or use ModulatedDeformConv."
+            )
         super().__init__(in_channels, out_channels, kernel_size, groups, deformable_groups, False)
         self.stride, self.padding = _pair(stride), _pair(padding)
         self.dilation = _pair(dilation)
@@ -103,13 +105,13 @@ class DeformConv(_Deformable):
 
 
 class ModulatedDeformConv(_Deformable):
-    """Deformable convolution whose samples have weights of their own, too.
+    """Deformable convolution with a weight per sample.
 
     Args:
-        bias (bool): whether there is a bias; the others are as of :class:`DeformConv`.
+        bias (bool): whether to add a bias. The others are as in :class:`DeformConv`.
 
     Raises:
-        ConfigError: the channels do not divide into the groups.
+        ConfigError: ``groups`` does not divide the channels.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""A placeholder for ``adet._C``, AdelaiDet's extension, which no current PyTorch compiles.
+"""A placeholder for ``adet._C``, AdelaiDet's extension, which current PyTorch cannot compile.
 
-AdelaiDet imports ``adet._C`` during its own import. A config reaches only one of its operators,
-BezierAlign (BAText); :mod:`blendprune.modeling.operators.bezier_align` provides it. All other
-operators raise when they are called. The finder stands at the end of ``sys.meta_path``: a compiled
-extension is found first and wins.
+AdelaiDet imports ``adet._C`` during its own import. Its configs use only one of the operators,
+BezierAlign (BAText), which :mod:`blendprune.modeling.operators.bezier_align` provides. All other
+operators raise when they are called. The finder is the last in ``sys.meta_path``, so a compiled
+extension takes precedence.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _EXTENSION = "adet._C"
 
 
 class _Placeholder(types.ModuleType):
-    """Stands for ``adet._C``; any operator can be looked up, only BezierAlign can be called."""
+    """Replaces ``adet._C``: any operator can be looked up, only BezierAlign can be called."""
 
     @staticmethod
     def bezier_align_forward(features, rois, scale, height, width, sampling_ratio, aligned):
@@ -41,15 +41,15 @@ class _Placeholder(types.ModuleType):
         def operator(*args, **kwargs):
             raise OperatorUnavailable(
                 f"adet._C.{name} is not compiled: AdelaiDet's extension does not build on this "
-                "PyTorch; use a model that does not need it, or an older PyTorch and AdelaiDet's "
-                "setup.py build develop."
+                "PyTorch. Use a model that does not need it, or build AdelaiDet on an older "
+                "PyTorch (python setup.py build develop)."
             )
 
         return operator
 
 
 class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the placeholder where nothing else finds the extension."""
+    """Finds the placeholder if no other finder finds the extension."""
 
     def find_spec(self, name, path=None, target=None):
         if name == _EXTENSION:
@@ -65,7 +65,7 @@ class PlaceholderFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 @contextlib.contextmanager
 def standing_in():
-    """Offer the placeholder to whatever is imported inside a ``with`` block."""
+    """Make the placeholder importable inside a ``with`` block."""
     finder = PlaceholderFinder()
     sys.meta_path.append(finder)
     try:
