@@ -1,6 +1,6 @@
-"""The patch set at run time: what upstream becomes between ``apply()`` and ``revert()``.
+"""The patch set: :func:`apply` changes upstream at run time, :func:`revert` undoes it.
 
-One file per upstream target; ``patches/`` holds the same changes as text.
+One file per upstream target. ``patches/`` contains the same changes as text.
 """
 
 import contextlib
@@ -60,13 +60,13 @@ class PatchStatus:
     """One line of :func:`status`.
 
     Attributes:
-        name (str): what the patch is called.
+        name (str): the patch's name.
         target (str): dotted path of what it changes.
         upstream (str): the upstream package and its version.
-        state (str): ``"applied"``, ``"pending"`` (its module is not imported yet, or nothing was
-            applied), ``"drifted"`` (applied to a source it was not written against) or
-            ``"missing"`` (upstream is not installed).
-        detail (str): the digests, when drifted.
+        state (str): ``"applied"``, ``"pending"`` (its module is not imported yet, or
+            :func:`apply` was not called), ``"drifted"`` (applied to a source that differs from the
+            expected one) or ``"missing"`` (upstream is not installed).
+        detail (str): the digests, if drifted.
     """
 
     name: str
@@ -79,16 +79,16 @@ class PatchStatus:
 def apply(on_drift="raise"):
     """Apply the patch set; a second call changes nothing.
 
-    Modules that are imported already are changed at once, all or none of them; the others when they
-    are imported. Names that were imported from them earlier (``from … import BasicBlock``) are
-    reached, too.
+    Modules that are already imported are patched now, all or none of them. The others are patched
+    when they are imported. Names imported earlier (``from … import BasicBlock``) are patched, too.
 
     Args:
-        on_drift (str): ``"raise"`` or ``"warn"``, when upstream's source is not the one a patch was
-            written against. ``"warn"`` applies the patch all the same.
+        on_drift (str): what to do if upstream's source differs from what a patch expects:
+            ``"raise"``, or ``"warn"`` and apply the patch anyway.
 
     Raises:
-        UpstreamDrift: see ``on_drift``; nothing is changed.
+        ConfigError: ``on_drift`` is neither.
+        UpstreamDrift: a source differs, and ``on_drift`` is ``"raise"``. Nothing is changed.
     """
     global _on_drift
     if on_drift not in ("raise", "warn"):
@@ -126,7 +126,7 @@ def revert():
 
 @contextlib.contextmanager
 def applied(on_drift="raise"):
-    """Apply the patch set for the length of a ``with`` block, unless it is applied already."""
+    """Apply the patch set inside a ``with`` block, unless it is already applied."""
     before = _on_drift
     apply(on_drift)
     try:
@@ -137,10 +137,10 @@ def applied(on_drift="raise"):
 
 
 def status():
-    """Say how it stands with each patch, without importing or changing anything.
+    """Report the state of each patch, without importing or changing anything.
 
     Returns:
-        list[PatchStatus]: in the order of application.
+        list[PatchStatus]: in order of application.
     """
     return [
         PatchStatus(
@@ -155,12 +155,12 @@ def status():
 
 
 def drift_policy():
-    """Return the ``on_drift`` that is in force, or None while nothing is applied."""
+    """Return the current ``on_drift``, or None if the patch set is not applied."""
     return _on_drift
 
 
 def import_targets():
-    """Import every module that a patch is for, so that nothing stays pending."""
+    """Import every module that a patch targets, so that no patch stays pending."""
     for patch in PATCHES:
         if patch.when() and patch.module:
             importlib.import_module(patch.module)

@@ -1,8 +1,8 @@
-"""The one mechanism by which upstream is changed at run time, and changed back.
+"""The mechanism that changes upstream at run time and restores it.
 
-A :class:`Patch` names an upstream module and a function that edits it through :class:`Edits`; no
-other file sets an attribute on upstream. Every edit records how to undo it, exactly: what was
-inherited is deleted again, what was replaced comes back by identity.
+A :class:`Patch` names an upstream module and a function that edits it through :class:`Edits`. No
+other file sets an attribute on upstream. Every edit records how to undo it exactly: an attribute
+that was inherited is deleted, one that was replaced is restored by identity.
 """
 
 import ast
@@ -29,7 +29,7 @@ def importable(package):
 
 
 def digest(module, watches):
-    """Digest the source of ``watches`` in ``module``; comments, layout and docstrings do not count.
+    """Digest the source of ``watches`` in ``module``, without comments, layout and docstrings.
 
     Args:
         module (module): an imported upstream module.
@@ -54,13 +54,13 @@ def digest(module, watches):
 
 
 class Edits:
-    """Changes made to upstream, each with its undoing."""
+    """Changes to upstream, each with its undo function."""
 
     def __init__(self):
         self._undo = []
 
     def set(self, owner, name, value):
-        """Set ``owner.name``, as a class body or module would."""
+        """Set the attribute ``name`` of a class or module."""
         before = vars(owner).get(name, _ABSENT)
         setattr(owner, name, value)
         if before is _ABSENT:
@@ -69,23 +69,23 @@ class Edits:
             self.on_undo(lambda: setattr(owner, name, before))
 
     def wrap(self, owner, name, wrapper):
-        """Wrap the method ``owner.name`` by ``wrapper(wrapped, instance, args, kwargs)``."""
+        """Wrap the method ``owner.name`` in ``wrapper(wrapped, instance, args, kwargs)``."""
         before = inspect.getattr_static(owner, name)
         self.set(owner, name, wrapt.FunctionWrapper(before, wrapper))
 
     def wrap_function(self, module, name, wrapper):
-        """Wrap a function everywhere: in its module and wherever it was imported by name."""
+        """Wrap a function in its module and in every module that imported it by name."""
         before = getattr(module, name)
-        # A reference that no module holds cannot be found again; undone, it must do nothing more.
+        # References outside modules cannot be restored, so the wrapper is disabled on undo.
         self.rebind(before, wrapt.FunctionWrapper(before, wrapper, enabled=self.__bool__))
 
     def rebind(self, before, after):
-        """Put ``after`` in the place of ``before`` in every module that holds it by name."""
+        """Replace ``before`` by ``after`` in every module that has it as a global name."""
         _rebind(before, after)
         self.on_undo(lambda: _rebind(after, before))
 
     def additions(self, mapping, add, *args):
-        """Call ``add(*args)``; on undo, keys it added to ``mapping`` (nested dicts) go again."""
+        """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts)."""
         before = set(_paths(mapping))
         add(*args)
         added = [path for path in _paths(mapping) if path not in before]
@@ -99,7 +99,7 @@ class Edits:
         self._undo.append(function)
 
     def undo(self):
-        """Undo everything, last edit first."""
+        """Undo all edits, the last one first."""
         while self._undo:
             self._undo.pop()()
 
@@ -109,12 +109,12 @@ class Patch:
     """One change of one upstream module.
 
     Attributes:
-        name (str): what the change is called in patches/ and in ``status()``.
-        module (str): dotted name of the upstream module that is edited.
+        name (str): the change's name in patches/ and in ``status()``.
+        module (str): dotted name of the upstream module to edit.
         watches (tuple[str]): names in it that change, or whose source the change relies on.
-        digests (tuple[str]): the digests of that source it is known to fit; empty: not checked.
+        digests (tuple[str]): accepted digests of that source. Empty: not checked.
         install (callable): ``install(module, edits)``.
-        when (callable): whether the patch has a place in this environment.
+        when (callable): whether this environment needs the patch.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Patch:
         self.state = "drifted"
         self.detail = f"expected {' or '.join(self.digests)}, found {found}"
         message = (
-            f"{self.target} is not the source that the patch {self.name!r} was written against "
+            f"{self.target} differs from the source that patch {self.name!r} was written against "
             f"({self.detail}): install a release named in the README, or accept the difference "
             'with blendprune.apply(on_drift="warn").'
         )
@@ -156,7 +156,7 @@ class Patch:
         warnings.warn(message, stacklevel=2)
 
     def apply(self, module):
-        """Edit ``module``; an edit that fails leaves nothing behind."""
+        """Edit ``module``; if an edit fails, undo all of them."""
         try:
             self.install(module, self.edits)
         except BaseException:
@@ -180,7 +180,7 @@ def _rebind(old, new):
 
 
 def _paths(mapping, prefix=()):
-    """Yield the path of every key in nested dicts, a dict's own before those in it."""
+    """Yield the path of every key in nested dicts, parents before children."""
     for key, value in mapping.items():
         yield (*prefix, key)
         if isinstance(value, dict):

@@ -1,10 +1,12 @@
-"""AdelaiDet, as it is found: present but not compiled, or absent.
+"""AdelaiDet that is not compiled, or not installed.
 
-Present: AdelaiDet imports its extension during its own import. Where the extension is not compiled,
-a placeholder stands in (:mod:`blendprune.modeling.operators.extension`). ``Beziers`` gets a
-``__len__``: detectron2's poolers call it since 0.6, and BAText does not run without it.
-Absent: our own BlendMask is registered under the same names as soon as detectron2's registries
-exist.
+If it is installed, two things are added. AdelaiDet imports its extension during its own import, so
+a placeholder replaces an extension that is not compiled
+(:mod:`blendprune.modeling.operators.extension`). ``Beziers`` gets a ``__len__``, which
+detectron2's poolers call since 0.6; BAText needs it.
+
+If it is not installed, this package's BlendMask is registered under the same names when
+``detectron2.modeling`` is imported.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
-"""``detectron2.modeling.backbone.resnet.BasicBlock``: norms that are modules of their own.
+"""``detectron2.modeling.backbone.resnet.BasicBlock``: norms as separate modules.
 
-Replaced: ``forward``. Extended: ``__init__``, which moves each conv's ``norm`` to ``norm1``,
-``norm2`` and (with a projection shortcut) ``norm3``; ``state_dict`` and loading, which keep
-upstream's key names (``conv1.norm.weight``) and accept those of hand-patched forks
-(``norm1.weight``) as well. It reaches ResNet-18/34 of detectron2 and whatever subclasses the block.
+Replaced: ``forward``. Extended: ``__init__`` moves each conv's ``norm`` to ``norm1``, ``norm2`` and
+(with a projection shortcut) ``norm3``. ``state_dict`` and loading keep upstream's key names
+(``conv1.norm.weight``); loading also accepts those of hand-patched forks (``norm1.weight``). It
+reaches ResNet-18 and ResNet-34 of detectron2 and every subclass of the block.
 
-Why here: Torch-Pruning maps a module to the gradient function of its output, and a conv that runs
-its norm itself hides the norm. Bottleneck blocks are left alone: their checkpoints are everywhere
-under upstream's names, and :func:`blendprune.prunable` shows their norms while a graph is traced.
+Why here: Torch-Pruning maps a module to the gradient function of its output, so a conv that runs
+its own norm hides the norm. Left alone: bottleneck blocks. :func:`blendprune.prunable` exposes
+their norms while a graph is traced.
 
 ``forward`` is set, not wrapped: ``torch.jit.script`` reads the source behind ``__wrapped__``.
 """
@@ -31,7 +31,7 @@ def forward(self, x):
     Returns:
         Tensor: shape (N, out_channels, H / stride, W / stride).
     """
-    # A block without these has its norms in the convs: built before the patch, or with norm "".
+    # Blocks built before the patch have their norms in the convs; with norm "" there are none.
     out = self.conv1(x)
     if hasattr(self, "norm1"):
         out = self.norm1(out)
@@ -59,9 +59,9 @@ def init(wrapped, instance, args, kwargs):
 
 
 def separate_norms(block):
-    """Make each conv's norm a child of the block, right behind the conv.
+    """Make each conv's norm a child of the block, right after the conv.
 
-    The place matters: optimizers number parameters in module order, and so does a resumed run.
+    The position matters: optimizers number parameters in module order, and resuming relies on it.
     """
     children = list(block._modules.items())
     block._modules.clear()
@@ -81,7 +81,7 @@ def fold_norms(block):
 
 
 def state_dict(wrapped, instance, args, kwargs):
-    """Return upstream's state dict: the keys and the version metadata keep upstream's names."""
+    """Return the state dict with upstream's names in its keys and version metadata."""
     prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
     destination = wrapped(*args, **kwargs)
     metadata = getattr(destination, "_metadata", {})
@@ -94,7 +94,7 @@ def state_dict(wrapped, instance, args, kwargs):
 
 
 def load_from_state_dict(wrapped, instance, args, kwargs):
-    """Accept upstream's names and those of hand-patched forks, whatever form the block has."""
+    """Accept upstream's names and those of hand-patched forks, in patched and other blocks."""
     state, prefix = args[:2]
     for norm, conv in BLOCK_NORMS.items():
         names = f"{prefix}{conv}.norm.", f"{prefix}{norm}."
@@ -105,7 +105,7 @@ def load_from_state_dict(wrapped, instance, args, kwargs):
 
 
 def _rename(mapping, prefix, old, new):
-    """Rename keys that start with ``old`` and keep the order of all below ``prefix``."""
+    """Rename keys that start with ``old``; keep the order of all keys below ``prefix``."""
     for key in [key for key in mapping if key.startswith(prefix)]:
         renamed = new + key[len(old) :] if key.startswith(old) else key
         mapping[renamed] = mapping.pop(key)
@@ -121,7 +121,7 @@ def _install(module, edits):
 
 
 def _fold_living(block):
-    """Fold the norms of blocks that outlive the patch: upstream's forward would skip them."""
+    """Fold the norms of existing blocks, because upstream's forward would skip them."""
     for obj in gc.get_objects():
         if issubclass(type(obj), block):
             fold_norms(obj)

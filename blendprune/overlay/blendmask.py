@@ -1,11 +1,11 @@
-"""``BlendMask``, of AdelaiDet or our own: the FINETUNE and PRUNE branches, and the early exit.
+"""``BlendMask`` of AdelaiDet or this package: MODEL.FINETUNE, MODEL.PRUNE, and the early exit.
 
-Replaced: ``__init__``, because upstream's fixes the image to three channels
-(``pixel_mean.view(3, 1, 1)``) and keeps its normalizer in a lambda, which nothing can pickle.
-Extended: ``forward``, which leaves early with the raw head outputs under ``model_prune``.
+Replaced: ``__init__``, because upstream requires three image channels
+(``pixel_mean.view(3, 1, 1)``) and its normalizer is a lambda, which cannot be pickled.
+Extended: ``forward``, which returns the raw head outputs under ``model_prune``.
 
-Left alone: everything the parts themselves do; they are built by the functions that upstream's
-``__init__`` calls, in the same order, so the same seed gives the same weights.
+Left alone: the parts. The functions of upstream's ``__init__`` build them in the same order, so
+the same seed gives the same weights.
 """
 
 from torch import nn
@@ -20,7 +20,7 @@ def build(model, cfg, upstream):
     """Build a BlendMask into ``model``: dense, or with the widths of a checkpoint.
 
     Args:
-        model (BlendMask): not initialised yet.
+        model (BlendMask): not initialized yet.
         cfg (CfgNode): its config.
         upstream (module): the module that defines the class.
     """
@@ -43,14 +43,14 @@ def build(model, cfg, upstream):
 
 
 def forward(wrapped, instance, args, kwargs):
-    """Leave early with the raw head outputs if ``model_prune`` is set.
+    """Return the raw head outputs if ``model_prune`` is set, else upstream's results.
 
     Returns:
-        dict[str, list[Tensor]]: see :func:`blendprune.pruning.graph.outputs.blendmask_outputs`.
+        dict[str, list[Tensor]]: see :func:`blendprune.pruning.blendmask_outputs`.
     """
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)
-    from ..pruning.graph.outputs import blendmask_outputs
+    from ..pruning.architectures import blendmask_outputs
 
     return blendmask_outputs(instance, *args, **kwargs)
 

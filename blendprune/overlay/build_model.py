@@ -1,9 +1,9 @@
-"""``detectron2.modeling.build_model``: every model remembers its config and obeys MODEL.FINETUNE.
+"""``detectron2.modeling.build_model``: MODEL.FINETUNE and MODEL.PRUNE for every architecture.
 
-Extended: the function, in its module and wherever it was imported by name. A checkpoint's
-``"struct"`` then carries the config for any meta architecture, MODEL.FINETUNE re-shapes any of
-them, and under MODEL.PRUNE the ``forward`` of the class leaves early with the raw outputs. A model
-that already does so on its own (BlendMask) is left alone.
+Extended: the function, in its module and in every module that imported it by name. It stores the
+config on the model, so a checkpoint's ``"struct"`` contains it. Under MODEL.FINETUNE it reshapes
+the model to the checkpoint's widths. Under MODEL.PRUNE the class's ``forward`` returns the raw
+outputs. Left alone: models that do this themselves (BlendMask).
 """
 
 import torch
@@ -15,7 +15,7 @@ from ._patch import Patch
 
 
 def leave_early(wrapped, instance, args, kwargs):
-    """Leave early with the raw head outputs if ``model_prune`` is set.
+    """Return the raw head outputs if ``model_prune`` is set, else upstream's results.
 
     Returns:
         list[Tensor]: see :func:`blendprune.pruning.graph.outputs.head_outputs`.
@@ -23,7 +23,7 @@ def leave_early(wrapped, instance, args, kwargs):
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)
     from ..pruning.graph.outputs import head_outputs
-    from ..pruning.tracing.view import evaluating
+    from ..pruning.tracing.hooks import evaluating
 
     instance.model_prune = False  # collecting the outputs may call the real forward
     try:

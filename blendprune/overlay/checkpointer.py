@@ -1,12 +1,12 @@
-"""``detectron2.checkpoint.DetectionCheckpointer``: checkpoints that carry ``"struct"``.
+"""``detectron2.checkpoint.DetectionCheckpointer``: checkpoints with a ``"struct"``.
 
-Extended: ``save`` (inherited from fvcore; the patch is set on detectron2's class alone, so other
-users of fvcore's are not reached), ``load``, ``_load_file`` and ``_load_model``. It reaches
-AdelaiDet's ``AdetCheckpointer`` and every subclass.
+Extended: ``save``, ``load``, ``_load_file`` and ``_load_model``. ``save`` is inherited from fvcore;
+the patch sets it on detectron2's class only, so other users of fvcore's class are not affected. It
+reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
 
-Why here: fvcore drops weights of another shape with a warning, so that a pruned file in a dense
-model would train from random weights; and a file with a pickled module fails with torch's own text,
-which advises to switch the check off. Loading is otherwise left alone.
+Why here: fvcore only warns about weights of another shape, so a dense model would start from random
+weights after loading a pruned file. For a file with a pickled module, torch's message advises to
+disable the check. Left alone: all other loading.
 """
 
 import pickle
@@ -40,7 +40,7 @@ def _end_load(checkpointer):
 
 
 def load_file(wrapped, instance, args, kwargs):
-    """Read a file; one that needs unpickling is refused with the way out."""
+    """Read a file; if it needs unpickling, refuse it and say what to do."""
     try:
         return wrapped(*args, **kwargs)
     except pickle.UnpicklingError:
@@ -49,7 +49,7 @@ def load_file(wrapped, instance, args, kwargs):
 
 
 def load_model(wrapped, instance, args, kwargs):
-    """Load weights; those of a pruned model are refused by a model of other widths."""
+    """Load weights, but refuse a pruned checkpoint in a model of other widths."""
     refuse_other_widths(args[0], instance.model)
     return wrapped(*args, **kwargs)
 

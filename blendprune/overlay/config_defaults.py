@@ -1,7 +1,7 @@
 """``detectron2.config.defaults._C``: the keys of :func:`blendprune.config.add_prune_config`.
 
-AdelaiDet's defaults are the same node, so every ``get_cfg()`` knows the keys. Configs that were
-cloned before are not reached; call ``add_prune_config(cfg)`` on those.
+AdelaiDet's defaults are the same node, so every ``get_cfg()`` has the keys. Configs that were
+cloned earlier are not changed; call ``add_prune_config(cfg)`` on those.
 """
 
 from ..config import add_prune_config

@@ -1,10 +1,11 @@
-"""``detectron2.layers.DeformConv`` and ``ModulatedDeformConv``, where detectron2 is not compiled.
+"""``detectron2.layers.DeformConv`` and ``ModulatedDeformConv``, if detectron2 is not compiled.
 
-Replaced: the dummies that detectron2 puts there instead, which raise when a model with deformable
-convs is built; in their module and wherever they were imported by name (``detectron2.layers``,
-the ResNet, AdelaiDet's DFConv2d and VoVNet). By :mod:`blendprune.modeling.operators.deform_conv`.
+Replaced: detectron2's dummy classes, which raise when a model with deformable convs is built. The
+classes of :mod:`blendprune.modeling.operators.deform_conv` replace them in their module and in
+every module that imported them by name (``detectron2.layers``, the ResNet, AdelaiDet's DFConv2d and
+VoVNet).
 
-A compiled detectron2 is left alone.
+Left alone: a compiled detectron2.
 """
 
 import sys
@@ -18,7 +19,7 @@ def _install(module, edits):
     from ..modeling.operators import deform_conv
 
     for name in ("DeformConv", "ModulatedDeformConv"):
-        # A class of upstream's name, so that undoing finds every reference to it and no other.
+        # A new class, so that undo finds its references and no others.
         own = type(name, (getattr(deform_conv, name),), {"__module__": _MODULE})
         edits.rebind(getattr(module, name), own)
 

@@ -1,18 +1,18 @@
-"""``FCOS.forward``, of AdelaiDet or our own: the early exit under ``model_prune``.
+"""``FCOS.forward`` of AdelaiDet or this package: the early exit under ``model_prune``.
 
-Extended: with ``model_prune`` set on the instance, forward returns what the head gives, before
-targets, losses or NMS cut the gradient graph. Without it nothing changes.
+Extended: if ``model_prune`` is set on the instance, forward returns the raw head outputs, because
+targets, losses and NMS would break the gradient graph. Otherwise nothing changes.
 """
 
 from ._patch import Patch, importable
 
 
 def forward(wrapped, instance, args, kwargs):
-    """Leave early with the raw head outputs if ``model_prune`` is set.
+    """Return the raw head outputs if ``model_prune`` is set, else upstream's results.
 
     Returns:
         tuple[dict, dict]: lists of tensors, one per FPN level, under ``"logits"``, ``"reg"``,
-        ``"ctrness"`` and ``"top_feats"``, and an empty dict in the place of the losses.
+        ``"ctrness"`` and ``"top_feats"``, and an empty dict instead of the losses.
     """
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)

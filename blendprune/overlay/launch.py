@@ -1,15 +1,15 @@
-"""``detectron2.engine.launch``: worker processes get the overlay of their parent.
+"""``detectron2.engine.launch``: worker processes get their parent's overlay.
 
-Extended: the function, which starts one fresh interpreter per GPU. A script that calls ``apply()``
-at its top is imported again by each of them and needs no help; under ``blendprune run``, or with
-the call below ``if __name__ == "__main__"``, the workers would train without the patches.
+Extended: the function, which starts one new interpreter per GPU. Workers import the script again,
+so an ``apply()`` at its top reaches them. Under ``blendprune run``, or with ``apply()`` below
+``if __name__ == "__main__"``, they would train without the patches.
 """
 
 from ._patch import Patch
 
 
 class Worker:
-    """A main function that applies the overlay in whatever process it is unpickled in."""
+    """A main function that applies the overlay in the process that unpickles it."""
 
     def __init__(self, main_func, on_drift):
         self.main_func = main_func
@@ -26,7 +26,7 @@ class Worker:
 
 
 def launch(wrapped, instance, args, kwargs):
-    """Launch, with the overlay carried along."""
+    """Launch workers that apply the overlay."""
     from . import drift_policy
 
     if args:

@@ -1,8 +1,9 @@
-"""``MEInstOutputs`` of AdelaiDet, which neither trains nor detects as it stands.
+"""``MEInstOutputs`` of AdelaiDet, which otherwise neither trains nor detects.
 
-Extended: the box loss gets the IoUs that ``IOULoss`` takes since AdelaiDet's GIoU came (MEInst
-still gives it the boxes), and inference the class scores in the memory format of which it takes a
-``view`` (since PyTorch keeps the strides of permuted maps). Otherwise the class is left alone.
+Extended: ``MEInst_losses`` and ``forward_for_single_feature_map``. ``IOULoss`` takes IoUs since
+AdelaiDet added GIoU, but MEInst still passes boxes, so the boxes are turned into IoUs. Inference
+takes a ``view`` of permuted class scores, which current PyTorch allows only for channels-last
+scores, so the scores are converted. Left alone: the rest of the class.
 """
 
 import torch
@@ -11,7 +12,7 @@ from ._patch import Patch, importable
 
 
 def losses(wrapped, instance, args, kwargs):
-    """Compute the losses, with boxes turned into IoUs for the box loss."""
+    """Compute the losses; turn boxes into IoUs for the box loss."""
     from adet.utils.comm import compute_ious
 
     loss = instance.iou_loss
@@ -23,7 +24,7 @@ def losses(wrapped, instance, args, kwargs):
 
 
 def detect(wrapped, instance, args, kwargs):
-    """Pass on the class scores (N, C, H, W) with the channels last in memory."""
+    """Detect, with the class scores (N, C, H, W) in channels-last memory format."""
     locations, scores, *rest = args
     return wrapped(locations, scores.contiguous(memory_format=torch.channels_last), *rest, **kwargs)
 

@@ -1,16 +1,17 @@
-"""``detectron2.engine.DefaultTrainer``: the training hooks that the ``PRUNER`` node switches on.
+"""``detectron2.engine.DefaultTrainer``: training hooks that the ``PRUNER`` node enables.
 
-Extended: ``build_hooks``, whose list gets them in front: what PeriodicCheckpointer saves after an
-iteration is then what that iteration has cut. It reaches every subclass that calls it, as
-AdelaiDet's trainer does. Why here: it is the one place where a script that nobody edits hands over
-hooks. With none switched on, which is the default, the list is upstream's.
+Extended: ``build_hooks``. The enabled hooks come first, so PeriodicCheckpointer saves a model after
+it is pruned. By default none is enabled, and the list is upstream's. It reaches every subclass that
+calls ``build_hooks``, such as AdelaiDet's trainer.
+
+Why here: an unmodified script passes hooks nowhere else.
 """
 
 from ._patch import Patch
 
 
 def build_hooks(wrapped, instance, args, kwargs):
-    """Build upstream's hooks, behind those of the config."""
+    """Build the hooks of the config, then upstream's."""
     from ..training import hooks_from_config
 
     return [*hooks_from_config(instance.cfg), *wrapped(*args, **kwargs)]
