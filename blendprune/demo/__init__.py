@@ -1,1 +1,1 @@
-"""The demo: digit scenes, a trainer for them, and the whole story in one run."""
+"""The demo: digit scenes, a trainer for them, and the full workflow in one run."""

@@ -4,17 +4,17 @@
 
     write_digits("datasets/digits")                    write_digits("datasets", layout="coco")
     datasets/digits/                                   datasets/coco/
-      digits.json         how it was made                digits.json
+      digits.json         the arguments                  digits.json
       train/000001.png …                                 train2017/000001.png …
       test/000001.png …                                  val2017/000001.png …
       annotations/train.json                             annotations/instances_train2017.json
       annotations/test.json                              annotations/instances_val2017.json
                                                          thing_train2017/000001.npz …
 
-The first is for `register_digits`. The second is what detectron2 finds as ``coco_2017_train`` and
-``coco_2017_val`` when ``DETECTRON2_DATASETS`` names the folder, so that an unmodified train_net.py
-trains on it; ``thing_train2017`` is the semantic map that AdelaiDet's mapper reads for
-``BASIS_MODULE.LOSS_ON``. Masks are run-length coded: training needs ``INPUT.MASK_FORMAT bitmask``.
+The first layout is for `register_digits`. The second is for an unmodified train_net.py: detectron2
+finds it as ``coco_2017_train`` and ``coco_2017_val`` if ``DETECTRON2_DATASETS`` names the folder.
+AdelaiDet's mapper reads the semantic maps in ``thing_train2017`` for ``BASIS_MODULE.LOSS_ON``.
+Masks are run-length encoded, so training needs ``INPUT.MASK_FORMAT bitmask``.
 """
 
 import json
@@ -34,7 +34,7 @@ from ..errors import ConfigError
 from .scenes import NUM_CLASSES, draw_scene, split_scans
 
 DIGITS_TRAIN, DIGITS_TEST = "digits_train", "digits_test"
-# Raised whenever the same arguments would draw different scenes.
+# Increase this if the same arguments draw different scenes.
 _VERSION = 1
 _MANIFEST = "digits.json"
 _LAYOUTS = {
@@ -47,33 +47,32 @@ _LAYOUTS = {
 
 
 def write_digits(root, num_train=1000, num_test=200, image_size=128, seed=0, layout="digits"):
-    """Draw the scenes and write them, unless they are there already.
+    """Draw the scenes and write them, unless they exist.
 
-    The folder appears when it is complete: a run that is interrupted leaves none behind, and the
-    next one starts anew. Scene ``i`` of a split depends on the seed and the size alone, so a larger
-    set begins with the smaller one.
+    The folder appears only when it is complete; after an interruption, the next run starts again.
+    Scene ``i`` of a split depends only on the seed and the size, so a larger set begins with the
+    smaller one.
 
     Args:
         root (str): the folder to write; with ``layout="coco"`` its subfolder ``coco``.
-        num_train (int), num_test (int): how many scenes of each split.
+        num_train (int), num_test (int): number of scenes in each split.
         image_size (int): width and height in pixels.
-        seed (int): decides which scans are kept for testing, and all scenes.
-        layout (str): "digits" or "coco", see above. COCO's categories are 80, with their own names:
-            digit d is number d of them (0 a person, 9 a traffic light), the others stay unused.
+        seed (int): selects the scans for testing, and all scenes.
+        layout (str): "digits" or "coco", see above. "coco" uses COCO's 80 categories: digit d is
+            category number d (0 is person, 9 is traffic light); the others are unused.
 
     Returns:
         str: the folder that holds the data.
 
     Raises:
-        ConfigError: an argument cannot hold, the folder holds something else, or it cannot be
-            written.
+        ConfigError: an argument is invalid, the folder has other contents, or it cannot be written.
     """
     if layout not in _LAYOUTS:
         raise ConfigError(f"layout is {layout!r}; choose one of {', '.join(_LAYOUTS)}.")
     if min(num_train, num_test) < 1 or image_size < 32:
         raise ConfigError(
-            f"{num_train} training and {num_test} test scenes of {image_size} pixels were asked "
-            "for; each split needs at least 1 scene of at least 32 pixels."
+            f"got {num_train} training and {num_test} test scenes of {image_size} pixels; each "
+            "split needs at least 1 scene of at least 32 pixels."
         )
     folder = Path(root, "coco") if layout == "coco" else Path(root)
     folder = Path(os.path.abspath(folder))
@@ -98,13 +97,13 @@ def write_digits(root, num_train=1000, num_test=200, image_size=128, seed=0, lay
 
 
 def register_digits(root):
-    """Register ``digits_train`` and ``digits_test``; again with another folder moves them there.
+    """Register ``digits_train`` and ``digits_test``; a call with another folder replaces them.
 
     Args:
         root (str): a folder written by `write_digits` with ``layout="digits"``.
 
     Raises:
-        ConfigError: the folder is not complete.
+        ConfigError: the folder has no digit scenes.
     """
     folder = Path(os.path.abspath(root))
     if not (folder / _MANIFEST).is_file() or not (folder / "annotations" / "train.json").is_file():
@@ -187,7 +186,7 @@ def _add_scene(records, scene, path):
 
 
 def _write_semantic_map(scene, path):
-    """Write 0 for the background and 1 + label elsewhere, as AdelaiDet's script prepares it."""
+    """Write 0 for the background and label + 1 elsewhere, like AdelaiDet's preparation script."""
     path.parent.mkdir(exist_ok=True)
     semantic = np.zeros(scene.masks.shape[1:], np.uint8)
     for mask, label in zip(scene.masks, scene.labels, strict=True):
@@ -197,6 +196,6 @@ def _write_semantic_map(scene, path):
 
 def _categories(layout):
     if layout == "coco":
-        # detectron2's metadata of coco_2017_* insists on these names, in this order.
+        # detectron2's metadata of coco_2017_* requires these names in this order.
         return [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
     return [{"id": digit + 1, "name": str(digit)} for digit in range(NUM_CLASSES)]

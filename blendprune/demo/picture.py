@@ -1,4 +1,4 @@
-"""One picture of what models find: a row per model, a column per image."""
+"""A picture of detections: one row per model, one column per image."""
 
 import numpy as np
 from detectron2.structures import Boxes, Instances
@@ -16,10 +16,10 @@ def detections_picture(path, images, rows, metadata, min_score=0.4):
     Args:
         path (str): the file to write.
         images (list[Tensor]): uint8 RGB, each (3, H, W), all of one size.
-        rows (dict[str, list[dict[str, Tensor]]]): by caption, what
-            `blendprune.demo.reload.detections` gives for the images.
-        metadata (Metadata): names the classes.
-        min_score (float): detections below it are left out.
+        rows (dict[str, list[dict[str, Tensor]]]): caption to the result of
+            `blendprune.demo.reload.detections` for the images.
+        metadata (Metadata): with the class names.
+        min_score (float): lowest score to draw.
     """
     height, width = (_SCALE * side for side in images[0].shape[1:])
     sheet = Image.new(

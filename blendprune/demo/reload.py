@@ -1,4 +1,4 @@
-"""Proof that a saved file is enough: its outputs in a process that knows nothing else."""
+"""Check that a saved file alone rebuilds a model: run it in a new process."""
 
 import os
 import subprocess
@@ -11,17 +11,17 @@ import torch
 def outputs_in_new_process(path, images):
     """Rebuild a model from its file in a new process and run it.
 
-    The new process has this one's number of threads, as sums on a CPU depend on it.
+    The new process uses the same number of threads, because sums on a CPU depend on it.
 
     Args:
-        path (str): a checkpoint with ``"struct"``, as `blendprune.load` reads.
+        path (str): a checkpoint that `blendprune.load` reads.
         images (list[Tensor]): each (C, H, W), any size.
 
     Returns:
-        list[dict[str, Tensor]]: what `detections` gives for each image.
+        list[dict[str, Tensor]]: the result of `detections`, per image.
 
     Raises:
-        RuntimeError: the new process failed; the message is the end of what it wrote.
+        RuntimeError: the new process failed; the message has the end of its error output.
     """
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = os.path.join(folder, "images.pth"), os.path.join(folder, "outputs.pth")
@@ -49,7 +49,7 @@ def detections(model, images):
 
     Returns:
         list[dict[str, Tensor]]: per image boxes (N, 4), scores (N,), classes (N,) and masks
-        (N, H, W), on the CPU; masks only where the model has them.
+        (N, H, W), on the CPU; masks only if the model predicts them.
     """
     outputs = []
     for image in images:
@@ -66,7 +66,7 @@ def detections(model, images):
 
 
 def are_identical(one, other):
-    """Whether two lists from `detections` agree bit for bit."""
+    """Whether two results of `detections` are equal bit by bit."""
     return len(one) == len(other) and all(
         a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
         for a, b in zip(one, other, strict=True)

@@ -1,10 +1,10 @@
 """Scenes of handwritten digits, drawn from the scans that scikit-learn carries.
 
 The scans are real: 1797 digits by 43 people, 8x8 pixels each, the test part of the UCI set
-"Optical Recognition of Handwritten Digits" (`sklearn.datasets.load_digits`). A scene puts several
-of them, of different size, slant and contrast and partly covering each other, on a textured
-background with strokes that are no digits. No threshold separates them, so finding them is a
-detection task, and nothing has to be downloaded.
+"Optical Recognition of Handwritten Digits" (`sklearn.datasets.load_digits`). A scene shows several
+of them on a textured background with strokes that are not digits. The digits differ in size, slant
+and contrast, and may partly cover each other. No threshold separates them, so this is a real
+detection task. Nothing is downloaded.
 """
 
 import math
@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 from sklearn.datasets import load_digits
 
 NUM_CLASSES = 10
-# Ink in a scan runs from 0 to 16; the edge of a stroke is where it crosses this value.
+# Ink in a scan ranges from 0 to 16; a stroke's edge is where the ink crosses this value.
 INK_EDGE = 7.0
-# A digit is placed only where at least this much of every other one stays in sight.
+# A digit is placed only if at least this fraction of every other one stays visible.
 MIN_VISIBLE = 0.6
 
 
@@ -45,9 +45,9 @@ class Scene:
 
     Attributes:
         image (ndarray): uint8 RGB, (size, size, 3).
-        masks (ndarray): bool, (N, size, size), the pixels in sight of each digit; disjoint.
+        masks (ndarray): bool, (N, size, size), the visible pixels of each digit; disjoint.
         labels (ndarray): int64, (N,), the digit shown.
-        scans (ndarray): int64, (N,), which scan was drawn: an index into scikit-learn's data set.
+        scans (ndarray): int64, (N,), index of each scan in scikit-learn's data set.
     """
 
     image: np.ndarray
@@ -57,11 +57,11 @@ class Scene:
 
 
 def split_scans(seed=0, test_fraction=0.3):
-    """Divide the scans, digit by digit, so that no handwriting seen in training is tested on.
+    """Split the scans per digit into training and test scans.
 
     Args:
-        seed (int): which division.
-        test_fraction (float): share of the scans of each digit that is kept for testing.
+        seed (int): selects the split.
+        test_fraction (float): fraction of each digit's scans for testing.
 
     Returns:
         tuple[Scans, Scans]: training scans and test scans, disjoint.
@@ -86,9 +86,9 @@ def draw_scene(scans, rng, size=128):
     """Draw one scene.
 
     Args:
-        scans (Scans): where the digits are taken from.
-        rng (numpy.random.Generator): decides everything; the same state gives the same scene.
-        size (int): width and height of the image in pixels; digits are scaled with it.
+        scans (Scans): the digits to choose from.
+        rng (numpy.random.Generator): its state determines the scene.
+        size (int): width and height of the image in pixels; digits scale with it.
 
     Returns:
         Scene: with at least one digit.
@@ -121,7 +121,7 @@ def draw_scene(scans, rng, size=128):
 
 
 def _background(rng, size):
-    """A colour that changes across the image: gradient, blotches and, at times, stripes."""
+    """Draw a background: a gradient, blotches and, in half of the scenes, stripes."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
     angle = rng.uniform(0, 2 * math.pi)
     slope = rng.uniform(0, 70) * (math.cos(angle) * x + math.sin(angle) * y)
@@ -144,7 +144,7 @@ def _background(rng, size):
 
 
 def _scribble(canvas, rng):
-    """Draw, in place, strokes as thick and as strong as a digit's that belong to none."""
+    """Draw strokes like those of digits, in place, that belong to no digit."""
     size = len(canvas)
     for _ in range(rng.integers(0, 4)):
         layer = Image.new("L", (size, size))
@@ -166,10 +166,10 @@ def _scribble(canvas, rng):
 
 
 def _ink(scan, rng, size):
-    """Scale and turn a scan; returns how opaque each pixel is, float32 (h, w) in 0..1."""
+    """Scale and rotate a scan; return the opacity per pixel, float32 (h, w) in 0..1."""
     height = rng.uniform(0.32, 0.56) * size
     width = height * rng.uniform(0.85, 1.2)
-    # Scans often touch their border; without a margin the strokes would be cut off straight.
+    # Scans often touch their border; the margin keeps the ends of strokes round.
     padded = np.pad(scan, 1)
     shape = round(height * padded.shape[0] / 8), round(width * padded.shape[1] / 8)
     picture = Image.fromarray(_resize(padded, shape))
@@ -178,7 +178,7 @@ def _ink(scan, rng, size):
 
 
 def _place(ink, rng, size):
-    """Paste the ink somewhere in the image; at most a small part of it is outside."""
+    """Paste the ink at a random place; at most a small part lies outside the image."""
     rows, columns = np.nonzero(ink > 0.5)
     ink = ink[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = ink.shape
@@ -193,10 +193,10 @@ def _place(ink, rng, size):
 
 
 def _leaves_room(masks, inked, mask):
-    """Whether every digit below (pixels in sight, pixels written) mostly stays in sight.
+    """Whether ``mask`` leaves every earlier digit mostly visible.
 
-    The boxes are asked about too: a digit written right into another is one that people
-    cannot read either.
+    ``masks`` are the earlier digits' visible pixels, ``inked`` their pixel counts when drawn. The
+    boxes are compared, too: people cannot read digits written into each other, either.
     """
     if not mask.any():
         return False
@@ -218,7 +218,7 @@ def _filled_box(mask):
 
 
 def _colour(surroundings, rng):
-    """A colour that differs from the pixels it replaces, more or less, lighter or darker."""
+    """Draw a random colour that is lighter or darker than the pixels it replaces."""
     base = surroundings.mean(0)
     sign = rng.choice([-1, 1])
     if base.mean() > 170:

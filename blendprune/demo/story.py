@@ -1,16 +1,16 @@
-"""The whole story on digit scenes: train, prune, fine-tune, evaluate, measure, reload.
+"""The full workflow on digit scenes: train, prune, fine-tune, evaluate, measure, reload.
 
-Nothing is downloaded. A dense BlendMask R-18 is trained from scratch, cut to less than half of its
-FLOPs, fine-tuned as a user would do it (a config with ``MODEL.FINETUNE`` and a file), and at last
-rebuilt from its own file in a new process. ::
+It downloads nothing. It trains a dense BlendMask R-18 from scratch, prunes it to less than half of
+its FLOPs, fine-tunes it as a user would (a config with ``MODEL.FINETUNE`` and a checkpoint), and
+rebuilds it from its file in a new process. ::
 
     OUTPUT/digits/          the scenes, in COCO's format
     OUTPUT/dense/           model_final.pth, metrics.json
-    OUTPUT/pruned/          model_pruned.pth, config.yaml, report.json of the cut
+    OUTPUT/pruned/          model_pruned.pth, config.yaml, report.json of the pruning
     OUTPUT/finetuned/       model_final.pth, metrics.json
     OUTPUT/detections.png   test scenes: truth, dense model, fine-tuned model
-    OUTPUT/report.json      every figure
-    OUTPUT/log.txt          what detectron2 has to say meanwhile
+    OUTPUT/report.json      all results
+    OUTPUT/log.txt          detectron2's log
 """
 
 import contextlib
@@ -31,6 +31,7 @@ from .. import modeling
 from ..checkpoint import load
 from ..errors import ConfigError
 from ..pipeline import prune_from_config
+from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency
 from .digits import DIGITS_TEST, register_digits, write_digits
 from .picture import detections_picture
@@ -44,20 +45,21 @@ _log = logging.getLogger(__name__)
 
 
 def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
-    """Run the demo under the overlay (`blendprune.apply` comes first).
+    """Run the demo. Call :func:`blendprune.apply` first.
 
     Args:
-        output (str): folder for everything that is written; scenes in it are used again.
+        output (str): output folder. Scenes that exist in it are used again.
         opts (Sequence): ``KEY VALUE`` pairs that override ``digits.yaml``.
-        num_train (int), num_test (int): how many scenes to draw.
+        num_train (int), num_test (int): number of scenes to draw.
 
     Returns:
-        dict: what ``report.json`` holds: ``flops``, ``params``, ``latency_ms`` (each ``before``
-        and ``after``), ``ap`` (``dense``, ``pruned``, ``finetuned``, each ``segm`` and ``bbox``),
-        ``reloaded_identical``, ``wall_s``, ``stages_s`` (seconds of each stage), ``threads``.
+        dict: the contents of ``report.json``: ``flops``, ``params``, ``latency_ms`` (each with
+        ``before`` and ``after``), ``ap`` (``dense``, ``pruned``, ``finetuned``, each with ``segm``
+        and ``bbox``), ``reloaded_identical``, ``wall_s``, ``stages_s`` (seconds per stage),
+        ``threads``, ``device``.
 
     Raises:
-        ConfigError: an override cannot hold, or the folder cannot be written.
+        ConfigError: an override is invalid, or the folder cannot be written.
     """
     start = time.perf_counter()
     output = os.path.abspath(output)
@@ -94,9 +96,9 @@ def _run(output, opts, num_train, num_test):
     clock.stage(f"prune to {cfg.PRUNER.MAX_FLOPS:.0%} of the FLOPs")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     folder = os.path.join(output, "pruned")
-    cut = prune_from_config(cfg, folder, progress=_log.info)
+    pruned = prune_from_config(cfg, folder, progress=LoggedProgress(_log.info))
 
-    # From here on nothing is known but the two files, as for a user on another day.
+    # From here on only the written files are used, as in a user's second session.
     tuned_cfg = get_cfg()
     tuned_cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
@@ -124,8 +126,8 @@ def _run(output, opts, num_train, num_test):
     )
     clock.stop()
     return {
-        "flops": cut["flops"],
-        "params": cut["params"],
+        "flops": pruned["flops"],
+        "params": pruned["params"],
         "latency_ms": latency,
         "ap": {"dense": dense_ap, "pruned": pruned_ap, "finetuned": tuned_ap},
         "reloaded_identical": are_identical(found["after"], again),
@@ -136,7 +138,7 @@ def _run(output, opts, num_train, num_test):
 
 
 def _train(cfg, evaluate_first=False):
-    """Train from MODEL.WEIGHTS; returns the AP before (None unless asked for) and after."""
+    """Train from MODEL.WEIGHTS; return the AP before (None unless requested) and after."""
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(cfg.SEED)
     with _quiet():
@@ -154,7 +156,7 @@ def _aps(ap):
 
 
 def _test_scenes(cfg, count):
-    """The first test scenes: what the model gets, and the truth in the form of detections."""
+    """Return the first test scenes: input images, and the truth in the form of detections."""
     mapper = DatasetMapper(cfg, is_train=False)
     images, truth = [], []
     for record in DatasetCatalog.get(DIGITS_TEST)[:count]:
@@ -173,7 +175,7 @@ def _test_scenes(cfg, count):
 
 
 class _Clock:
-    """Announces the stages and keeps their seconds."""
+    """Logs the stages and measures their seconds."""
 
     def __init__(self):
         self.seconds, self.name = {}, None
@@ -190,7 +192,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _logs_to(path):
-    """Stages and progress go to the terminal; these and all that detectron2 says go to a file."""
+    """Log stages and progress to the terminal and a file; log detectron2 to the file only."""
     on_terminal = {"detectron2": False, "fvcore": False, "py.warnings": False, "blendprune": True}
     loggers = {name: logging.getLogger(name) for name in on_terminal}
     before = {
@@ -209,5 +211,5 @@ def _logs_to(path):
 
 
 def _quiet():
-    """pycocotools prints its progress; detectron2 logs the same figures as a table."""
+    """Silence pycocotools, which prints what detectron2 also logs as a table."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -1,4 +1,4 @@
-"""detectron2's default trainer, with the few choices that digit scenes call for."""
+"""detectron2's default trainer, adapted to digit scenes."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class DigitTrainer(DefaultTrainer):
-    """Trains with AdamW, which from scratch gets there in fewer steps than SGD."""
+    """Trains with AdamW, which needs fewer steps from scratch than SGD."""
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -25,7 +25,7 @@ class DigitTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        # The compiled evaluation of detectron2 is missing from its wheel; pycocotools' will do.
+        # The wheel of detectron2 lacks its compiled evaluation, so this uses pycocotools.
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         return COCOEvaluator(dataset_name, tasks=tasks, use_fast_impl=False)
 
@@ -39,10 +39,10 @@ class DigitTrainer(DefaultTrainer):
         )
 
     def train(self):
-        """Train, and return the evaluation at the end; upstream returns it only to check it.
+        """Train and return the final evaluation, which upstream returns only in tests.
 
         Returns:
-            dict: task ("segm", "bbox") to the figures of COCOEvaluator.
+            dict: task ("segm", "bbox") to the metrics of COCOEvaluator.
         """
         super().train()
         return self._last_eval_results
@@ -53,21 +53,21 @@ class DigitTrainer(DefaultTrainer):
 
 
 def average_precisions(results):
-    """The AP of each task.
+    """Read the AP of each task.
 
     Args:
-        results (dict): of `DigitTrainer.test` or `DigitTrainer.train`.
+        results (dict): the result of `DigitTrainer.test` or `DigitTrainer.train`.
 
     Returns:
         dict[str, float]: "bbox" and, with masks, "segm", in percent.
     """
-    # COCOEvaluator says NaN, which JSON has no word for, where nothing at all was detected.
+    # COCOEvaluator returns NaN if nothing was detected, and JSON has no NaN.
     aps = {task: results[task]["AP"] for task in ("segm", "bbox") if task in results}
     return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
 
 
 class ProgressWriter(EventWriter):
-    """One short line of progress in the log each time; detectron2's own is 300 characters."""
+    """Logs one short line of progress; detectron2's line has 300 characters."""
 
     def __init__(self, max_iter):
         self.max_iter = max_iter
