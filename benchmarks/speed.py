@@ -1,15 +1,14 @@
-"""How long a plan and a cut take, and how they grow with the number of layers.
+"""Time of a plan and of pruning, for different numbers of layers.
 
 ::
 
     python -m benchmarks.speed                 # three depths, 1 and 2 threads; ten minutes
     python -m benchmarks.speed --depths 50 --threads 1 --runs 1
 
-Mask R-CNN FPN at the size that its config tests with (800 px), with random weights:
-`blendprune.plan`, and `blendprune.prune` to half the FLOPs by magnitude in one round. Medians of
-``--runs``, after one plan that is not timed (it imports what the others find imported). ``cpu`` is
-the time of the process over all its threads, which a busy machine does not stretch as it does the
-wall clock.
+The model is Mask R-CNN FPN with random weights, at its config's test size (800 px). Timed are
+`blendprune.plan`, and `blendprune.prune` to half the FLOPs by magnitude in one round. Times are
+medians of ``--runs``. One plan runs untimed first, because it imports modules. ``cpu`` is the CPU
+time of the process over all threads; on a busy machine it varies less than the wall-clock time.
 """
 
 import argparse
@@ -42,21 +41,21 @@ def main(argv=None):
 
 
 def measure(depth, threads, runs):
-    """Time plan and cut of one model.
+    """Time plan and pruning of one model.
 
     Args:
-        depth (int): of the ResNet.
-        threads (int): of PyTorch.
-        runs (int): of each; medians are taken.
+        depth (int): depth of the ResNet.
+        threads (int): PyTorch's number of threads.
+        runs (int): number of runs; the result is their median.
 
     Returns:
-        dict: a row of the table; times are seconds.
+        dict: a row of the table, with times in seconds.
     """
     torch.set_num_threads(threads)
     model = _build(depth)
     blendprune.plan(model)
     plan, plan_cpu = _median(lambda _: blendprune.plan(model), [None] * runs)
-    cut, cut_cpu = _median(
+    pruning, pruning_cpu = _median(
         lambda copied: blendprune.prune(copied, max_flops=0.5, importance="magnitude", rounds=1),
         (copy.deepcopy(model) for _ in range(runs)),
     )
@@ -66,8 +65,8 @@ def measure(depth, threads, runs):
         "threads": threads,
         "plan (s)": plan,
         "cpu": plan_cpu,
-        "cut (s)": cut,
-        "cpu ": cut_cpu,
+        "prune (s)": pruning,
+        "cpu ": pruning_cpu,
     }
 
 

@@ -1,4 +1,4 @@
-"""Prune with a Torch-Pruning script of your own, and save what MODEL.FINETUNE can fine-tune.
+"""Prune with your own Torch-Pruning script and save a checkpoint for MODEL.FINETUNE.
 
 ::
 
@@ -37,7 +37,7 @@ def main():
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
-    cfg.MODEL.PRUNE = True  # forward gives the raw head outputs, which a graph can be traced from
+    cfg.MODEL.PRUNE = True  # forward returns the raw head outputs, for tracing a graph
 
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)

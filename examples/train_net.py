@@ -1,4 +1,4 @@
-"""Train, evaluate and fine-tune: the usual detectron2 script, with two lines for blendprune.
+"""Train, evaluate and fine-tune: the usual detectron2 script plus two lines for blendprune.
 
 ::
 
@@ -23,7 +23,7 @@ try:
 except ImportError:
     from detectron2.config import get_cfg
 
-blendprune.apply()  # <- the second; before or after upstream is imported, as you like
+blendprune.apply()  # <- the second; works before and after upstream is imported
 
 
 class Trainer(DefaultTrainer):

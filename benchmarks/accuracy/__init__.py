@@ -1,1 +1,1 @@
-"""What pruning leaves of the AP, against other ways to a smaller model."""
+"""AP after pruning, compared with other ways to a smaller model."""

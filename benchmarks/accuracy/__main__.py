@@ -1,21 +1,24 @@
-"""What pruning leaves of the AP on digit scenes, against other ways to a smaller model.
+"""AP after pruning on digit scenes, compared with other ways to a smaller model.
 
 ::
 
-    python -m benchmarks.accuracy                                  # all; half a day on one core
-    python -m benchmarks.accuracy --models blendmask --seeds 1     # one of them: an hour
+    python -m benchmarks.accuracy                                  # all: half a day on one core
+    python -m benchmarks.accuracy --models blendmask --seeds 1     # one model and seed: an hour
 
-Every figure of one model and seed comes from the same dense model: pruned to several FLOPs and
-evaluated as it is, and fine-tuned for a fifth of the dense training by the emitted config, in which
-the dense model teaches, and without a teacher. Controls: the dense model under the same recipe;
-Torch-Pruning's default and random channels, fine-tuned by the same config; a uniformly slim model
-that trains from scratch for as long as training and fine-tuning together. The model
-``blendmask_sparse`` is BlendMask trained, slim ones too, under group sparsity. Test scenes show
-handwriting that neither training nor any choice made for blendprune has seen.
+All results of a model and seed start from the same dense model. It is pruned to several FLOPs and
+evaluated without fine-tuning. Then it is fine-tuned for a fifth of the dense training, with the
+emitted config (distillation from the dense model) and without a teacher. Controls:
 
-A picture of AP over FLOPs and over latency, ``curve.png``, is drawn beside the results, which are
-kept in ``--output``; what is there is not run again, and runs of other models and seeds may go on
-beside this one. At the end the tables of all that is there are printed::
+- the dense model, trained on with the same recipe;
+- Torch-Pruning's default and random channels, fine-tuned with the emitted config;
+- a uniformly slim model, trained from scratch for as long as training and fine-tuning together.
+
+``blendmask_sparse`` is BlendMask trained with group sparsity, slim models included. The test scenes
+show handwriting that was used neither for training nor for any design choice of blendprune.
+
+Results are stored in ``--output``. Stored steps are not run again, and other models and seeds can
+run at the same time. At the end it draws AP over FLOPs and over latency to ``curve.png`` and prints
+the tables of all stored results::
 
     | FLOPs left | 0.6667 | 0.5 | 0.3333 | 0.25 |
 """

@@ -1,4 +1,4 @@
-"""Results as a picture: AP over FLOPs, and over latency."""
+"""Plots of the results: AP over FLOPs and over latency."""
 
 import statistics
 
@@ -9,17 +9,16 @@ from .runs import FINETUNED, LEVELS, METHODS
 from .table import mean, read
 
 _STYLES = {"": "o-", FINETUNED: "s--"}
-# Of the dense model's AP; what leaves less is of no use to anyone.
+# Lower end of the AP axis, as a fraction of the dense model's AP.
 _LEAST = 0.7
 _LABELS = {"slim": "slim from scratch"}
 
 
 def draw_curves(folder, path):
-    """Draw a row for each model: mask AP (box AP without masks) over FLOPs, and over latency.
+    """Draw one row per model: mask AP (box AP without masks) over FLOPs and over latency.
 
-    The gray line is the better of the dense model and the one that is trained on. The axes begin
-    below the worst there is, but not below 70 % of that line; curves that fall further leave the
-    frame.
+    The gray line is the better of the dense model and the dense model trained on. The AP axis
+    starts at 70 % of that line or higher; curves below leave the frame.
 
     Args:
         folder (str): with ``MODEL/SEED/results.json``.
@@ -55,7 +54,7 @@ def draw_curves(folder, path):
 
 
 def _points(runs, method, suffix, task):
-    """(FLOPs left, latency left, AP) of each level that has been run."""
+    """Return (FLOPs left, latency left, AP) of each level with results."""
     points = []
     for level in LEVELS:
         step = f"{method} {level:g}{suffix}"

@@ -11,15 +11,15 @@ MODELS = ("blendmask", "blendmask_sparse", "mask_rcnn", "retinanet")
 
 
 def dense_config(model, seed, opts=()):
-    """The config of a dense model.
+    """Build the config of a dense model.
 
     Args:
-        model (str): of :data:`MODELS`.
-        seed (int): of weights, order of the images, and calibration.
-        opts (Sequence): ``KEY VALUE`` pairs.
+        model (str): one of :data:`MODELS`.
+        seed (int): seed of the weights, the order of images, and calibration.
+        opts (Sequence): ``KEY VALUE`` pairs that override the config.
 
     Returns:
-        CfgNode: with blendprune's keys.
+        CfgNode: the config, with blendprune's keys.
     """
     modeling.register()
     cfg = get_cfg()

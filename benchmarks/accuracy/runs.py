@@ -1,4 +1,4 @@
-"""Train, prune, fine-tune and evaluate one dense model, step by step, each step once."""
+"""Train, prune, fine-tune and evaluate one dense model; each step runs once."""
 
 import contextlib
 import io
@@ -20,14 +20,14 @@ from blendprune.pruning.cost.latency import compare_latency
 
 from .models import dense_config
 
-#: FLOPs to keep.
+#: FLOPs to keep, as fractions.
 LEVELS = (0.6667, 0.5, 0.3333, 0.25)
-#: Of these, the ones that are fine-tuned, or trained from scratch.
+#: Levels at which models are fine-tuned or trained from scratch.
 TUNED = (0.5, 0.25)
 #: Iterations of the fine-tuning, as a fraction of the dense training's.
 SCHEDULE = 0.2
-#: Ways to prune: keys of the PRUNER node. Torch-Pruning's default is its ``MagnitudePruner``: the
-#: L2 norm of the coupled weights, every group by the same ratio, in one step.
+#: Pruning methods, as keys of the PRUNER node. Torch-Pruning's default is its ``MagnitudePruner``:
+#: the L2 norm of the coupled weights, the same ratio for every group, one step.
 METHODS = {
     "blendprune": {},
     "by sensitivity": {"SENSITIVITY": "sensitivity.json"},
@@ -36,11 +36,11 @@ METHODS = {
     "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
     "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
 }
-#: Of these, the ones that are fine-tuned, all by the emitted config: the dense model teaches.
+#: Methods that are fine-tuned with the emitted config (distillation from the dense model).
 TUNED_METHODS = ("blendprune", "torch-pruning", "random")
-#: Suffixes of what is fine-tuned: as emitted, and without a teacher.
+#: Suffixes of fine-tuned steps: with the emitted config, and without a teacher.
 FINETUNED, UNTAUGHT = ", fine-tuned", ", fine-tuned without a teacher"
-# Where they are, and what they start from, below the folder of the cut.
+# Checkpoints by suffix, relative to the folder of the pruned model.
 _FILES = {
     "": "model_pruned.pth",
     FINETUNED: "finetune/model_final.pth",
@@ -49,14 +49,14 @@ _FILES = {
 
 
 class Runs:
-    """Everything about one model and one seed.
+    """All steps of one model and one seed.
 
     Args:
-        folder (str): for checkpoints and ``results.json``; steps that are in it are not run again.
-        model (str): of :data:`benchmarks.accuracy.models.MODELS`.
+        folder (str): for checkpoints and ``results.json``. Steps with results are not run again.
+        model (str): one of :data:`benchmarks.accuracy.models.MODELS`.
         seed (int): see :func:`benchmarks.accuracy.models.dense_config`.
-        opts (Sequence): ``KEY VALUE`` pairs for the config.
-        methods (Sequence[str]): of :data:`METHODS`, and ``"slim"`` for models from scratch.
+        opts (Sequence): ``KEY VALUE`` pairs that override the config.
+        methods (Sequence[str]): names of :data:`METHODS`; ``"slim"`` for models from scratch.
     """
 
     def __init__(self, folder, model, seed, opts=(), methods=(*METHODS, "slim")):
@@ -69,7 +69,7 @@ class Runs:
         self.methods = methods
 
     def run(self):
-        """Run what has not been run yet, what matters most first."""
+        """Run the steps without results, the most important ones first."""
         self._step("dense", lambda: _train(self.cfg))
         self.cfg.MODEL.WEIGHTS = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         self.cfg.PRUNER.FINETUNE_SCHEDULE = SCHEDULE
@@ -124,7 +124,7 @@ class Runs:
         return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
 
     def _measure_latency(self):
-        """Milliseconds of a forward on one test scene, all models that there are in turns."""
+        """Measure ms per forward on one test scene, all available models in turn."""
         files = {step: file for step, file in self._files().items() if step in self.results}
         if set(files) <= set(self.results.get("latency", ())):
             return
@@ -134,7 +134,7 @@ class Runs:
         self._step("latency", lambda: compare_latency(models, [scene], runs=31))
 
     def _files(self):
-        """Checkpoint of each step's model."""
+        """Return the checkpoint path of each step's model."""
         folders = {
             f"{method} {level:g}": self._pruned(method, level)
             for method in METHODS
@@ -157,25 +157,25 @@ class Runs:
         self._step(f"{method} {level:g}{suffix}", lambda: _train(cfg))
 
     def _train_on(self):
-        """The dense model under the recipe of the pruned ones; no other is there to teach it."""
+        """Train the dense model on with the fine-tuning recipe, without a teacher."""
         cfg = finetune_config(self._alone(), self.cfg.OUTPUT_DIR)
         cfg.MODEL.FINETUNE, cfg.MODEL.WEIGHTS = False, self.cfg.MODEL.WEIGHTS
         return _train(cfg)
 
     def _alone(self):
-        """The config of a training that no other model helps."""
+        """Return the config of a training without a teacher."""
         cfg = self.cfg.clone()
         cfg.PRUNER.FINETUNE_DISTILL = False
         return cfg
 
     def _train_slim(self, level):
-        """From scratch, as the dense one, for as long as training and fine-tuning together."""
+        """Train a slim model from scratch for as long as training and fine-tuning together."""
         cfg, folder = self._alone(), self._slim(level)
         os.makedirs(folder, exist_ok=True)
         cfg.MODEL.WEIGHTS = os.path.join(folder, "init.pth")
         seed_all_rng(cfg.SEED)
         torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
-        # Of random weights, any channels will do.
+        # The weights are random, so any channels can be pruned.
         self._set(cfg, METHODS["random"], level)
         prune_from_config(cfg, folder)
         cfg = _read(folder)

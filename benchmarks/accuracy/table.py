@@ -1,4 +1,4 @@
-"""Results as tables: means over the seeds that are there."""
+"""Tables of the results: means over the available seeds."""
 
 import collections
 import json
@@ -11,14 +11,14 @@ from .runs import FINETUNED, LEVELS, METHODS, TUNED_METHODS, UNTAUGHT
 
 
 def tables(folder):
-    """One table for each model and task, in Markdown.
+    """Draw one Markdown table per model and task.
 
     Args:
         folder (str): with ``MODEL/SEED/results.json``.
 
     Returns:
-        str: rows are ways to a smaller model, columns the FLOPs left; figures are AP, means over
-        the seeds, of which a cell says how many where it is not all.
+        str: rows are methods, columns the FLOPs left. Values are AP, means over the seeds. A cell
+        gives the number of seeds if some are missing.
     """
     parts = []
     for model, runs in sorted(read(folder).items()):
@@ -30,23 +30,23 @@ def tables(folder):
 
 
 def mean(runs, step, key):
-    """Mean of a figure over the runs that have it, and how many those are.
+    """Average a value over the runs that have it.
 
     Returns:
-        tuple[float, int] | None: None if no run has it.
+        tuple[float, int] | None: the mean and the number of runs; None if no run has it.
     """
     values = [run[step][key] for run in runs if key in run.get(step, ())]
     return (statistics.mean(values), len(values)) if values else None
 
 
 def read(folder):
-    """Results of all runs that have a dense model.
+    """Read the results of all runs with a trained dense model.
 
     Args:
         folder (str): with ``MODEL/SEED/results.json``.
 
     Returns:
-        dict[str, list[dict]]: by model, one entry a seed.
+        dict[str, list[dict]]: per model, one entry per seed.
     """
     found = collections.defaultdict(list)
     for path in sorted(pathlib.Path(folder).glob("*/*/results.json")):
