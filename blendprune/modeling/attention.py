@@ -1,9 +1,9 @@
-"""Multi-head attention of detectron2's transformers, which loses whole heads.
+"""Multi-head attention of detectron2's transformers, pruned by whole heads.
 
 Covers ``Attention`` (ViT), ``MultiScaleAttention`` (MViT) and ``WindowAttention`` (Swin) of
-``detectron2.modeling.backbone``: one linear ``qkv`` whose outputs are queries, keys and values,
-each of all heads in turn, and a linear ``proj`` that reads the heads. The width of a head stays,
-and so does everything within it (relative positions of ViT and MViT, pooling convs of MViT).
+``detectron2.modeling.backbone``. In each, a linear ``qkv`` outputs the queries, then the keys, then
+the values of all heads, and a linear ``proj`` reads the heads. Pruning keeps the width of a head
+and everything inside it (relative positions of ViT and MViT, pooling convs of MViT).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def _classes():
-    # By name: detectron2 0.6 has none of them.
+    # Looked up by name, because detectron2 0.6 has none of them.
     for file, name in (("vit", "Attention"), ("mvit", "MultiScaleAttention")):
         with contextlib.suppress(ImportError, AttributeError):
             yield getattr(importlib.import_module(f"detectron2.modeling.backbone.{file}"), name)
@@ -29,21 +29,21 @@ except ImportError:
 
 
 class NarrowWindowAttention(WindowAttention):
-    """A ``WindowAttention`` that lost heads; only ``module.__class__`` is ever set to it.
+    """A ``WindowAttention`` with fewer heads. It is only set as ``module.__class__``.
 
-    Upstream's ``forward`` takes the width of its input for that of all heads together. So it is
-    shown its input at that width: once ``qkv`` is computed, it reads no more of it than the shape.
+    Upstream's ``forward`` assumes that its input is as wide as all heads together. After ``qkv`` it
+    only reads the input's shape, so it gets a placeholder of that width.
     """
 
     def forward(self, x, mask=None):
-        """Attention within windows.
+        """Compute attention within windows.
 
         Args:
             x (Tensor): (windows, positions, channels).
             mask (Tensor): (windows of an image, positions, positions) or None.
 
         Returns:
-            Tensor: of the shape of ``x``.
+            Tensor: same shape as ``x``.
         """
         return self.proj(attend(self, self.qkv(x), x, mask))
 
@@ -52,23 +52,23 @@ _ATTENTIONS = tuple(_classes())
 
 
 def is_attention(module):
-    """Whether the module is one of the three, whatever the number of its heads."""
+    """Whether the module is one of the three classes, pruned or not."""
     return isinstance(module, _ATTENTIONS)
 
 
 def head_width(attention):
-    """Channels of a head, the same in queries, keys and values."""
+    """Channels per head, equal for queries, keys and values."""
     return attention.proj.in_features // attention.num_heads
 
 
 def attend(attention, qkv, x, *inputs, **options):
-    """What lies between the linears ``qkv`` and ``proj`` of an attention, by its own ``forward``.
+    """Run the part of an attention's ``forward`` between the linears ``qkv`` and ``proj``.
 
     Args:
-        attention (nn.Module): for which :func:`is_attention` holds.
-        qkv (Tensor): (…, 3 · heads · head width), what its ``qkv`` gave.
-        x (Tensor): (…, channels), what its ``forward`` was called with; the shape alone counts.
-        inputs, options: what else it was called with.
+        attention (nn.Module): one of the three classes, see :func:`is_attention`.
+        qkv (Tensor): (…, 3 · heads · head width), the output of its ``qkv``.
+        x (Tensor): (…, channels), the input of its ``forward``; only the shape is used.
+        inputs, options: the other arguments of its ``forward``.
 
     Returns:
         Tensor: (…, heads · head width).
@@ -104,13 +104,13 @@ def _upstream(kind):
 
 
 def fit_heads(model):
-    """Make numbers and classes agree with the heads that are left.
+    """Update head counts and classes after heads were removed.
 
-    Sets ``num_heads`` of a block that has its own (Swin's) to that of its attention, and lets a
-    ``WindowAttention`` that lost heads run.
+    A block with its own ``num_heads`` (Swin) gets that of its attention. A ``WindowAttention`` with
+    fewer heads becomes a :class:`NarrowWindowAttention`.
 
     Args:
-        model (nn.Module): with ``num_heads`` of each attention right.
+        model (nn.Module): each attention has the right ``num_heads``.
     """
     for module in model.modules():
         inner = getattr(module, "attn", None)
