@@ -242,7 +242,7 @@ def _build_dense(struct, device, path):
     from .config import add_prune_config
 
     if not struct["config"]:
-        raise StructError(f"{path} carries no config: pass the dense model, load(path, model=…).")
+        raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
     modeling.register()
     cfg = get_cfg()
     add_prune_config(cfg)

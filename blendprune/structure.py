@@ -300,6 +300,6 @@ def _is_width(value, limit=_MAX_WIDTH):
     return type(value) is int and 0 < value < limit
 
 
-def _require(holds, what):
-    if not holds:
-        raise StructError(f'the "struct" of this checkpoint is malformed: {what}; save it again.')
+def _require(condition, problem):
+    if not condition:
+        raise StructError(f'the "struct" of this checkpoint is malformed: {problem}; save it again.')

@@ -1,1 +1,1 @@
-"""The dataset mapper for BlendMask."""
+"""The dataset mapper for BlendMask, and calibration images."""

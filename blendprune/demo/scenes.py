@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits, drawn from the scans that scikit-learn carries.
+"""Scenes of handwritten digits, composed of the scans in scikit-learn.
 
 The scans are real: 1797 digits by 43 people, 8x8 pixels each, the test part of the UCI set
 "Optical Recognition of Handwritten Digits" (`sklearn.datasets.load_digits`). A scene shows several

@@ -20,17 +20,17 @@ class FeatureRegression:
     def __init__(self):
         self._moments = None
 
-    def __call__(self, ours, theirs):
+    def __call__(self, student, teacher):
         """Compute the loss of one feature level at one step.
 
         Args:
-            ours (Tensor): (N, C, …), the student's features, with gradients.
-            theirs (Tensor): (N, D, …), the teacher's features at the same positions.
+            student (Tensor): (N, C, …), the student's features, with gradients.
+            teacher (Tensor): (N, D, …), the teacher's features at the same positions.
 
         Returns:
             Tensor: a scalar: 0 if the prediction is exact, 1 if it is no better than the mean.
         """
-        x, y = (each.movedim(1, -1).flatten(0, -2).float() for each in (ours, theirs))
+        x, y = (each.movedim(1, -1).flatten(0, -2).float() for each in (student, teacher))
         # Autocast would compute the products in half precision.
         with torch.autocast(x.device.type, enabled=False):
             matrix, shift, variance = self._solve(x.detach(), y)
