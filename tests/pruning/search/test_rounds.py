@@ -1,0 +1,255 @@
+"""The way of a model to its targets: how many rounds, how far each goes, what is refused."""
+
+import copy
+
+import pytest
+import torch
+
+from blendprune.errors import PruningError, TargetUnreachable
+from blendprune.pruning import prune
+from blendprune.pruning.search import rounds as rounds_module
+from tests.helpers.chain import Chain, chain_costs, chain_inputs
+from tests.helpers.state import remember, unchanged
+
+
+def prune_chain(model=None, **how):
+    """Prune a chain by magnitude; returns the report, the steps, and the widths after each."""
+    model = Chain().eval() if model is None else model
+    steps, widths = [], []
+
+    def progress(*step):
+        steps.append(step)
+        widths.append((model.first.out_channels, model.second.out_channels))
+
+    how = {"importance": "magnitude", **how}
+    return prune(model, chain_inputs(), progress=progress, **how), steps, widths
+
+
+@pytest.mark.parametrize(
+    "target, count",
+    [
+        ({"max_flops": 0.66}, 1),
+        ({"max_flops": 0.64}, 2),
+        ({"max_flops": 0.43}, 2),
+        ({"max_flops": 0.42}, 3),
+        ({"max_params": 0.42}, 3),
+        ({"max_activations": 0.64}, 2),
+        ({"pruning_ratio": 0.34}, 1),
+        ({"pruning_ratio": 0.36}, 2),
+        ({"pruning_ratio": 0.58}, 3),
+    ],
+)
+def test_a_round_keeps_at_least_sixty_five_hundredths(target, count):
+    _, steps, _ = prune_chain(**target)
+    assert steps == [(done, count) for done in range(1, count + 1)]
+
+
+def test_a_number_of_rounds_that_is_given_holds():
+    _, steps, _ = prune_chain(max_flops=0.9, rounds=3)
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_rounds_count_from_the_last_level():
+    _, steps, _ = prune_chain(max_flops=0.3, levels=[0.8, 0.6])
+    assert steps == [(1, 1), (1, 1), (1, 2), (2, 2)]
+    _, steps, _ = prune_chain(pruning_ratio=0.5, levels=[0.3])
+    assert steps == [(1, 1), (1, 1)]
+    _, steps, _ = prune_chain(pruning_ratio=0.54, levels=[0.3])
+    assert steps == [(1, 1), (1, 1)]
+    # 0.45 of 0.7 channels is less than 0.65.
+    _, steps, _ = prune_chain(pruning_ratio=0.55, levels=[0.3])
+    assert steps == [(1, 1), (1, 2), (2, 2)]
+
+
+def test_each_round_keeps_an_equal_share_of_the_channels():
+    _, _, widths = prune_chain(pruning_ratio=0.75, rounds=2, global_pruning=False)
+    assert widths == [(30, 30), (15, 15)]
+    _, _, widths = prune_chain(pruning_ratio=0.75, rounds=2, levels=[0.5], global_pruning=False)
+    assert widths == [(43, 43), (30, 30), (22, 22), (15, 15)]
+
+
+@pytest.mark.parametrize("unit", ["flops", "params", "activations"])
+def test_each_round_keeps_an_equal_share_of_the_cost(unit):
+    report, _, widths = prune_chain(**{f"max_{unit}": 0.37}, rounds=2)
+    dense = chain_costs(60, 60)[unit]
+    for target, pair in zip((0.37**0.5, 0.37), widths, strict=True):
+        assert 0.98 * target <= chain_costs(*pair)[unit] / dense <= target
+    assert getattr(report, unit) == {"before": dense, "after": chain_costs(*widths[-1])[unit]}
+
+
+def test_the_report_has_every_layer_and_cost():
+    report, _, [widths] = prune_chain(max_flops=0.66)
+    after = chain_costs(*widths)
+    for unit, dense in chain_costs(60, 60).items():
+        assert getattr(report, unit) == {"before": dense, "after": after[unit]}
+    assert report.layers == {
+        "first": {"before": 60, "after": widths[0]},
+        "second": {"before": 60, "after": widths[1]},
+        "predictor": {"before": 2, "after": 2},
+    }
+    assert report.notes == [] and not report.latency_ms
+
+
+def test_a_note_says_what_stays():
+    report, _, _ = prune_chain(max_flops=0.61, ignored_layers=["first"])
+    [note] = report.notes
+    assert note.startswith("first: all 60 channels stay: ignored")
+
+
+def test_a_note_says_which_ratio_is_beyond_its_limit():
+    report, _, _ = prune_chain(
+        max_flops=0.56, pruning_ratio_dict={"second": 0.5}, max_pruning_ratio=0.51, round_to=32
+    )
+    assert report.notes == [
+        "second: keeps 32 of 60 channels, the least it may, although it was to lose 50%"
+    ]
+
+
+def test_what_nothing_can_shrink_is_refused_with_the_reasons():
+    with pytest.raises(PruningError, match="no group of channels.* second: .*; first: ") as raised:
+        prune_chain(max_flops=0.5, ignored_layers=["first", "second"])
+    assert not isinstance(raised.value, TargetUnreachable)
+
+
+def test_a_target_out_of_reach_is_refused_with_what_can_be_reached():
+    least = chain_costs(6, 6)["flops"] / chain_costs(60, 60)["flops"]
+    for model in (Chain().eval(), Chain().train()):
+        before = remember(model)
+        with pytest.raises(TargetUnreachable, match="max_flops 0.01 is out of reach") as raised:
+            prune_chain(model, max_flops=0.01)
+        # 0.0146: what is shown is rounded up, so that it can be asked for.
+        assert "go down to 0.015 of the dense model's flops" in str(raised.value)
+        assert raised.value.reachable == pytest.approx(least)
+        assert unchanged(model, before)
+    assert prune_chain(max_flops=least * 1.001)[2][-1] == (6, 6)
+
+
+def test_a_later_target_out_of_reach_is_refused_before_the_first_level():
+    reached = []
+    with pytest.raises(TargetUnreachable, match="max_flops 0.01 is out of reach"):
+        prune_chain(max_flops=0.01, levels=[0.5], on_level=lambda *level: reached.append(level))
+    assert reached == []
+
+
+def test_steps_too_wide_for_the_tolerance_are_refused_with_the_nearest_cost():
+    # Widths of 60 and 30: the largest cost below the target is that of (60, 30).
+    nearest = chain_costs(60, 30)["flops"] / chain_costs(60, 60)["flops"]
+    with pytest.raises(TargetUnreachable, match="cannot be met within 2%") as raised:
+        prune_chain(max_flops=0.9, round_to=30)
+    assert raised.value.reachable == pytest.approx(nearest, rel=0.05)
+    assert f"give {raised.value.reachable:.3f} of the dense model's flops" in str(raised.value)
+
+
+def test_ratios_that_take_more_than_the_target_are_refused():
+    left = chain_costs(60, 30)["flops"] / chain_costs(60, 60)["flops"]
+    with pytest.raises(TargetUnreachable, match="pruning_ratio_dict alone leaves 0.5") as raised:
+        prune_chain(max_flops=0.9, pruning_ratio_dict={"second": 0.5})
+    assert raised.value.reachable == pytest.approx(left)
+    # Within the tolerance they are what was asked for.
+    _, _, widths = prune_chain(max_flops=left * 1.001, pruning_ratio_dict={"second": 0.5})
+    assert widths[-1] == (60, 30)
+
+
+def test_a_layer_loses_its_ratio_over_the_rounds_and_the_rest_meets_the_target():
+    _, _, widths = prune_chain(max_flops=0.36, rounds=2, pruning_ratio_dict={"second": 0.51})
+    assert [second for _, second in widths] == [42, 30]
+    dense = chain_costs(60, 60)["flops"]
+    assert 0.98 * 0.36 <= chain_costs(*widths[-1])["flops"] / dense <= 0.36
+
+
+class TestLatency:
+    """With a clock that goes by the FLOPs."""
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """Sets what share of the time does not depend on the FLOPs; lists what was timed."""
+        calls = []
+
+        def set_clock(overhead):
+            def compare(models, inputs, **how):
+                calls.append({name: model.first.out_channels for name, model in models.items()})
+                return {
+                    name: overhead
+                    + (1 - overhead)
+                    * chain_costs(model.first.out_channels, model.second.out_channels)["flops"]
+                    / chain_costs(60, 60)["flops"]
+                    for name, model in models.items()
+                }
+
+            monkeypatch.setattr(rounds_module, "compare_latency", compare)
+            return calls
+
+        return set_clock
+
+    def test_the_flops_go_down_in_steps_until_it_is_met(self, clock):
+        calls = clock(0.0)
+        report, steps, widths = prune_chain(max_latency=0.5)
+        dense = chain_costs(60, 60)["flops"]
+        shares = [chain_costs(*pair)["flops"] / dense for pair in widths]
+        assert steps == [(1, 12), (2, 12)]
+        assert 0.98 * 0.7 <= shares[0] <= 0.7 and 0.98 * 0.5 <= shares[1] <= 0.5
+        assert report.latency_ms == {"before": 1.0, "after": pytest.approx(shares[1])}
+        # It is compared with the model as it was.
+        assert [call["before"] for call in calls] == [60, 60]
+        assert [call["after"] for call in calls] == [first for first, _ in widths]
+
+    def test_the_last_steps_are_not_too_small(self, clock):
+        clock(0.5)
+        report, steps, widths = prune_chain(max_latency=0.9)
+        dense = chain_costs(60, 60)["flops"]
+        shares = [chain_costs(*pair)["flops"] / dense for pair in widths]
+        assert 0.97 * 0.9 <= shares[0] <= 0.9
+        assert all(b <= 0.97 * a * 1.03 for a, b in zip(shares, shares[1:]))
+        assert report.latency_ms["after"] <= 0.9
+        assert len(steps) < 12
+
+    def test_a_target_that_twelve_rounds_do_not_meet_is_refused(self, clock):
+        clock(1.0)
+        model, done = Chain().eval(), []
+        before = remember(model)
+        words = r"max_latency 0.7 was not met: with 0.01 of the FLOPs .* still takes 1.00 of the"
+        with pytest.raises(TargetUnreachable, match=words) as raised:
+            prune(
+                model, chain_inputs(), max_latency=0.7, importance="magnitude",
+                max_pruning_ratio=0.97, progress=lambda *step: done.append(step),
+            )  # fmt: skip
+        assert done == [(number, 12) for number in range(1, 13)]
+        assert raised.value.reachable == 1.0
+        assert unchanged(model, before)
+
+    def test_a_target_below_what_the_widths_allow_is_refused(self, clock):
+        clock(1.0)
+        words = r"max_latency 0.7 is out of reach: with 0.015 of the FLOPs, .* about 1.00 of the"
+        with pytest.raises(TargetUnreachable, match=words):
+            prune_chain(max_latency=0.7)
+
+    def test_levels_of_latency_follow_each_other(self, clock):
+        clock(0.0)
+        reached = []
+        report, _, _ = prune_chain(
+            max_latency=0.4, levels=[0.7], on_level=lambda *level: reached.append(level)
+        )
+        [(level, first)] = reached
+        assert level == 0.7
+        assert 0.98 * 0.7 <= first.latency_ms["after"] <= 0.7
+        assert 0.98 * 0.4 <= report.latency_ms["after"] <= 0.4
+
+    def test_what_ratios_of_single_layers_take_counts(self, clock):
+        clock(0.0)
+        _, steps, widths = prune_chain(max_latency=0.45, pruning_ratio_dict={"second": 0.5})
+        # Half of the channels of one conv take it below the 0.7 of a first step.
+        dense = chain_costs(60, 60)["flops"]
+        assert len(steps) == 2 and widths[0] == (60, 30)
+        assert 0.98 * 0.45 <= chain_costs(*widths[1])["flops"] / dense <= 0.45
+
+
+def test_a_large_score_outlives_a_small_one():
+    model = Chain().eval()
+    with torch.no_grad():
+        model.first.weight[:30] *= 10
+        model.second.weight[30:] *= 10
+    kept = copy.deepcopy(model)
+    prune_chain(model, pruning_ratio=0.5, global_pruning=False, rounds=1)
+    assert torch.equal(model.first.weight, kept.first.weight[:30])
+    assert torch.equal(model.second.weight, kept.second.weight[30:, :30])
+    assert torch.equal(model.predictor.weight, kept.predictor.weight[:, 30:])
