@@ -78,8 +78,8 @@ def attend(attention, qkv, x, *inputs, **options):
     width = qkv.shape[-1] // 3
     try:
         layers["qkv"], layers["proj"] = _Given(qkv), _Through(width)
-        shown = x[..., :1].detach().expand(*x.shape[:-1], width)
-        return _upstream(type(attention)).forward(attention, shown, *inputs, **options)
+        placeholder = x[..., :1].detach().expand(*x.shape[:-1], width)
+        return _upstream(type(attention)).forward(attention, placeholder, *inputs, **options)
     finally:
         layers.update(own)
 
