@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint env clean
+.PHONY: demo test mutation lint env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/blendprune demo --output output/demo
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
+
+# Changes the package in small ways, and lists what the tests do not notice; a sample of minutes.
+mutation: $(READY)
+	$(BIN)/python tests/mutation.py $(MUTATION)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

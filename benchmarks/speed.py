@@ -22,7 +22,7 @@ import torch
 from tabulate import tabulate
 
 import blendprune
-from blendprune.pruning.tracing.view import is_prunable_layer
+from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 
 _CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 

@@ -10,6 +10,8 @@ from .structure import restructure, structure_of
 
 __version__ = "0.1.0"
 __all__ = [
+    "Architecture",
+    "Stage",
     "add_prune_config",
     "applied",
     "apply",
@@ -20,6 +22,9 @@ __all__ = [
     "plan",
     "prunable",
     "prune",
+    "register_architecture",
+    "register_channel_wise",
+    "register_flops",
     "restructure",
     "revert",
     "status",
@@ -27,9 +32,22 @@ __all__ = [
 ]
 
 
+# These need detectron2 or Torch-Pruning; ``import blendprune`` imports neither.
+_FROM_PRUNING = {
+    "Architecture",
+    "Stage",
+    "measure_sensitivity",
+    "plan",
+    "prunable",
+    "prune",
+    "register_architecture",
+    "register_channel_wise",
+    "register_flops",
+}
+
+
 def __getattr__(name):
-    # These need detectron2 or Torch-Pruning, which importing blendprune must not import.
-    if name in ("measure_sensitivity", "plan", "prune", "prunable"):
+    if name in _FROM_PRUNING:
         from . import pruning
 
         return getattr(pruning, name)

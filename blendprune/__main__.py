@@ -11,6 +11,11 @@ import warnings
 import blendprune
 
 from .errors import BlendpruneError, ConfigError
+from .progress import TerminalProgress
+from .target import TARGETS
+
+# Flags of single commands that are keys of the PRUNER node, too.
+_FLAGS = ("importance", "normalize", "sensitivity")
 
 
 def main(argv=None):
@@ -41,7 +46,7 @@ def demo(args):
 
 
 def plan(args):
-    """Show what could be cut of the model of a config."""
+    """Show what could be pruned of the model of a config."""
     _silence_upstream()
     blendprune.apply()
     from .pipeline import plan_from_config
@@ -53,7 +58,7 @@ def plan(args):
 
 
 def sensitivity(args):
-    """Measure what each group's channels are worth to the model of a config."""
+    """Measure the sensitivity of the model of a config, group by group."""
     _silence_upstream()
     blendprune.apply()
     from .pipeline import sensitivity_from_config
@@ -63,7 +68,7 @@ def sensitivity(args):
     path = cfg.PRUNER.SENSITIVITY = (
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
-    found = sensitivity_from_config(cfg, progress=lambda line: print(f"- {line}", flush=True))
+    found = sensitivity_from_config(cfg, progress=TerminalProgress())
     print(sensitivity_table(found))
     print(f"\nprune with: --sensitivity {path}")
     return 0
@@ -78,7 +83,7 @@ def prune(args):
 
     cfg = _config(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
-    report = prune_from_config(cfg, output, progress=lambda line: print(f"- {line}", flush=True))
+    report = prune_from_config(cfg, output, progress=TerminalProgress())
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
     return 0
@@ -96,7 +101,7 @@ def run(args):
 
 
 def status(args):
-    """Import every patched module and show how it stands with each patch."""
+    """Import every patched module and show the state of each patch."""
     from tabulate import tabulate
 
     from .overlay import import_targets
@@ -122,7 +127,7 @@ def convert(args):
 
 
 def _silence_upstream():
-    """Keep what upstream tells its own developers from between the lines of a command."""
+    """Hide warnings that upstream writes for its own developers."""
     for module in ("torch", "detectron2", "adet"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
@@ -137,14 +142,14 @@ def _parser():
     sub.add_argument("--output", default="output/demo", metavar="DIR")
     sub.set_defaults(command=demo)
 
-    sub = commands.add_parser("plan", help="show what could be cut, what stays, and why")
+    sub = commands.add_parser("plan", help="show what could be pruned, what stays, and why")
     _add_config_argument(sub)
     _add_layer_arguments(sub)
     sub.add_argument("--json", action="store_true")
     _add_tail(sub)
     sub.set_defaults(command=plan)
 
-    sub = commands.add_parser("sensitivity", help="measure what the loss rises by, by group")
+    sub = commands.add_parser("sensitivity", help="measure the rise of the loss, group by group")
     _add_config_argument(sub)
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
@@ -154,25 +159,23 @@ def _parser():
     sub = commands.add_parser("prune", help="prune the trained model of a config")
     _add_config_argument(sub)
     _add_layer_arguments(sub)
-    target = sub.add_mutually_exclusive_group()
-    for flag, what in (
-        ("--pruning-ratio", "fraction of the channels to remove"),
-        ("--max-flops", "fraction of the FLOPs to keep"),
-        ("--max-params", "fraction of the parameters to keep"),
-        ("--max-activations", "fraction of the activations to keep"),
-        ("--max-latency", "fraction of the latency to keep"),
-    ):
-        target.add_argument(flag, type=float, metavar="X", help=what)
+    targets = sub.add_mutually_exclusive_group()
+    for kind, unit in TARGETS.items():
+        what = "channels to remove" if kind == "pruning_ratio" else f"{unit} to keep"
+        flag = f"--{kind.replace('_', '-')}"
+        targets.add_argument(flag, type=float, metavar="X", help=f"fraction of the {what}")
     sub.add_argument(
         "--level",
         action="append",
         type=float,
         metavar="X",
-        help="a target of the same kind on the way, to be saved in DIR/X; repeatable",
+        help="a target of the same kind on the way, saved in DIR/X; repeatable",
     )
-    sub.add_argument("--importance", metavar="NAME", help="surgeon, taylor, fisher, magnitude, …")
+    sub.add_argument("--importance", metavar="NAME", help="obs, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
-    sub.add_argument("--sensitivity", metavar="FILE", help="measured there, or to be measured")
+    sub.add_argument(
+        "--sensitivity", metavar="FILE", help="measurement to use, or to make"
+    )
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     _add_tail(sub)
     sub.set_defaults(command=prune)
@@ -228,15 +231,15 @@ def _config(args):
 
     modeling.register()
     cfg = get_cfg()
-    keys = ("PRUNING_RATIO", "MAX_FLOPS", "MAX_PARAMS", "MAX_ACTIVATIONS", "MAX_LATENCY")
-    keys += ("IMPORTANCE", "NORMALIZE", "SENSITIVITY")
-    flags = {key: getattr(args, key.lower(), None) for key in keys}
-    given = [(f"PRUNER.{key}", value) for key, value in flags.items() if value is not None]
+    flags = {name: getattr(args, name, None) for name in (*TARGETS, *_FLAGS)}
+    given = [
+        (f"PRUNER.{name.upper()}", value) for name, value in flags.items() if value is not None
+    ]
     try:
         cfg.merge_from_file(args.config_file)
         cfg.merge_from_list([item for pair in given for item in pair])
         cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
-        # What names layers adds to what the file names, and comes after it.
+        # Layers of the command line are added behind those of the file.
         cfg.PRUNER.IGNORED_LAYERS = [
             *cfg.PRUNER.IGNORED_LAYERS,
             *getattr(args, "ignore", ()),

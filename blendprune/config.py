@@ -27,9 +27,9 @@ def add_prune_config(cfg):
     # Latency to keep, as a fraction of the dense model's, measured on this machine.
     pruner.setdefault("MAX_LATENCY", 0.0)
     # Importance score; the lowest scores are pruned first. See blendprune.pruning.IMPORTANCES.
-    pruner.setdefault("IMPORTANCE", "surgeon")
+    pruner.setdefault("IMPORTANCE", "obs")
     # Divide each score by the "flops", "params" or "activations" that removing the channel saves.
-    # "": the target's unit for "surgeon" and with SENSITIVITY, otherwise no division.
+    # "": the target's unit for "obs" and with SENSITIVITY, otherwise no division.
     pruner.setdefault("NORMALIZE", "")
     # Refit the remaining weights to the dense model's outputs on the calibration images. Scores
     # that use no images skip this.

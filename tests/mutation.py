@@ -8,15 +8,15 @@
 
 A mutant is the package with one operator, constant, condition or returned value replaced. For each
 one the tests of that module run, in a temporary copy of the tree, until the first failure. A mutant
-that no test notices survives. Survivors are listed with their line and the change::
+that no test notices survives. Each such mutant is listed with its line and the change::
 
     blendprune/structure.py            38 of 40 caught
     ...
     blendprune/structure.py:214: not a -> a | if not isinstance(struct, dict) or ...
 
-The tests of a module are those that mirror it: ``tests/pruning/search/`` for a module of
-``blendprune/pruning/search/``, its own ``test_<module>.py`` first, and ``tests/test_structure.py``
-for ``blendprune/structure.py``. Whole models are not run, so that a sample takes minutes.
+The tests of a module are those that mirror it: ``tests/pruning/search/test_rounds.py`` for
+``blendprune/pruning/search/rounds.py``, or all of ``tests/pruning/search/`` for a module without a
+file of its own. Tests of whole models, which notice more, do not run: a sample takes minutes.
 """
 
 import argparse
@@ -189,15 +189,12 @@ def tests_of(path):
         path (str): of the module, relative to the root.
 
     Returns:
-        list[str]: files and folders, those that are likely to be first to notice a mutant first.
+        list[str]: its own file of tests; without one, all files of its folder.
     """
-    inside = Path(path).relative_to("blendprune")
-    own = Path("tests") / inside.with_name(f"test_{inside.name}")
-    if len(inside.parts) == 1:
+    own = Path("tests") / Path(path).relative_to("blendprune").with_name(f"test_{Path(path).name}")
+    if (ROOT / own).exists():
         return [str(own)]
-    others = sorted(p.relative_to(ROOT) for p in (ROOT / own.parent).glob("test_*.py"))
-    first = [own] if (ROOT / own).exists() else []
-    return [str(p) for p in first + [p for p in others if p != own]]
+    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / own.parent).glob("test_*.py"))
 
 
 def run_tests(tree, tests, limit):

@@ -9,7 +9,6 @@ and everything inside it (relative positions of ViT and MViT, pooling convs of M
 import contextlib
 import importlib
 
-import torch
 from torch import nn
 
 
@@ -118,34 +117,3 @@ def fit_heads(model):
             module.num_heads = inner.num_heads
         if type(module) is WindowAttention and module.proj.in_features < module.qkv.in_features:
             module.__class__ = NarrowWindowAttention
-
-
-class OneOperator(torch.autograd.Function):
-    """What a function computes, as one node of the autograd graph, gradients included.
-
-    The graph that Torch-Pruning follows knows no views: what a module does inside has to be one
-    operator. ``backward`` computes the function anew, from the inputs that were kept.
-    """
-
-    @staticmethod
-    def forward(ctx, run, owner, x, *parameters):
-        """``run(x)``; ``parameters`` are all that it reads besides and that take gradients.
-
-        ``owner`` is found again as ``grad_fn.owner``.
-        """
-        ctx.run, ctx.owner, ctx.parameters = run, owner, parameters
-        ctx.save_for_backward(x)
-        with torch.no_grad():
-            return run(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        """Gradients of ``x`` and of the parameters that take any."""
-        [x] = ctx.saved_tensors
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            y = ctx.run(x)
-        wanted = [t for t in (x, *ctx.parameters) if t.requires_grad]
-        grads = iter(torch.autograd.grad(y, wanted, grad, allow_unused=True))
-        own = [next(grads) if t.requires_grad else None for t in (x, *ctx.parameters)]
-        return None, None, *own

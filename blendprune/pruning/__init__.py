@@ -1,37 +1,58 @@
-"""Pruning: what Torch-Pruning can see, where a model ends, which channels go, how many."""
+"""Pruning: tracing, architectures, graph, cost, scores, reconstruction, search; prune and plan."""
 
-from .cost.count import CostModel, count_activations, count_flops, count_params
+from .architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Stage,
+    blendmask_outputs,
+    register_architecture,
+)
+from .cost.cost_model import CostModel
+from .cost.count import count_activations, count_flops, count_params
+from .cost.formulas import register_flops
 from .graph.channel_graph import ChannelGraph
 from .graph.groups import ChannelGroup, Member, group_notes
+from .graph.inputs import config_inputs
 from .graph.layer_patterns import resolve_layers, resolve_ratios
-from .graph.outputs import blendmask_outputs, head_outputs, prediction_layers
+from .graph.outputs import head_outputs, prediction_layers
 from .plan import GroupPlan, PruningPlan, plan, plan_table
-from .prune import config_inputs, prune
-from .result import PruningReport, pruning_table
+from .prune import prune
 from .scores import (
     IMPORTANCES,
     NORMALIZERS,
+    Importance,
     accumulate_gradients,
     build_importance,
     is_data_driven,
     score_groups,
 )
 from .search.measure import measure_sensitivity
-from .search.sensitivity import GroupSensitivity, Sensitivity, load_sensitivity, sensitivity_table
+from .search.result import PruningReport, pruning_table
+from .search.sensitivity import (
+    GroupSensitivity,
+    Sensitivity,
+    load_sensitivity,
+    sensitivity_table,
+)
+from .tracing.operators import register_channel_wise
 from .tracing.view import prunable
 
 __all__ = [
+    "ARCHITECTURES",
+    "Architecture",
     "ChannelGraph",
     "ChannelGroup",
     "CostModel",
     "IMPORTANCES",
     "GroupPlan",
     "GroupSensitivity",
+    "Importance",
     "NORMALIZERS",
     "Member",
     "PruningPlan",
     "PruningReport",
     "Sensitivity",
+    "Stage",
     "accumulate_gradients",
     "blendmask_outputs",
     "build_importance",
@@ -50,6 +71,9 @@ __all__ = [
     "prunable",
     "prune",
     "pruning_table",
+    "register_architecture",
+    "register_channel_wise",
+    "register_flops",
     "resolve_layers",
     "resolve_ratios",
     "score_groups",

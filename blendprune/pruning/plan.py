@@ -1,45 +1,47 @@
-"""What could be cut: every group of channels, its widths, what stays and why."""
+"""What could be pruned: every group of channels, its widths, what stays and why."""
 
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
-import torch
 from tabulate import tabulate
 
-from .cost.count import CostModel, count_costs, total_costs
+from .cost.cost_model import CostModel
+from .cost.count import count_costs, total_costs
 from .graph.channel_graph import ChannelGraph
-from .prune import check_inputs, check_layers, check_limits
-from .search.search import Search, allowed_widths, ratio_notes
+from .graph.inputs import example_inputs_for
+from .search.options import PruningOptions
+from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.snapshot import Snapshot
 from .tracing.view import prunable
 
 
 @dataclass
 class GroupPlan:
-    """What may become of the channels of one group.
+    """Which widths one group may take.
 
     Attributes:
         root (str): name of the layer that the group is named after.
         width (int): channels now.
-        least (int): the smallest width it may take; ``width`` where it stays.
-        most (int): the largest it may take below ``width``; ``width`` where it stays.
-        step (int): it may take every multiple of this from ``least`` to ``most``; 0 where it stays.
-        ratio (float | None): what ``pruning_ratio_dict`` has it lose; then least and most are one.
-        stays (str): why the width stays; empty if it may change.
+        min_width (int): the smallest width that it may take; ``width`` if that stays.
+        max_width (int): the largest that it may take below ``width``; ``width`` if that stays.
+        step (int): every multiple of it from ``min_width`` to ``max_width`` is allowed; 0 if the
+            width stays.
+        ratio (float | None): the fraction that ``pruning_ratio_dict`` removes; ``min_width`` and
+            ``max_width`` are then equal.
+        frozen_reason (str): why the width stays; empty if it may change.
         flops (int): FLOPs of the layers that make and normalise its channels. Each layer counts in
-            one group, so that groups add up to the model, less what no group has (resizing).
-        params (int): their parameters.
+            one group: groups add up to the model, without what no group has (resizing).
+        params (int): parameters of these layers.
         members (list[Member]): layers, roles (``"out"`` makes or normalises the channels, ``"in"``
             reads them), and how many entries of the layer one channel stands for.
     """
 
     root: str
     width: int
-    least: int
-    most: int
+    min_width: int
+    max_width: int
     step: int
     ratio: float | None
-    stays: str
+    frozen_reason: str
     flops: int
     params: int
     members: list
@@ -51,12 +53,14 @@ class PruningPlan:
 
     Attributes:
         groups (list[GroupPlan]): in the order of the model.
-        flops (dict[str, float]): ``"now"`` and the ``"least"`` that can be reached, for the example
+        flops (dict[str, float]): ``"now"``, and the ``"min"`` that can be reached, for the example
             inputs up to the raw head outputs; one multiply-add is one FLOP.
-        params (dict[str, float]): ``"now"`` and ``"least"``.
+        params (dict[str, float]): ``"now"`` and ``"min"``.
         activations (dict[str, float]): likewise, of the outputs of convs and linears.
-        notes (list[str]): layers that no group has, and what was asked of some members of a group
-            and holds for all; why a group stays, it says itself.
+        notes (list[str]): layers that no group has; settings of some members of a group that hold
+            for all; operators that count as 0 FLOPs. Groups say themselves why they stay.
+        uncounted_operators (list[str]): operators without a FLOPs formula; see
+            :func:`blendprune.register_flops`.
     """
 
     groups: list
@@ -64,6 +68,7 @@ class PruningPlan:
     params: dict
     activations: dict
     notes: list = field(default_factory=list)
+    uncounted_operators: list = field(default_factory=list)
 
     def to_dict(self):
         """The plan as JSON-ready data."""
@@ -79,72 +84,76 @@ def plan(
     ignored_layers=(),
     pruning_ratio_dict=None,
 ):
-    """Show what :func:`blendprune.prune` could cut with the same arguments. Nothing is changed.
+    """Show what :func:`blendprune.prune` could remove with the same arguments.
 
-    No weights are needed: a model as it was built will do.
+    The model stays unchanged. No weights are needed: a model as it was built will do.
 
     Args:
-        model (nn.Module): as of :func:`blendprune.prune`, as are all other arguments.
+        model (nn.Module): as for :func:`blendprune.prune`, like all other arguments.
 
     Returns:
         PruningPlan: groups, widths, reasons, and how far FLOPs and parameters can go down. A target
-        above what can be reached is met unless steps are so wide that nothing falls within 2 %.
+        above that minimum is met, unless steps are so wide that no widths are within 2 % of it.
 
     Raises:
-        ConfigError: an argument cannot hold.
+        ConfigError: an argument is invalid.
         PruningError: the model cannot be traced.
     """
-    limits = check_limits(max_pruning_ratio, round_to)
-    inputs = check_inputs(model, example_inputs)
-    check_layers(model, ignored_layers, pruning_ratio_dict, limits)
+    options = PruningOptions(
+        round_to=round_to,
+        max_pruning_ratio=max_pruning_ratio,
+        ignored_layers=ignored_layers,
+        pruning_ratio_dict=pruning_ratio_dict,
+    )
+    inputs = example_inputs_for(model, example_inputs)
+    options.check_layers(model)
     snapshot = Snapshot(model)
     try:
-        counts = count_costs(model, inputs)
         parameters = {name: p.numel() for name, p in model.named_parameters()}
-        total = total_costs(model, counts)
         with prunable(model):
+            counts = count_costs(model, inputs)
             graph = ChannelGraph(model, inputs, ignored_layers, pruning_ratio_dict)
             groups = graph.groups()
             graph.check_ratios(groups)
             costs = CostModel(model, groups, counts, parameters)
+        total = total_costs(model, counts)
     finally:
         snapshot.restore()
-    dense = [group.width for group in groups]
-    blank = [torch.zeros(group.width) if group.prunable else None for group in groups]
-    search = Search(groups, blank, dense, limits)
-    least = {key: search.least(partial(costs.cost, key)) for key in total}
-    own = _own(groups, counts["flops"], parameters)
+    start, smallest = end_widths(groups, [group.width for group in groups], options)
+    own = _own(groups, counts.flops, parameters)
     order = {name: place for place, name in enumerate(graph.names.values())}
+    notes = graph.notes + [note for group in groups for note in group.notes]
     return PruningPlan(
         groups=sorted(
             (
-                _group_plan(group, kept, limits, *cost)
-                for group, kept, cost in zip(groups, search.widths, own)
+                _group_plan(group, width, options, *cost)
+                for group, width, cost in zip(groups, start, own)
             ),
             key=lambda group: order[group.root],
         ),
-        notes=graph.notes + [n for g in groups for n in g.notes] + ratio_notes(groups, limits),
-        **{key: {"now": total[key], "least": round(least[key])} for key in total},
+        notes=notes + ratio_notes(groups, options) + counts.notes(),
+        uncounted_operators=list(counts.uncounted),
+        **{unit: {"now": total[unit], "min": round(costs.cost(unit, smallest))} for unit in total},
     )
 
 
-def _group_plan(group, kept, limits, flops, params):
-    widths = allowed_widths(group, group.width, limits)
+def _group_plan(group, start, options, flops, params):
+    widths = allowed_widths(group, group.width, options)
     step = -widths.step if widths else 0
     if group.ratio is not None:
-        widths = [kept] if kept < group.width else []
+        widths = [start] if start < group.width else []
         step = step if widths else 0
-    stays = group.stays
-    if not widths and not stays:
-        stays = "no smaller width is allowed (round_to, max_pruning_ratio, ratio)"
+    reason = group.frozen_reason
+    if not widths and not reason:
+        reason = "no smaller width is allowed (round_to, max_pruning_ratio, ratio)"
     return GroupPlan(
         root=group.root,
         width=group.width,
-        least=min(widths, default=group.width),
-        most=max(widths, default=group.width),
+        min_width=min(widths, default=group.width),
+        max_width=max(widths, default=group.width),
         step=step,
         ratio=group.ratio,
-        stays=stays,
+        frozen_reason=reason,
         flops=flops,
         params=params,
         members=group.members,
@@ -170,24 +179,24 @@ def plan_table(plan):
 
     ::
 
-        group                           width          may become    layers    FLOPs %
-        ----------------------------  -------  ------------------  --------  ---------
-        backbone.bottom_up.stem.conv1      64              7 … 63         4        0.8
-        roi_heads.mask_head.mask_fcn1     256  64 … 224 by 32             3        6.3
+        group                           width         min … max    layers    FLOPs %
+        ----------------------------  -------  ----------------  --------  ---------
+        backbone.bottom_up.stem.conv1      64            7 … 63         4        0.8
+        roi_heads.mask_head.mask_fcn1     256  64 … 224 by 32           3        6.3
         …
 
-        stays                                width  why
+        frozen                               width  reason
         ---------------------------------  -------  ----------------
         roi_heads.box_predictor.cls_score       81  prediction layer
 
-                            now    least    least / now
-        ---------------  ------  -------  -------------
-        FLOPs (G)        184.64     2.30          0.012
-        params (M)        44.34     0.50          0.011
-        activations (M)  221.40    24.08          0.109
+                            now    min    min / now
+        ---------------  ------  -----  -----------
+        FLOPs (G)        184.64   2.30        0.012
+        params (M)        44.34   0.50        0.011
+        activations (M)  221.40  24.08        0.109
 
-    A group is named after one of its layers; ``layers`` counts all that lose the channel, those
-    that read it included. ``FLOPs %`` is the share of those that make it.
+    A group is named after one of its layers. ``layers`` counts all layers that lose the channel,
+    those that read it included. ``FLOPs %`` is the share of the layers that make it.
 
     Args:
         plan (PruningPlan): from :func:`blendprune.plan`.
@@ -199,18 +208,18 @@ def plan_table(plan):
     rows = [
         (g.root, g.width, _widths(g), len(_layers(g)), f"{100 * g.flops / total:.1f}")
         for g in plan.groups
-        if not g.stays
+        if not g.frozen_reason
     ]
-    stays = [(g.root, g.width, g.stays) for g in plan.groups if g.stays]
+    frozen = [(g.root, g.width, g.frozen_reason) for g in plan.groups if g.frozen_reason]
     totals = [
         _total("FLOPs", plan.flops),
         _total("params", plan.params),
         _total("activations", plan.activations),
     ]
     parts = [
-        _table(rows, "group", "width", "may become", "layers", "FLOPs %"),
-        tabulate(stays, ("stays", "width", "why")) if stays else "",
-        _table(totals, "", "now", "least", "least / now"),
+        _table(rows, "group", "width", "min … max", "layers", "FLOPs %"),
+        tabulate(frozen, ("frozen", "width", "reason")) if frozen else "",
+        _table(totals, "", "now", "min", "min / now"),
         "\n".join(f"- {note}" for note in plan.notes),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -226,13 +235,18 @@ def _layers(group):
 
 
 def _widths(group):
-    if group.least == group.most:
-        return str(group.least)
+    if group.min_width == group.max_width:
+        return str(group.min_width)
     every = f" by {group.step}" if group.step > 1 else ""
-    return f"{group.least} … {group.most}{every}"
+    return f"{group.min_width} … {group.max_width}{every}"
 
 
 def _total(name, values):
-    now, least = values["now"], values["least"]
+    now, fewest = values["now"], values["min"]
     unit, factor = ("G", 1e9) if now >= 1e10 else ("M", 1e6) if now >= 1e6 else ("k", 1e3)
-    return f"{name} ({unit})", f"{now / factor:.2f}", f"{least / factor:.2f}", f"{least / now:.3f}"
+    return (
+        f"{name} ({unit})",
+        f"{now / factor:.2f}",
+        f"{fewest / factor:.2f}",
+        f"{fewest / now:.3f}",
+    )

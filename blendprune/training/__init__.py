@@ -1,4 +1,4 @@
-"""Hooks for detectron2's trainers: sparsity before the cut, cuts while training, distillation."""
+"""Hooks for detectron2's trainers: sparsity before pruning, gradual pruning, distillation."""
 
 from .distillation import Distillation
 from .from_config import hooks_from_config

@@ -1,6 +1,7 @@
-"""Distillation: the pruned model learns from the dense one while it is fine-tuned."""
+"""Distillation: fine-tuning with the dense model as the teacher."""
 
 import collections
+import contextlib
 import functools
 import logging
 
@@ -10,10 +11,11 @@ from torch import nn
 
 from ..checkpoint import load
 from ..errors import ConfigError
-from ..pruning.architectures.rcnn import has_regions
-from ..pruning.graph.outputs import prediction_layers, stages
-from ..pruning.scores.predictions import LEAST_VARIANCE
-from ..pruning.tracing.view import evaluating, prunable
+from ..pruning.architectures import architecture_of
+from ..pruning.graph.outputs import prediction_layers
+from ..pruning.scores.predictions import MIN_VARIANCE
+from ..pruning.tracing.hooks import evaluating, forward_hooks
+from ..pruning.tracing.view import prunable
 from ..structure import unwrap
 from .regression import FeatureRegression
 
@@ -23,17 +25,16 @@ _log = logging.getLogger(__name__)
 class Distillation(HookBase):
     """Adds two losses to the model's own: ``loss_distill_features`` and ``loss_distill_heads``.
 
-    The features are those of the backbone, level by level. Pruning leaves fewer channels, so what
-    is compared is what can be read off them: the teacher's, predicted from the student's by linear
-    regression (:class:`FeatureRegression`). The heads' outputs are those of the prediction layers,
-    which keep their width. Both losses are mean squared differences over the variance of the
-    teacher's, of the positions of all levels; 0 is equal, 1 no better than the mean. The heads of
-    an R-CNN see the student's regions in both models; stages of a cascade after the first are left
-    out, as theirs depend on what came before, and so is what runs once a detected instance
-    elsewhere.
+    Features are those of the backbone, level by level. A pruned model has fewer channels; therefore
+    the loss compares the teacher's features with what linear regression predicts of them from the
+    student's (:class:`FeatureRegression`). Heads are the prediction layers, which keep their width.
+    Both losses are mean squared differences, divided by the variance of the teacher's values over
+    the positions of all levels: 0 is equal, 1 is no better than the mean. The heads of an R-CNN see
+    the student's regions in both models. Left out are later stages of a cascade, which depend on
+    the boxes of earlier ones, and heads that run per instance in other architectures.
 
-    Nothing upstream is touched: forward hooks on modules of the same names collect what is
-    compared, and one on the model adds the losses to its dict, to be logged like any other.
+    Nothing upstream is changed: forward hooks on modules of the same names collect what is
+    compared. A hook on the model adds the losses to its dict; they are logged like any other.
 
     Args:
         teacher (nn.Module | str): the dense model, or a checkpoint that `blendprune.load` reads.
@@ -52,8 +53,8 @@ class Distillation(HookBase):
             )
         self.teacher = load(teacher) if isinstance(teacher, str) else teacher
         self.feature_weight, self.head_weight = feature_weight, head_weight
-        self._heads, self._handles = None, []
-        # Other hooks run the model between the steps, to score its channels by its own losses.
+        self._heads, self._hooks = None, contextlib.ExitStack()
+        # Other hooks run the model between the steps, to score its channels.
         self._in_step = False
         self._regressions = collections.defaultdict(FeatureRegression)
 
@@ -63,10 +64,10 @@ class Distillation(HookBase):
             _log.warning("distillation compares heads alone: the model has no module 'backbone'")
         device = next(student.parameters()).device
         self.teacher.to(device).eval().requires_grad_(False)
-        self._handles = [
-            student.register_forward_pre_hook(self._listen, with_kwargs=True),
-            student.register_forward_hook(self._add_losses, with_kwargs=True),
-        ]
+        self._hooks.enter_context(
+            forward_hooks([student], self._listen, before=True, with_kwargs=True)
+        )
+        self._hooks.enter_context(forward_hooks([student], self._add_losses, with_kwargs=True))
 
     def before_step(self):
         self._in_step = True
@@ -75,9 +76,7 @@ class Distillation(HookBase):
         self._in_step = False
 
     def after_train(self):
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
 
     def _listen(self, student, args, kwargs):
         if not (self._in_step and student.training):
@@ -92,23 +91,28 @@ class Distillation(HookBase):
         calls = self._student.close()
         if not isinstance(losses, dict):
             return None
-        teacher = _Calls(self.teacher, self._heads)
-        with evaluating(self.teacher):
-            try:
-                _run(self.teacher, _inputs(args, kwargs), calls)
-            finally:
-                expected = teacher.close()
+        expected = self._teach(_inputs(args, kwargs), calls.regions)
         found = {}
         if self.feature_weight:
             loss = self._feature_loss(calls.features, expected.features)
             found["loss_distill_features"] = self.feature_weight * loss
         if self.head_weight:
             pairs = [self._pairs(name, calls, expected) for name in self._heads]
-            # Of heads that saw no region in this batch, there is nothing to compare.
+            # Heads that saw no region in this batch have nothing to compare.
             heads = [_head_loss(*zip(*each)) for each in pairs if each]
             loss = torch.stack(heads).mean() if heads else torch.zeros(())
             found["loss_distill_heads"] = self.head_weight * loss
         return {**losses, **found}
+
+    def _teach(self, inputs, regions):
+        """Run the teacher on whole images, and its heads on regions that the student pooled."""
+        architecture, calls = architecture_of(self.teacher), _Calls(self.teacher, self._heads)
+        with evaluating(self.teacher):
+            try:
+                architecture.run_on_regions(inputs, architecture.pooled_regions(regions))
+            finally:
+                calls.close()
+        return calls
 
     def _feature_loss(self, ours, theirs):
         positions = {level: x[:, 0].numel() for level, x in theirs.items()}
@@ -133,11 +137,13 @@ class Distillation(HookBase):
     def _common_heads(self, student, inputs):
         with prunable(self.teacher), evaluating(self.teacher):
             layers = set(prediction_layers(self.teacher, inputs[:1]))
-        names = [name for name, module in self.teacher.named_modules() if module in layers]
+        architecture = architecture_of(self.teacher)
         names = [
             name
-            for name in names
-            if not name.startswith("backbone.") and not _is_later_stage(self.teacher, name)
+            for name, module in self.teacher.named_modules()
+            if module in layers
+            and not name.startswith("backbone.")
+            and not architecture.depends_on_earlier_predictions(name)
         ]
         known = dict(student.named_modules())
         missing = [name for name in names if name not in known]
@@ -150,28 +156,26 @@ class Distillation(HookBase):
 
 
 class _Calls:
-    """What a model's backbone and heads give, and the regions it pools, while it runs."""
+    """Outputs of a model's backbone and heads, and the regions it pools, until :meth:`close`."""
 
     def __init__(self, model, heads):
         self.features, self.outputs, self.regions = {}, {}, {}
         modules = dict(model.named_modules())
-        self._handles = []
+        self._hooks = contextlib.ExitStack()
         if "backbone" in modules:
-            self._handles.append(modules["backbone"].register_forward_hook(self._keep_features))
+            self._hook(modules["backbone"], self._keep_features)
         for name in heads:
-            keep = functools.partial(self._keep_output, name)
-            self._handles.append(modules[name].register_forward_hook(keep))
-        if has_regions(model):
-            for name in ("box_pooler", "pooler", "mask_pooler", "keypoint_pooler"):
-                pooler = getattr(model.roi_heads, name, None)
-                if pooler is not None:
-                    keep = functools.partial(self._keep_regions, name)
-                    self._handles.append(pooler.register_forward_pre_hook(keep))
+            self._hook(modules[name], functools.partial(self._keep_output, name))
+        for name, pooler in architecture_of(model).region_poolers().items():
+            self._hook(pooler, functools.partial(self._keep_regions, name), before=True)
 
     def close(self):
-        for handle in self._handles:
-            handle.remove()
+        """Stop listening; returns itself."""
+        self._hooks.close()
         return self
+
+    def _hook(self, module, hook, before=False):
+        self._hooks.enter_context(forward_hooks([module], hook, before=before))
 
     def _keep_output(self, name, module, inputs, output):
         # RetinaNet's inference goes on to take the sigmoid in place.
@@ -184,36 +188,11 @@ class _Calls:
         self.features = dict(features)
 
 
-def _run(model, inputs, calls):
-    """Run the teacher on whole images; an R-CNN's heads see the regions that the student pooled."""
-    if not has_regions(model):
-        image, _ = stages(model, inputs, inference_only=False)[0]
-        image(1)
-        return
-    (image, _), (boxes, _), (detections, _) = stages(model, inputs)
-    image(1)
-    regions = calls.regions
-    proposals = regions.get("box_pooler", regions.get("pooler"))
-    if proposals is not None:
-        boxes(proposals)
-    detected = regions.get("mask_pooler", regions.get("keypoint_pooler"))
-    if detected is not None and sum(map(len, detected)):
-        detections(detected)
-
-
 def _head_loss(ours, theirs):
-    # All levels of a pyramid at once: the coarsest, where hardly anything is, would be all noise.
+    # All levels of a pyramid at once: the coarsest level alone has few objects and much noise.
     ours, theirs = (torch.cat([x.float().flatten() for x in each]) for each in (ours, theirs))
-    scale = theirs.var(unbiased=False).clamp(min=LEAST_VARIANCE)
+    scale = theirs.var(unbiased=False).clamp(min=MIN_VARIANCE)
     return (ours - theirs).square().mean() / scale
-
-
-def _is_later_stage(model, name):
-    # A cascade: one predictor a stage, each on what the one before it made of the regions.
-    predictors = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    first = "roi_heads.box_predictor.0."
-    inside = name.startswith("roi_heads.box_predictor.")
-    return isinstance(predictors, nn.ModuleList) and inside and not name.startswith(first)
 
 
 def _inputs(args, kwargs):

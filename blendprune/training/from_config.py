@@ -19,11 +19,11 @@ def hooks_from_config(cfg):
         list[HookBase]: for ``trainer.register_hooks``; empty by default.
 
     Raises:
-        ConfigError: a key cannot hold.
+        ConfigError: a key is invalid.
         CheckpointError: the teacher's file cannot be read, or is of another model.
     """
-    # Not at the top: under the text of the patches, detectron2's engine imports this module.
-    from .. import pipeline as job
+    # Not at the top: with patches/ applied, detectron2's engine imports this module.
+    from ..build import prune_arguments
     from .distillation import Distillation
     from .gradual import GradualPruning
     from .sparsity import GroupSparsity
@@ -44,13 +44,13 @@ def hooks_from_config(cfg):
     if node.GRADUAL.END:
         if node.MAX_LATENCY:
             raise ConfigError(
-                "PRUNER.GRADUAL goes by what can be counted: set PRUNER.MAX_FLOPS instead of "
-                "PRUNER.MAX_LATENCY."
+                "PRUNER.GRADUAL takes only targets that can be counted: set PRUNER.MAX_FLOPS "
+                "instead of PRUNER.MAX_LATENCY."
             )
         if node.SENSITIVITY:
             raise ConfigError(
-                "PRUNER.SENSITIVITY holds for the weights that it was measured with, and "
-                "PRUNER.GRADUAL cuts while they change: leave one of them out."
+                "PRUNER.SENSITIVITY is valid for the weights that it was measured with, but "
+                "PRUNER.GRADUAL prunes while the weights change: leave one of them out."
             )
         hooks.append(
             GradualPruning(
@@ -58,7 +58,7 @@ def hooks_from_config(cfg):
                 node.GRADUAL.END,
                 node.GRADUAL.PERIOD,
                 images=node.CALIBRATION_IMAGES,
-                **job.prune_arguments(cfg, GradualPruning),
+                **prune_arguments(cfg, GradualPruning),
             )
         )
     if node.DISTILLATION.TEACHER:
@@ -73,11 +73,11 @@ def hooks_from_config(cfg):
 
 
 def _teacher(cfg):
-    from .. import pipeline as job
+    from ..build import build_trained
 
     cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
     try:
-        return job.build_trained(cfg)
+        return build_trained(cfg)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error} It is PRUNER.DISTILLATION.TEACHER: set that to the dense model's file, or to "

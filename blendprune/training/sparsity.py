@@ -1,27 +1,27 @@
-"""Group sparsity: the least important channels fade while the model trains, before they are cut."""
+"""Group sparsity: the least important channels decay in training, before they are pruned."""
 
 import torch
 from detectron2.engine.train_loop import HookBase
-from torch import nn
 
 from ..errors import ConfigError
 from ..pruning.graph.channel_graph import ChannelGraph
-from ..pruning.scores.readers import by_input, is_reader
-from ..pruning.tracing.view import is_norm, is_prunable_layer, prunable
+from ..pruning.graph.layer_sides import sum_by_input
+from ..pruning.tracing.layer_kinds import is_norm, is_prunable_layer
+from ..pruning.tracing.view import prunable
 from ..structure import unwrap
 from .trainer_data import example_inputs_of
 
 
 class GroupSparsity(HookBase):
-    """Weight decay over whole coupled groups, the stronger the less important the channel.
+    """Weight decay over whole coupled groups; less important channels decay faster.
 
     DepGraph's regulariser (arXiv:2301.12900, §3.3): channel k of a group decays at the rate
-    ``strength · 2^(alpha · (I_max − I_k) / (I_max − I_min))``, I being the L2 norm of all its
-    weights in the group. As in growing regularisation (arXiv:2012.09243) the strength grows, in
-    proportion to the iterations done, and is whole at the last one. The decay is decoupled from the
-    gradient, as AdamW's (arXiv:1711.05101): after each step the weights shrink by that rate times
-    their learning rate. So it means the same with any optimizer, under mixed precision and gradient
-    clipping, and keeps the copies of DistributedDataParallel equal.
+    ``strength · 2^(alpha · (I_max − I_k) / (I_max − I_min))``, where I is the L2 norm of all its
+    weights in the group. The strength grows in proportion to the iterations done and is complete at
+    the last one, as in growing regularisation (arXiv:2012.09243). The decay is decoupled from the
+    gradient, as in AdamW (arXiv:1711.05101): after each step the weights shrink by that rate times
+    their learning rate. It therefore means the same with any optimizer, mixed precision and
+    gradient clipping, and keeps the copies of DistributedDataParallel equal.
 
     Args:
         strength (float): rate of decay of the most important channel of a group at the end.
@@ -32,7 +32,7 @@ class GroupSparsity(HookBase):
         ignored_layers (Sequence[str | nn.Module]): layers whose channels are left alone.
 
     Raises:
-        ConfigError: an argument cannot hold.
+        ConfigError: an argument is invalid.
     """
 
     def __init__(self, strength, *, alpha=4.0, period=100, example_inputs=None, ignored_layers=()):
@@ -51,7 +51,7 @@ class GroupSparsity(HookBase):
     def after_step(self):
         model = unwrap(self.trainer.model)
         if [p.shape for p in model.parameters()] != self._shapes:
-            self._trace()  # it was cut meanwhile
+            self._trace()  # the model was pruned meanwhile
         if (self.trainer.iter - self.trainer.start_iter) % self.period == 0:
             self._rank()
         grown = (self.trainer.iter + 1) / self.trainer.max_iter
@@ -83,7 +83,7 @@ class GroupSparsity(HookBase):
             groups = ChannelGraph(model, inputs, self.ignored_layers).groups()
         # Outside the view, where FrozenBN has no parameters.
         self._groups = [
-            [_Side(item, group.width) for item in group.handle if _has_weight(item)]
+            [_Side(side, group.width) for side in group.sides if _has_weight(side.layer)]
             for group in groups
             if group.prunable
         ]
@@ -97,22 +97,19 @@ class GroupSparsity(HookBase):
             self._paces.append(2 ** (self.alpha * (norm.max() - norm) / span))
 
 
-def _has_weight(item):
-    module = item.dep.target.module
-    known = isinstance(module, nn.Module) and (is_prunable_layer(module) or is_norm(module))
-    return known and module._parameters.get("weight") is not None
+def _has_weight(layer):
+    known = is_prunable_layer(layer) or is_norm(layer)
+    return known and layer._parameters.get("weight") is not None
 
 
 class _Side:
     """One side of one layer: how its weight divides among the channels of a group."""
 
-    def __init__(self, item, width):
-        self.layer, self.width = item.dep.target.module, width
-        self.reads = is_reader(item)
+    def __init__(self, side, width):
+        self.layer, self.reads, self.width = side.layer, side.reads, width
         self.transposed = getattr(self.layer, "transposed", False)
         device = self.weight.device
-        self.own = torch.tensor(list(item.idxs), device=device)
-        self.roots = torch.tensor(item.root_idxs, device=device)
+        self.own, self.roots = side.entries.to(device), side.channels.to(device)
 
     @property
     def weight(self):
@@ -122,7 +119,7 @@ class _Side:
         """Sum of squared weights of each channel of the group: (width,)."""
         squares = self.weight.square()
         if self.reads:
-            own = by_input(self.layer, squares)
+            own = sum_by_input(self.layer, squares)
         else:
             own = self._outputs_first(squares).flatten(1).sum(1) if squares.dim() > 1 else squares
         total = self.weight.new_zeros(self.width)
@@ -131,7 +128,7 @@ class _Side:
     def scale(self, factors):
         """Multiply what belongs to each channel of the group by its factor, in place."""
         if self.reads:
-            own = self._factors(factors, by_input(self.layer, self.weight).numel())
+            own = self._factors(factors, sum_by_input(self.layer, self.weight).numel())
             groups = 1 if self.transposed else getattr(self.layer, "groups", 1)
             # Inputs of a grouped conv: those of its groups follow one another.
             own = own.view(groups, -1).repeat_interleave(len(self.weight) // groups, 0)

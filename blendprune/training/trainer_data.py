@@ -1,8 +1,8 @@
-"""What the hooks ask of the trainer that they are registered with."""
+"""Data and example inputs from the trainer that a hook is registered with."""
 
 import itertools
 
-from ..pruning.prune import check_inputs, config_inputs
+from ..pruning.graph.inputs import config_inputs, example_inputs_for
 
 
 def training_batches(trainer, images):
@@ -24,8 +24,8 @@ def training_batches(trainer, images):
 
 
 def example_inputs_of(model, given, trainer):
-    """What :func:`blendprune.prune` traces a model with, one of the trainer's images if need be."""
+    """Inputs to trace with: the given ones, those of the config, or one of the trainer's."""
     batches = None
     if given is None and config_inputs(model) is None:
         batches = training_batches(trainer, 1)
-    return check_inputs(model, given, batches)
+    return example_inputs_for(model, given, batches)

@@ -1,7 +1,7 @@
 """Raw outputs of a model, to compare."""
 
 from blendprune.pruning import head_outputs
-from blendprune.pruning.tracing.view import evaluating
+from blendprune.pruning.tracing.hooks import evaluating
 
 
 def outputs_of(model, images):

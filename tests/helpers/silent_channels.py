@@ -6,7 +6,7 @@ from blendprune.pruning import (
     prunable,
     prune,
 )
-from blendprune.pruning.tracing.view import is_norm, is_prunable_layer
+from blendprune.pruning.tracing.layer_kinds import is_norm, is_prunable_layer
 
 
 def prune_the_dead(model, images, dead):
@@ -29,11 +29,11 @@ def silence_half_of_every_group(model, images):
     dead = {}
     with prunable(model), torch.no_grad():
         for group in ChannelGraph(model, images).groups():
-            if group.stays:
+            if group.frozen_reason:
                 continue
-            size = group.width // group.slots
+            size = group.width // group.num_parts
             at = torch.randperm(size, generator=generator)[: size // 2]
-            gone = torch.cat([part * size + at for part in range(group.slots)])
+            gone = torch.cat([part * size + at for part in range(group.num_parts)])
             score = torch.ones(group.width)
             score[gone] = 0
             dead[group.handle[0].dep.target.module] = score

@@ -105,7 +105,7 @@ def groups_of(family):
     model = build(family)
     with prunable(model):
         groups = ChannelGraph(model, images).groups()
-        return {g.root: [g.stays, [member.layer for member in g.members]] for g in groups}
+        return {g.root: [g.frozen_reason, [member.layer for member in g.members]] for g in groups}
 
 
 def refusal_at_the_width_of_an_input(family):

@@ -22,7 +22,7 @@ def blendmask(blendmask_cfg):
 
 def randomise_norms(model):
     """Give norms weights and statistics that are no identity, so that mistakes show."""
-    from blendprune.pruning.tracing.view import is_norm
+    from blendprune.pruning.tracing.layer_kinds import is_norm
 
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

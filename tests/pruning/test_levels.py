@@ -8,6 +8,7 @@ import torch
 from blendprune.errors import ConfigError, TargetUnreachable
 from blendprune.pruning import prune
 from tests.helpers.blendmask_options import WIDE
+from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.state import remember, unchanged
 
 LAST = {"pruning_ratio": 0.6, "max_flops": 0.4, "max_params": 0.4, "max_activations": 0.5}
@@ -35,8 +36,17 @@ def _equal(model, other):
     [(kind, {"importance": "magnitude"}) for kind in LAST]
     + [("max_flops", {}), ("pruning_ratio", {"importance": "fisher", "global_pruning": False})],
 )
-def test_a_level_is_what_a_run_that_ends_there_gives(blendmask, images, batches, kind, scope):
-    model, first, second = (copy.deepcopy(m) for m in [blendmask(*WIDE)] * 3)
+def test_a_level_is_what_a_run_that_ends_there_gives(kind, scope):
+    batches = [chain_inputs(seed) for seed in range(2)]
+    _check_levels(Chain().eval(), chain_inputs(), batches, kind, scope)
+
+
+def test_a_level_of_a_blendmask_is_what_a_run_that_ends_there_gives(blendmask, images, batches):
+    _check_levels(blendmask(*WIDE), images, batches, "max_flops", {})
+
+
+def _check_levels(model, images, batches, kind, scope):
+    first, second = copy.deepcopy(model), copy.deepcopy(model)
     levels = LEVELS[kind]
     kept, report = _prune(model, images, batches, levels=levels, **{kind: LAST[kind]}, **scope)
     order = sorted(levels, reverse=kind != "pruning_ratio")
@@ -57,16 +67,15 @@ def test_a_level_is_what_a_run_that_ends_there_gives(blendmask, images, batches,
             assert 0.98 * level <= flops["after"] / flops["before"] <= level
 
 
-def test_what_a_layer_loses_whatever_the_target_it_has_lost_at_the_first_level(
-    blendmask, images, batches
-):
-    model = blendmask(*WIDE)
-    given = {"*.res3.0.conv1": 0.25}
+def test_what_a_layer_loses_whatever_the_target_it_has_lost_at_the_first_level():
     kept, report = _prune(
-        model, images, batches, max_flops=0.5, levels=[0.8], pruning_ratio_dict=given
+        Chain().eval(),
+        *(chain_inputs(), [chain_inputs(1)]),
+        max_flops=0.5,
+        levels=[0.7],
+        pruning_ratio_dict={"second": 0.25},
     )
-    name = "backbone.bottom_up.res3.0.conv1"
-    assert kept[0.8][1].layers[name] == report.layers[name] == {"before": 128, "after": 96}
+    assert kept[0.7][1].layers["second"] == report.layers["second"] == {"before": 60, "after": 45}
 
 
 def test_a_target_out_of_reach_is_refused_before_the_first_level(blendmask, images):

@@ -60,35 +60,39 @@ def test_it_is_the_models_cost_and_lists_each_layer(planned, images):
 @pytest.mark.parametrize("how", [{}, {"round_to": 24}, {"max_pruning_ratio": 0.4}])
 def test_what_it_says_can_be_reached_can_be_reached(planned, images, how):
     model, plan = planned(*WIDE, **how)
-    least = plan.flops["least"] / plan.flops["now"]
+    least = plan.flops["min"] / plan.flops["now"]
     with pytest.raises(TargetUnreachable):
         prune(model, images, max_flops=0.97 * least, importance="magnitude", rounds=1, **how)
     prune(model, images, max_flops=least * 1.0001, importance="magnitude", rounds=1, **how)
     after = {g.root: g.width for g in blendprune.plan(model, images).groups}
     saving = [g for g in plan.groups if "seg_head" not in g.root]
-    assert {g.root: after[g.root] for g in saving} == {g.root: g.least for g in saving}
+    assert {g.root: after[g.root] for g in saving} == {g.root: g.min_width for g in saving}
 
 
 def test_widths_come_in_steps_and_stays_has_a_reason(planned):
     _, plan = planned(*WIDE, round_to=48)
     tower = group_of(plan, "proposal_generator.fcos_head.cls_tower.0")  # 128 wide, GN(32)
-    assert (tower.width, tower.least, tower.most, tower.step) == (128, 96, 96, 96)
+    assert (tower.width, tower.min_width, tower.max_width, tower.step) == (128, 96, 96, 96)
     stem = group_of(plan, "backbone.bottom_up.stem.conv1")
-    assert (stem.width, stem.least, stem.most, stem.step) == (64, 48, 48, 48)
+    assert (stem.width, stem.min_width, stem.max_width, stem.step) == (64, 48, 48, 48)
     logits = group_of(plan, "proposal_generator.fcos_head.cls_logits")
-    assert (logits.stays, logits.least, logits.step) == ("prediction layer", logits.width, 0)
+    assert (logits.frozen_reason, logits.min_width, logits.step) == (
+        "prediction layer",
+        logits.width,
+        0,
+    )
     _, plan = planned(*WIDE, round_to=256)
     stem = group_of(plan, "backbone.bottom_up.stem.conv1")
-    assert stem.stays.startswith("no smaller width is allowed") and stem.step == 0
+    assert stem.frozen_reason.startswith("no smaller width is allowed") and stem.step == 0
 
 
 def test_a_member_that_is_ignored_is_named(planned):
     _, plan = planned(*WIDE, ignored_layers=["*.res3.1.conv2"])
     group = group_of(plan, "backbone.bottom_up.res3.0.conv2")
-    assert group.stays == (
+    assert group.frozen_reason == (
         "ignored by '*.res3.1.conv2' (backbone.bottom_up.res3.1.conv2, 1 of 3 layers)"
     )
-    assert group.least == group.width
+    assert group.min_width == group.width
 
 
 def test_what_cannot_be_followed_is_told(blendmask, images):
@@ -104,7 +108,7 @@ def test_what_cannot_be_followed_is_told(blendmask, images):
     block = model.backbone.bottom_up.res3[0]
     block.conv1 = Odd(block.conv1, nn.Conv2d(3, 3, 1))
     plan = blendprune.plan(model, images)
-    assert group_of(plan, "backbone.bottom_up.res3.0.conv1.plain").stays.startswith(
+    assert group_of(plan, "backbone.bottom_up.res3.0.conv1.plain").frozen_reason.startswith(
         "unknown operator CumsumBackward0"
     )
     assert any("conv1.spare: no output depends on it" in note for note in plan.notes)
@@ -132,19 +136,22 @@ def test_layers_lose_the_ratio_that_is_asked_of_them(planned, images):
                 assert 0.588 <= sizes["after"] / sizes["before"] <= 0.6
     for layer in widths:
         group = group_of(plan, f"{RES3}.{layer}")
-        assert (group.least, group.most) == (widths[layer], widths[layer])
-    assert "pruning ratio 0" in group_of(plan, f"{RES3}.1.conv1").stays
+        assert (group.min_width, group.max_width) == (widths[layer], widths[layer])
+    assert "pruning ratio 0" in group_of(plan, f"{RES3}.1.conv1").frozen_reason
 
 
 def test_the_last_entry_counts_and_ignored_layers_count_more(planned):
     _, plan = planned(*WIDE, pruning_ratio_dict=[(f"{RES3}.0.conv1", 0.25), (f"{RES3}.*", 0.5)])
-    assert group_of(plan, f"{RES3}.0.conv1").least == 64
+    assert group_of(plan, f"{RES3}.0.conv1").min_width == 64
     # Of a group, too: whichever member it names.
     both = [(f"{RES3}.0.conv2", 0.25), (f"{RES3}.1.conv2", 0.5)]
-    assert group_of(planned(*WIDE, pruning_ratio_dict=both)[1], f"{RES3}.0.conv2").least == 64
-    assert group_of(planned(*WIDE, pruning_ratio_dict=both[::-1])[1], f"{RES3}.0.conv2").least == 96
+    assert group_of(planned(*WIDE, pruning_ratio_dict=both)[1], f"{RES3}.0.conv2").min_width == 64
+    assert (
+        group_of(planned(*WIDE, pruning_ratio_dict=both[::-1])[1], f"{RES3}.0.conv2").min_width
+        == 96
+    )
     _, plan = planned(*WIDE, pruning_ratio_dict=both, ignored_layers=[f"{RES3}.0.conv2"])
-    assert group_of(plan, f"{RES3}.0.conv2").least == 128
+    assert group_of(plan, f"{RES3}.0.conv2").min_width == 128
 
 
 def test_a_pattern_that_names_some_members_of_a_group_is_told(planned, images):
@@ -161,7 +168,7 @@ def test_a_pattern_that_names_some_members_of_a_group_is_told(planned, images):
 def test_a_ratio_beyond_the_least_width_is_told(planned):
     tower = "proposal_generator.fcos_head.cls_tower.0"
     _, plan = planned(*WIDE, pruning_ratio_dict={tower: 0.8})
-    assert group_of(plan, tower).least == 64
+    assert group_of(plan, tower).min_width == 64
     assert any(f"{tower}: keeps 64 of 128 channels" in note for note in plan.notes)
 
 

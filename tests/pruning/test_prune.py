@@ -18,7 +18,7 @@ from blendprune.pruning import (
     prune,
     pruning_table,
 )
-from blendprune.pruning.tracing.view import is_prunable_layer
+from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 from tests.helpers.blendmask_options import FROZEN, PANOPTIC, R50, SHARED, WIDE
 from tests.helpers.outputs import outputs_of
 from tests.helpers.silent_channels import prune_the_dead, silence_half_of_every_group

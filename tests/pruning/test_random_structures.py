@@ -22,7 +22,7 @@ from blendprune.errors import ConfigError, PruningError, TargetUnreachable
 from blendprune.pruning import plan, prune
 from blendprune.pruning.graph.layer_patterns import resolve_layers
 from blendprune.pruning.search.search import TOLERANCE
-from blendprune.pruning.tracing.view import is_prunable_layer
+from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 from tests.helpers import small_transformers
 from tests.helpers.blendmask_options import FROZEN, PANOPTIC, R50, SHARED, WIDE
 from tests.helpers.small_zoo import config_of
@@ -137,7 +137,7 @@ def plan_and_prune(model, images, asked):
         assert_unreachable(before, asked, error)
     except PruningError as error:
         assert "no group of channels" in str(error)
-        assert all(group.stays for group in before.groups)
+        assert all(group.frozen_reason for group in before.groups)
     except ConfigError as error:
         assert_cannot_hold(model, images, limits, asked, str(error))
     return None
@@ -158,7 +158,7 @@ def assert_cannot_hold(model, images, limits, asked, sentence):
     names = {name for name, module in model.named_modules() if module in named}
     for group in plan(model, images, **limits).groups:
         if any(member.role == "out" and member.layer in names for member in group.members):
-            assert group.stays, (entry, group.root)
+            assert group.frozen_reason, (entry, group.root)
 
 
 def assert_unreachable(before, asked, error):
@@ -167,7 +167,7 @@ def assert_unreachable(before, asked, error):
     target, values = asked[kind], getattr(before, kind.removeprefix("max_"))
     if "is out of reach" in str(error):
         assert error.reachable > target
-        assert values["least"] / values["now"] > 0.999 * target
+        assert values["min"] / values["now"] > 0.999 * target
         return
     # Steps or ratios of single layers take the model past what the tolerance allows.
     assert error.reachable < (1 - TOLERANCE) * target
@@ -187,13 +187,13 @@ def assert_widths(before, report, asked):
         assert len(widths) <= 1, (group.root, widths)
         width = report.layers[group.root]["after"]
         lost += group.width - width
-        if group.stays:
+        if group.frozen_reason:
             assert width == group.width, group.root
         elif group.ratio is not None:
-            assert width == group.least, group.root
+            assert width == group.min_width, group.root
             assert width >= (1 - group.ratio) * group.width - 1e-6
         else:
-            allowed = {group.width, *range(group.least, group.most + 1, group.step)}
+            allowed = {group.width, *range(group.min_width, group.max_width + 1, group.step)}
             assert width in allowed, (group.root, width)
             assert width >= (1 - asked["max_pruning_ratio"]) * group.width - 1e-6
             assert width == group.width or width % (asked["round_to"] or 1) == 0
@@ -206,7 +206,11 @@ def assert_widths(before, report, asked):
     if "pruning_ratio" in asked and not asked.get("pruning_ratio_dict"):
         # The ratio is of all that is no prediction, what steps or limits keep whole included.
         blocked = "no smaller width is allowed"
-        free = sum(g.width for g in before.groups if not g.stays or g.stays.startswith(blocked))
+        free = sum(
+            g.width
+            for g in before.groups
+            if not g.frozen_reason or g.frozen_reason.startswith(blocked)
+        )
         assert lost <= asked["pruning_ratio"] * free + 1e-6
 
 

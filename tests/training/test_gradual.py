@@ -12,8 +12,8 @@ import blendprune
 from blendprune.errors import ConfigError, PruningError
 from blendprune.pruning import count_flops, head_outputs, prunable
 from blendprune.pruning.graph.channel_graph import ChannelGraph
-from blendprune.pruning.graph.kept_entries import Survivors
-from blendprune.pruning.tracing.view import evaluating
+from blendprune.pruning.graph.kept_entries import KeptEntries
+from blendprune.pruning.tracing.hooks import evaluating
 from blendprune.training import GradualPruning
 from blendprune.training.gradual import parameters_of, replace_parameters
 
@@ -104,13 +104,13 @@ def test_momentum_goes_with_the_channels_that_stay(blendmask, images):
     for p in model.parameters():
         p.grad = p.detach().clone()
     optimizer.step()  # the momentum of each weight is now the weight itself
-    before, survivors = parameters_of(model), Survivors()
+    before, kept = parameters_of(model), KeptEntries()
     with prunable(model):
         graph = ChannelGraph(model, images)
         for group in graph.groups():
-            if group.prunable and group.slots == 1:
-                graph.cut(group, range(0, group.width, 3), survivors)
-    replace_parameters(optimizer, before, model, survivors)
+            if group.prunable and group.num_parts == 1:
+                graph.prune(group, range(0, group.width, 3), kept)
+    replace_parameters(optimizer, before, model, kept)
     unchanged = set(before.values())
     assert sum(p not in unchanged for p in model.parameters()) > 50
     for p in model.parameters():

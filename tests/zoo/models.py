@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 import blendprune
 from blendprune.pruning import count_flops, head_outputs, prune
-from blendprune.pruning.tracing.view import evaluating
+from blendprune.pruning.tracing.hooks import evaluating
 
 from .batches import training_batch
 

@@ -1,71 +1,124 @@
-"""Two-stage detectors, run on given regions instead of on whatever they detect.
-
-What the heads of a region-based detector compute depends on how many regions the stages before
-them found: with random weights none at all, and a branch that sees no region is not in the graph.
-So each stage runs on regions that are given, and the limits of the config say how many there are.
-"""
+"""detectron2's R-CNNs: the image, the box head on proposals, the other heads on detections."""
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes
 
-# Upstream's defaults of RPN.POST_NMS_TOPK_TEST and TEST.DETECTIONS_PER_IMAGE, which models without
-# a proposal generator, or with predictors of their own, do not hold.
+from ..tracing.hooks import forward_hooks
+from .default import Architecture, Stage
+from .given import given_instances
+from .registry import register_architecture
+
+# Upstream's defaults of RPN.POST_NMS_TOPK_TEST and TEST.DETECTIONS_PER_IMAGE, for models without a
+# proposal generator or with predictors of their own, which do not hold these numbers.
 _PROPOSALS, _DETECTIONS = 1000, 100
+# Regions per image on which two models are compared: of the box head, and of the other heads.
+_COMPARED_PROPOSALS, _COMPARED_DETECTIONS = 128, 32
 
 
-def has_regions(model):
-    """Whether the model has detectron2's R-CNN parts: a backbone and RoI heads."""
-    return hasattr(getattr(model, "roi_heads", None), "forward_with_given_boxes")
+@register_architecture
+class RCNN(Architecture):
+    """Three stages: the image, the box head, the heads that see detected boxes."""
 
+    @classmethod
+    def matches(cls, model):
+        return hasattr(getattr(model, "roi_heads", None), "forward_with_given_boxes")
 
-def rcnn_stages(model, batched_inputs):
-    """An R-CNN in parts: image, box head, and the heads that see detected boxes.
+    def stages(self, batched_inputs, training_branches=False):
+        """Backbone, proposal generator and semantic head; box head; mask and keypoint heads.
 
-    Args:
-        model (nn.Module): GeneralizedRCNN or one of the same parts, in eval mode.
-        batched_inputs (list[dict]): detectron2's format; only ``"image"``, (C, H, W), is read.
+        The latter two stages also run on given regions: a list of Boxes, one per image.
+        """
+        image, boxes, detections = self._parts(batched_inputs)
+        proposals, detected = self.region_limits()
+        return [Stage(image), Stage(boxes, proposals), Stage(detections, detected)]
 
-    Returns:
-        list[tuple[Callable, int]]: as ``stages``. The image stage
-        takes backbone, proposal generator and semantic head; the box stage runs on as many regions
-        as there are proposals after NMS at most, the last one on as many as detections. Both also
-        run on regions of one's own, a list of Boxes, one an image.
-    """
-    images, features = None, None
+    def find_regions(self, batched_inputs):
+        """Proposals and detections, at least one per image.
 
-    def image(_):
-        nonlocal images, features
-        images = model.preprocess_image(batched_inputs)
-        features = model.backbone(images.tensor)
-        if model.proposal_generator is not None:
-            model.proposal_generator(images, features, None)
-        if hasattr(model, "sem_seg_head"):
-            model.sem_seg_head(features, None)
+        Returns:
+            tuple[list[Boxes], list[Boxes]] | None: None for a model without a proposal generator
+            on inputs without ``"proposals"``.
+        """
+        generator = getattr(self.model, "proposal_generator", None)
+        if generator is None and "proposals" not in batched_inputs[0]:
+            return None
+        proposals = [] if generator else [each["proposals"] for each in batched_inputs]
 
-    def boxes(regions):
-        _run_box_head(model.roi_heads, features, given_instances(images, regions, "proposal_boxes"))
+        def keep(_, inputs, output):
+            proposals.extend(output[0])
 
-    def detections(regions):
-        _run_other_heads(model.roi_heads, features, given_instances(images, regions, "pred_boxes"))
+        with forward_hooks([generator] if generator else [], keep):
+            found = self.model.inference(batched_inputs, do_postprocess=False)
+        # A panoptic model also gives the semantic segmentation.
+        found = found[0] if isinstance(found, tuple) else found
+        return (
+            [_first(x.proposal_boxes, x.image_size, _COMPARED_PROPOSALS) for x in proposals],
+            [_first(x.pred_boxes, x.image_size, _COMPARED_DETECTIONS) for x in found],
+        )
 
-    proposals, detected = region_limits(model)
-    return [(image, 1), (boxes, proposals), (detections, detected)]
+    def run_on_regions(self, batched_inputs, regions=None):
+        image, boxes, detections = self._parts(batched_inputs)
+        image(1)
+        proposals, detected = regions or (None, None)
+        if proposals is not None:
+            boxes(proposals)
+        if detected is not None and sum(map(len, detected)):
+            detections(detected)
 
+    def region_poolers(self):
+        names = ("box_pooler", "pooler", "mask_pooler", "keypoint_pooler")
+        found = {name: getattr(self.model.roi_heads, name, None) for name in names}
+        return {name: pooler for name, pooler in found.items() if pooler is not None}
 
-def region_limits(model):
-    """Most regions of an image that reach the box head, and most that reach the other heads.
+    def pooled_regions(self, boxes):
+        return (
+            boxes.get("box_pooler", boxes.get("pooler")),
+            boxes.get("mask_pooler", boxes.get("keypoint_pooler")),
+        )
 
-    Returns:
-        tuple[int, int]: proposals after NMS, and detections.
-    """
-    limits = getattr(model.proposal_generator, "post_nms_topk", None) or {}
-    predictor = getattr(model.roi_heads, "box_predictor", None)
-    if isinstance(predictor, torch.nn.ModuleList):
-        predictor = predictor[-1]
-    detections = getattr(predictor, "test_topk_per_image", _DETECTIONS)
-    # A negative number is upstream's way to say that nothing is dropped.
-    proposals = limits.get(False, _PROPOSALS)
-    return proposals, detections if detections >= 0 else proposals
+    def depends_on_earlier_predictions(self, name):
+        """A cascade has one predictor per stage; each sees the boxes of the one before it."""
+        predictors = getattr(self.model.roi_heads, "box_predictor", None)
+        inside = name.startswith("roi_heads.box_predictor.")
+        first = name.startswith("roi_heads.box_predictor.0.")
+        return isinstance(predictors, torch.nn.ModuleList) and inside and not first
+
+    def region_limits(self):
+        """Most regions per image that reach the box head, and most that reach the other heads.
+
+        Returns:
+            tuple[int, int]: proposals after NMS, and detections.
+        """
+        limits = getattr(self.model.proposal_generator, "post_nms_topk", None) or {}
+        predictor = getattr(self.model.roi_heads, "box_predictor", None)
+        if isinstance(predictor, torch.nn.ModuleList):
+            predictor = predictor[-1]
+        detections = getattr(predictor, "test_topk_per_image", _DETECTIONS)
+        proposals = limits.get(False, _PROPOSALS)
+        # Upstream keeps everything if the number is negative.
+        return proposals, detections if detections >= 0 else proposals
+
+    def _parts(self, batched_inputs):
+        model, images, features = self.model, None, None
+
+        def image(_):
+            nonlocal images, features
+            images = model.preprocess_image(batched_inputs)
+            features = model.backbone(images.tensor)
+            if model.proposal_generator is not None:
+                model.proposal_generator(images, features, None)
+            if hasattr(model, "sem_seg_head"):
+                model.sem_seg_head(features, None)
+
+        def boxes(regions):
+            given = given_instances(images, regions, "proposal_boxes")
+            _run_box_head(model.roi_heads, features, given)
+
+        def detections(regions):
+            given = given_instances(images, regions, "pred_boxes")
+            _run_other_heads(model.roi_heads, features, given)
+
+        return image, boxes, detections
 
 
 def _run_box_head(heads, features, proposals):
@@ -83,39 +136,13 @@ def _run_other_heads(heads, features, given):
         heads.forward_with_given_boxes(features, given)
         return
     heads._forward_mask(features, given)
-    # The head itself goes on to search its heatmaps region by region in Python, which takes long
-    # and asserts that they are finite.
+    # The head itself goes on to search its heatmaps region by region in Python. That is slow, and
+    # it asserts that they are finite.
     x = [features[name] for name in heads.keypoint_in_features]
     heads.keypoint_head.layers(heads.keypoint_pooler(x, [g.pred_boxes for g in given]))
 
 
-def _whole(images, count):
-    """``count`` boxes for each image, every one the whole of it."""
-    boxes = []
-    for height, width in images.image_sizes:
-        box = images.tensor.new_tensor([[0, 0, width, height]])
-        boxes.append(Boxes(box.repeat(count, 1)))
-    return boxes
-
-
-def given_instances(images, boxes, field):
-    """Boxes as instances of each image, with what the heads read.
-
-    Args:
-        images (ImageList): N of them.
-        boxes (list[Boxes] | int): for each image, or how many, every one the whole of it.
-        field (str): what the boxes are called.
-
-    Returns:
-        list[Instances]: N, with ``field``, ``pred_classes``, ``scores`` and ``objectness_logits``.
-    """
-    boxes = _whole(images, boxes) if isinstance(boxes, int) else boxes
-    found = []
-    for (height, width), each in zip(images.image_sizes, boxes):
-        instances = Instances((int(height), int(width)))
-        instances.set(field, each)
-        instances.pred_classes = torch.zeros(len(each), dtype=torch.int64, device=each.device)
-        instances.scores = each.tensor.new_ones(len(each))
-        instances.objectness_logits = each.tensor.new_ones(len(each))
-        found.append(instances)
-    return found
+def _first(boxes, size, count):
+    if len(boxes) == 0:
+        boxes = Boxes(boxes.tensor.new_tensor([[0, 0, size[1], size[0]]]))
+    return boxes[:count]

@@ -1,4 +1,4 @@
-"""Which layers lose the same channel together, and which must stay, with why."""
+"""Which layers lose the same channel together, which stay, and why."""
 
 import math
 
@@ -7,13 +7,14 @@ import torch_pruning as tp
 from torch import nn
 
 from ...errors import ConfigError
-from ...modeling.attention import head_width, is_attention
+from ..tracing.composite import CompositeOperator
+from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
 from ..tracing.operators import follows_constant, is_channel_wise
-from ..tracing.view import is_dynamic_head, is_norm, is_prunable_layer
 from .dependencies import build_dependencies
 from .groups import ChannelGroup, Member
+from .inputs import small_inputs
 from .layer_patterns import resolve_layers, resolve_ratios
-from .outputs import prediction_layers, small_inputs
+from .outputs import TracedForward
 
 
 class ChannelGraph:
@@ -28,6 +29,7 @@ class ChannelGraph:
             of the channels that their groups lose; the last entry that names a layer counts.
 
     Attributes:
+        names (dict[nn.Module, str]): of every module.
         notes (list[str]): what does not take part in pruning and why, one sentence each.
     """
 
@@ -37,34 +39,60 @@ class ChannelGraph:
         self._modules = {name: module for module, name in self.names.items()}
         self.ignored = resolve_layers(model, ignored_layers)
         self.ratios = resolve_ratios(model, pruning_ratio_dict)
-        self.residual = {m.qkv for m in self.names if is_attention(m)}
+        self._composites = [m for m in self.names if isinstance(m, CompositeOperator)]
+        self._frozen_inputs = {}
+        for composite in self._composites:
+            self._frozen_inputs.update(composite.frozen_inputs())
         self.notes = []
-        example_inputs = small_inputs(model, example_inputs)
-        with torch.enable_grad():
-            model.eval()
-            self.predictions = set(prediction_layers(model, example_inputs))
-            self.dependencies = build_dependencies(model, example_inputs)
-            strange = self._without_channels()
-            if strange:
-                for parameter in strange:
-                    parameter.requires_grad_(False)
-                self.dependencies = build_dependencies(model, example_inputs)
+        self._trace(small_inputs(model, example_inputs))
         self._note_unreached()
 
     def groups(self):
         """All groups at their present widths.
 
         Returns:
-            list[ChannelGroup]: those that stay included.
+            list[ChannelGroup]: groups that keep their width included.
         """
         return [self._describe(handle) for handle in self._handles()]
+
+    def prune(self, group, channels, kept=None):
+        """Remove channels of a group from all its members.
+
+        Args:
+            group (ChannelGroup): one of :meth:`groups`.
+            channels (Sequence[int]): indices in ``range(group.width)``.
+            kept (KeptEntries): follows what is removed.
+        """
+        root = group.handle[0].dep
+        channels = sorted(int(channel) for channel in channels)
+        going = self.dependencies.get_pruning_group(root.target.module, root.handler, channels)
+        if kept is not None:
+            kept.follow(going)
+        going.prune()
+
+    def _trace(self, example_inputs):
+        def forward(model, inputs):
+            nonlocal traced
+            traced = TracedForward(model, inputs)
+            return traced.outputs()
+
+        traced = None
+        with torch.enable_grad():
+            self.model.eval()
+            self.dependencies = build_dependencies(self.model, example_inputs, forward)
+            self.predictions = set(traced.prediction_layers())
+            strange = self._without_channels()
+            if strange:
+                for parameter in strange:
+                    parameter.requires_grad_(False)
+                self.dependencies = build_dependencies(self.model, example_inputs, forward)
 
     def _handles(self):
         # A depthwise conv makes no channels: what it reads may be several groups, concatenated.
         seen, graph = set(), self.dependencies
         for module in list(graph.module2node):
             layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
-            if layer and not _is_depthwise(module) and module not in seen:
+            if layer and not is_depthwise(module) and module not in seen:
                 pruner = graph.get_pruner_of_module(module)
                 width = pruner.get_out_channels(module)
                 handle = graph.get_pruning_group(module, pruner.prune_out_channels, range(width))
@@ -72,21 +100,6 @@ class ChannelGraph:
                     if graph.is_out_channel_pruning_fn(dep.handler):
                         seen.add(dep.target.module)
                 yield handle
-
-    def cut(self, group, channels, survivors=None):
-        """Remove channels of a group from all its members.
-
-        Args:
-            group (ChannelGroup): one of :meth:`groups`.
-            channels (Sequence[int]): indices in ``range(group.width)``.
-            survivors (Survivors): told what is removed.
-        """
-        root = group.handle[0].dep
-        channels = sorted(int(channel) for channel in channels)
-        doomed = self.dependencies.get_pruning_group(root.target.module, root.handler, channels)
-        if survivors is not None:
-            survivors.follow(doomed)
-        doomed.prune()
 
     def _without_channels(self):
         """Parameters outside any layer whose entries are no channels: BiFPN's weights of inputs."""
@@ -102,61 +115,81 @@ class ChannelGraph:
         ]
 
     def _describe(self, handle):
-        root = handle[0].dep.target.module
-        width = len(handle[0].idxs)
-        members, parts, aligned, per_slot, block = [], [1], False, 1, 1
-        reasons, outs = {}, {}
+        found = _Description(handle)
         for dep, indices in handle:
             module = dep.target.module
-            out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             name = self._name_of(module)
             if name is None:
-                grad_fn = self.dependencies.module2node[module].grad_fn
-                owner = getattr(grad_fn, "owner", None)
-                if is_dynamic_head(owner):
-                    reasons.setdefault(f"{self.names[owner]} has weights for its channels", root)
-                elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
-                    if is_attention(owner):
-                        # Queries, keys and values of a head go together, and in whole heads.
-                        parts.append(3)
-                        aligned, block = True, head_width(owner)
-                        members.append(Member(self.names[owner], "out", 1))
-                    elif follows_constant(grad_fn):
-                        reasons.setdefault("concatenated behind a constant", root)
-                    elif not is_channel_wise(grad_fn, len(indices)):
-                        reasons.setdefault(f"unknown operator {module._grad_fn}", root)
+                self._describe_operator(found, module, len(indices))
                 continue
-            members.append(Member(name, "out" if out else "in", len(indices) / width))
-            if out:
-                outs[module] = name
-            elif module in self.residual:
-                reasons["the residual stream that attention reads"] = root
-            if out and is_prunable_layer(module) and len(indices) < width:
-                reasons[f"only {len(indices)} of them are its own"] = module
-            if out and module in self.predictions:
-                reasons["prediction layer"] = module
-            if isinstance(module, nn.GroupNorm):
-                parts.append(module.num_groups)
-                per_slot = 2
-            elif isinstance(module, nn.modules.conv._ConvNd) and not _is_depthwise(module):
-                parts.append(module.groups)
-                aligned |= module.groups > 1
-                per_slot = 2 if out and module.groups > 1 else per_slot
-        slots = math.lcm(*parts)
-        if width % slots:
-            reasons[f"width {width} does not divide into {slots} equal parts"] = root
-        elif width <= slots * per_slot * block:
-            reasons["already at its least width"] = root
+            out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
+            found.members.append(Member(name, "out" if out else "in", len(indices) / found.width))
+            self._describe_layer(found, module, name, out, len(indices))
+        return self._build(found)
+
+    def _describe_operator(self, found, module, count):
+        grad_fn = self.dependencies.module2node[module].grad_fn
+        owner = getattr(grad_fn, "owner", None)
+        if isinstance(owner, CompositeOperator):
+            name = self.names[owner]
+            if owner.frozen_reason:
+                found.freeze(f"{name} {owner.frozen_reason}")
+            elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
+                found.parts.append(owner.num_parts)
+                found.aligned, found.block_size = True, owner.block_size
+                found.members.append(Member(name, "out", 1))
+        elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
+            if follows_constant(grad_fn):
+                found.freeze("concatenated behind a constant")
+            elif not is_channel_wise(grad_fn, count):
+                found.freeze(f"unknown operator {module._grad_fn}")
+
+    def _describe_layer(self, found, module, name, out, count):
+        if out:
+            found.outs[module] = name
+        elif module in self._frozen_inputs:
+            found.reasons[self._frozen_inputs[module]] = found.root
+        if out and is_prunable_layer(module) and count < found.width:
+            found.reasons[f"only {count} of them are its own"] = module
+        if out and module in self.predictions:
+            found.reasons["prediction layer"] = module
+        if isinstance(module, nn.GroupNorm):
+            found.parts.append(module.num_groups)
+            found.min_part_width = 2
+        elif isinstance(module, nn.modules.conv._ConvNd) and not is_depthwise(module):
+            found.parts.append(module.groups)
+            if module.groups > 1:
+                found.aligned = True
+                if out:
+                    found.min_part_width = 2
+
+    def _build(self, found):
+        """The group of a description, with the reason why it stays or the ratio asked of it."""
+        root, width, reasons = found.root, found.width, found.reasons
+        num_parts = math.lcm(*found.parts)
+        if width % num_parts:
+            reasons[f"width {width} does not divide into {num_parts} equal parts"] = root
+        elif width <= num_parts * found.min_part_width * found.block_size:
+            reasons["already at its minimum width"] = root
         group = ChannelGroup(
-            self.names[root], width, members, slots, aligned, per_slot, block, handle=handle
+            root=self.names[root],
+            width=width,
+            members=found.members,
+            num_parts=num_parts,
+            aligned=found.aligned,
+            min_part_width=found.min_part_width,
+            block_size=found.block_size,
+            handle=found.handle,
         )
-        makers = [module for module in outs if is_prunable_layer(module)]
+        makers = [module for module in found.outs if is_prunable_layer(module)]
         # A norm may be ignored, too; a conv says more.
-        ignored = [m for m in makers if m in self.ignored] or [m for m in outs if m in self.ignored]
+        ignored = [m for m in makers if m in self.ignored]
+        ignored = ignored or [m for m in found.outs if m in self.ignored]
         if ignored:
-            reasons[f"ignored{_by(self.ignored[ignored[0]], outs[ignored[0]])}"] = ignored[0]
+            by = _by(self.ignored[ignored[0]], found.outs[ignored[0]])
+            reasons[f"ignored{by}"] = ignored[0]
         # The last entry counts, whichever of the members it names.
-        asked = max((self.ratios[m] for m in outs if m in self.ratios), default=None)
+        asked = max((self.ratios[m] for m in found.outs if m in self.ratios), default=None)
         named = [module for module in makers if self.ratios.get(module) == asked]
         if asked and asked.ratio == 0:
             reasons[f"pruning ratio 0{_by(asked.entry, group.root)}"] = next(iter(named), root)
@@ -164,7 +197,7 @@ class ChannelGraph:
             reason = min(reasons, key=_rank)
             part = _part_of(ignored, makers) if reason.startswith("ignored") else ""
             because = ", ".join(filter(None, (self.names.get(reasons[reason]), part)))
-            group.stays = reason if because in ("", group.root) else f"{reason} ({because})"
+            group.frozen_reason = reason if because in ("", group.root) else f"{reason} ({because})"
         elif asked:
             group.ratio = asked.ratio
             if part := _part_of(named, makers):
@@ -175,22 +208,22 @@ class ChannelGraph:
         return group
 
     def check_ratios(self, groups):
-        """Refuse a ratio that nothing can lose.
+        """Refuse a ratio of layers that all keep their width.
 
         Args:
-            groups (list[ChannelGroup]): all groups, before the first cut.
+            groups (list[ChannelGroup]): all groups, before anything is pruned.
 
         Raises:
-            ConfigError: all that an entry of ``pruning_ratio_dict`` names must stay.
+            ConfigError: no layer that an entry of ``pruning_ratio_dict`` names can lose channels.
         """
-        stays = {}
+        frozen = {}
         for group in groups:
             for member in group.members:
                 module = self._modules.get(member.layer)
                 if member.role == "out" and module in self.ratios:
-                    stays.setdefault(self.ratios[module], []).append(group.stays)
+                    frozen.setdefault(self.ratios[module], []).append(group.frozen_reason)
         for entry in sorted(set(self.ratios.values())):
-            reasons = stays.get(entry, ["it makes no channels of its own"])
+            reasons = frozen.get(entry, ["it makes no channels of its own"])
             asked_for = [reason for reason in reasons if reason.startswith(_REASONS[:2])]
             if entry.ratio and all(reasons) and not asked_for:
                 raise ConfigError(
@@ -205,19 +238,33 @@ class ChannelGraph:
 
     def _note_unreached(self):
         reached = self.dependencies.module2node
-        inside = set()
-        for attention in filter(is_attention, self.names):
-            inside.update(set(attention.modules()) - {attention.qkv, attention.proj})
-        if inside:
-            self.notes.append("attention loses whole heads: the width of a head stays")
+        inside = set().union(*(composite.inner_modules() for composite in self._composites))
+        self.notes += dict.fromkeys(composite.note for composite in self._composites)
+        self.notes = [note for note in self.notes if note]
         for module, name in self.names.items():
             layer = (is_prunable_layer(module) or is_norm(module)) and module not in inside
             if layer and module not in reached:
                 self.notes.append(f"{name}: no output depends on it in the traced forward")
 
 
+class _Description:
+    """What the items of a group of Torch-Pruning say about it, while they are read."""
+
+    def __init__(self, handle):
+        self.handle = handle
+        self.root = handle[0].dep.target.module
+        self.width = len(handle[0].idxs)
+        self.members, self.parts, self.outs = [], [1], {}
+        self.aligned, self.min_part_width, self.block_size = False, 1, 1
+        # Why the width stays → the layer that says so.
+        self.reasons = {}
+
+    def freeze(self, reason):
+        self.reasons.setdefault(reason, self.root)
+
+
 def _rank(reason):
-    # What somebody asked for explains more than what the architecture wants.
+    # A setting of the user explains more than a property of the architecture.
     return next((i for i, word in enumerate(_REASONS) if reason.startswith(word)), len(_REASONS))
 
 
@@ -229,10 +276,5 @@ def _by(entry, name):
 
 
 def _part_of(named, makers):
-    """How many of the layers that make the channels were named, if not all."""
+    """How many of the layers that make the channels were named; empty if all were."""
     return f"{len(named)} of {len(makers)} layers" if 0 < len(named) < len(makers) else ""
-
-
-def _is_depthwise(layer):
-    groups = getattr(layer, "groups", 1)
-    return groups > 1 and groups == layer.out_channels

@@ -1,96 +1,71 @@
-"""Torch-Pruning's dependency graph of a detector, mended where it would take what is not there."""
+"""Torch-Pruning's dependency graph of a detector, with corrections where it would be wrong."""
 
 import torch_pruning as tp
 
 from ...errors import PruningError
-from ...modeling.attention import head_width, is_attention
-from ..tracing.operators import output_shape
-from .outputs import head_outputs
+from ..tracing.autograd import output_shape
+from ..tracing.composite import CompositeOperator
 
 
 class _Dependencies(tp.DependencyGraph):
-    """Torch-Pruning's graph, which follows a flatten even where some linear sees three dimensions.
+    """Torch-Pruning's graph, which here follows every flatten.
 
-    It gives up on all reshapes once it meets such a linear (Swin's); those linears are one operator
-    in the prunable view, with no reshape beside them.
+    It gives up on all reshapes once a linear has an input of three dimensions (Swin). In the
+    prunable view such a linear is one operator with no reshape beside it.
     """
 
     _2d_4d = property(lambda self: True, lambda self, value: None)
 
 
-def build_dependencies(model, example_inputs):
+def build_dependencies(model, example_inputs, forward):
     """Trace a model with Torch-Pruning.
 
     Args:
         model (nn.Module): inside the prunable view, in eval mode, gradients enabled.
         example_inputs (list[dict]): detectron2's format.
+        forward (Callable): called with both; gives the outputs to trace from.
 
     Returns:
-        tp.DependencyGraph: which knows the channels of attention and of concatenations.
+        tp.DependencyGraph: with the channels of composite operators and of concatenations.
 
     Raises:
         PruningError: the model cannot be traced.
     """
     try:
         graph = _Dependencies().build_dependency(
-            model, example_inputs, forward_fn=head_outputs, verbose=False
+            model, example_inputs, forward_fn=forward, verbose=False
         )
     except (IndexError, KeyError, AttributeError) as error:
         raise PruningError(
             f"the dependency graph of {type(model).__name__} cannot be traced: {error!r}; "
             "check that its outputs are differentiable"
         ) from error
-    _map_heads(graph)
+    _map_composites(graph)
     _size_concatenations(graph)
     return graph
 
 
-def _map_heads(graph):
-    """Tell the graph which channels of ``qkv`` are which of ``proj``."""
+def _map_composites(graph):
+    """Tell the graph which channels of a composite operator are which of its neighbours."""
     for node in graph.module2node.values():
-        attention = getattr(node.grad_fn, "owner", None)
-        if not is_attention(attention):
+        owner = getattr(node.grad_fn, "owner", None)
+        if not isinstance(owner, CompositeOperator):
             continue
-        table = getattr(attention, "relative_position_bias_table", None)
-        for source, target in ((node, other) for other in node.inputs + node.outputs):
-            inwards, outwards = _nothing, _nothing
-            if target.module is attention.qkv:
-                inwards = _modulo(attention.proj.in_features)
-            elif target.module is table:  # one column a head
-                outwards = _floor(head_width(attention))
-            elif target.module is attention.proj:
-                inwards = outwards = None
-            for one, other, mapping in ((target, source, inwards), (source, target, outwards)):
+        for other in node.inputs + node.outputs:
+            mappings = owner.index_mappings(other.module)
+            if mappings is None:
+                continue
+            for one, target, mapping in zip((other, node), (node, other), mappings):
                 for dep in one.dependencies:
-                    if dep.target is other:
+                    if dep.target is target:
                         dep.index_mapping[0] = mapping
 
 
 def _size_concatenations(graph):
-    """Tell the graph how wide the parts are: it would take a layer's width for them."""
+    """Tell the graph how wide the parts are; it would assume the width of a layer."""
     for node in graph.module2node.values():
         if isinstance(node.module, tp.ops._ConcatOp) and len(output_shape(node.grad_fn)) > 1:
             sources = [source for source in node.grad_fn.next_functions if source[0] is not None]
             node.module.concat_sizes = [
                 source._input_metadata[number].shape[1] for source, number in sources
             ]
-
-
-def _nothing(indices):
-    return []
-
-
-def _modulo(width):
-    def mapping(indices):
-        return list(
-            {i.idx % width: i._replace(idx=i.idx % width) for i in reversed(indices)}.values()
-        )
-
-    return mapping
-
-
-def _floor(width):
-    def mapping(indices):
-        return list({i.idx // width: i._replace(idx=i.idx // width) for i in indices}.values())
-
-    return mapping

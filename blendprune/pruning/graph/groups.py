@@ -1,6 +1,9 @@
 """Channel groups: layers whose channels can only be removed together."""
 
+import functools
 from dataclasses import dataclass, field
+
+from .layer_sides import sides_of
 
 
 @dataclass(frozen=True)
@@ -10,8 +13,9 @@ class Member:
     Attributes:
         layer (str): module name (for a parameter outside any known layer, the parameter's).
         role (str): ``"out"`` for what makes or normalises the channels, ``"in"`` for what reads.
-        per_channel (float): entries of the layer that one channel of the group stands for; above 1
-            where a linear reads a flattened map, below where it reads what attention made of three.
+        per_channel (float): entries of the layer that one channel of the group stands for. It is
+            above 1 where a linear reads a flattened map, and below 1 where a layer reads what
+            attention makes of three channels.
     """
 
     layer: str
@@ -27,50 +31,73 @@ class ChannelGroup:
         root (str): name of the layer that the group is named after.
         width (int): channels now.
         members (list[Member]): every layer side that changes with the group.
-        slots (int): equal parts (of a group norm or a grouped conv) that must keep equal counts.
-        aligned (bool): the parts must also keep the same positions, as grouped convs want.
-        per_slot (int): least channels of a part. A group norm over a single channel would wipe out
-            what it sees on a 1x1 map, and torch refuses to compute it; a grouped conv would become
-            a depthwise one, whose channels go with those of its input.
-        block (int): channels next to each other that go together: a head of attention.
-        stays (str): why the width must stay; empty if it may change.
-        ratio (float | None): fraction of its dense width that it loses whatever the target; None
-            where the target decides.
-        notes (list[str]): what was asked for some of its members and holds for all.
+        num_parts (int): equal parts (of a group norm or a grouped conv) that keep equal counts.
+        aligned (bool): whether the parts also keep equal positions, as grouped convs want.
+        min_part_width (int): fewest channels of a part. A group norm over one channel erases a 1x1
+            map, and torch refuses to compute it. A grouped conv with one channel per group is a
+            depthwise conv, whose channels go with those of its input.
+        block_size (int): neighbouring channels that go together: a head of attention.
+        frozen_reason (str): why the width stays; empty if the group may be pruned.
+        ratio (float | None): fraction of its dense width that it loses whatever the target is;
+            None if the target decides.
+        notes (list[str]): settings of some of its members that hold for all.
+        handle (tp.dependency.Group): the group of Torch-Pruning with all channels, for callables
+            that score such groups.
     """
 
     root: str
     width: int
     members: list
-    slots: int = 1
+    num_parts: int = 1
     aligned: bool = False
-    per_slot: int = 1
-    block: int = 1
-    stays: str = ""
+    min_part_width: int = 1
+    block_size: int = 1
+    frozen_reason: str = ""
     ratio: float | None = None
     notes: list = field(default_factory=list)
     handle: object = field(default=None, repr=False)
 
     @property
     def prunable(self):
-        return not self.stays
+        """Whether the width may change."""
+        return not self.frozen_reason
 
     @property
-    def least(self):
+    def min_width(self):
         """The smallest width that the members allow."""
-        return (
-            self.width if self.stays else min(self.width, self.slots * self.per_slot * self.block)
-        )
+        if self.frozen_reason:
+            return self.width
+        return min(self.width, self.num_parts * self.min_part_width * self.block_size)
 
     @property
-    def kind(self):
-        """Groups of one kind have the same make-up, whatever their widths."""
+    def structure(self):
+        """What isomorphic groups have in common: types of layers and sides, sorted."""
         items = [(type(dep.target.module).__name__, dep.handler.__name__) for dep, _ in self.handle]
         return tuple(sorted(items))
 
+    @property
+    def root_layer(self):
+        """The layer (nn.Module) that the group is named after."""
+        return self.handle[0].dep.target.module
+
+    @functools.cached_property
+    def sides(self):
+        """Every side of every layer (list[LayerSide]) that changes with the group."""
+        return sides_of(self.handle)
+
+    @property
+    def readers(self):
+        """The sides (list[LayerSide]) of convs and linears that read the channels."""
+        return [side for side in self.sides if side.reads]
+
+    @property
+    def layers(self):
+        """The layers (list[nn.Module]) of the sides."""
+        return [side.layer for side in self.sides]
+
 
 def group_notes(groups):
-    """What the groups have to say: which stay although they end in no prediction, and why.
+    """Which groups keep their width although they end in no prediction layer, and why.
 
     Args:
         groups (list[ChannelGroup]): from :meth:`ChannelGraph.groups`.
@@ -79,7 +106,9 @@ def group_notes(groups):
         list[str]: sentences.
     """
     plain = ("", "prediction layer")
-    stays = [
-        f"{g.root}: all {g.width} channels stay: {g.stays}" for g in groups if g.stays not in plain
+    frozen = [
+        f"{g.root}: all {g.width} channels stay: {g.frozen_reason}"
+        for g in groups
+        if g.frozen_reason not in plain
     ]
-    return stays + [note for group in groups for note in group.notes]
+    return frozen + [note for group in groups for note in group.notes]

@@ -1,4 +1,4 @@
-"""Which entries of each parameter a cut leaves, for what goes along with the parameters."""
+"""Which entries of each parameter pruning keeps, for tensors that must follow the parameters."""
 
 import copy
 
@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 
-class Survivors:
-    """Follows cuts: the same slices are taken from copies of the layers that hold entry numbers.
+class KeptEntries:
+    """Follows pruning: the same slices are taken from copies of the layers that hold entry numbers.
 
-    So Torch-Pruning's own functions decide for every kind of layer, and what they keep can be taken
+    Torch-Pruning's own functions decide for every kind of layer. What they keep can then be taken
     from any tensor of a parameter's shape, such as the momentum of an optimizer.
     """
 
@@ -20,7 +20,7 @@ class Survivors:
         """Take from the copies what a group is about to lose.
 
         Args:
-            group (tp.dependency.Group): with the doomed channels, before its ``prune()``.
+            group (tp.dependency.Group): of the channels to remove, before its ``prune()``.
         """
         for dep, indices in group:
             module = dep.target.module
@@ -34,15 +34,15 @@ class Survivors:
             follower(indices)
 
     def entries(self, module, name):
-        """Where the entries of a parameter stood before the first cut.
+        """Where the entries of a parameter were before pruning.
 
         Args:
             module (nn.Module): the layer.
             name (str): of its parameter.
 
         Returns:
-            Tensor | None: int64 of the parameter's shape, numbers in the flattened former one; None
-            if it was not cut.
+            Tensor | None: int64 of the parameter's shape, positions in the flattened former
+            parameter; None if nothing was removed from it.
         """
         shadow = self._shadows.get(module)
         return None if shadow is None else shadow._parameters[name].detach().long()
@@ -50,7 +50,7 @@ class Survivors:
 
 def _shadow(module):
     shadow = copy.copy(module)
-    # float64 counts exactly to 2^53, and Torch-Pruning makes Parameters, which integers cannot be.
+    # Torch-Pruning makes Parameters, which cannot be integers; float64 is exact up to 2^53.
     shadow._parameters = {
         name: None
         if p is None

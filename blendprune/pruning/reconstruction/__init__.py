@@ -1,4 +1,4 @@
-"""Closed-form reconstruction: what is left of a layer learns to do what the whole one did."""
+"""Closed-form reconstruction: remaining weights are refit to the outputs of the dense model."""
 
 from .reconstruction import Reconstruction
 

@@ -1,6 +1,6 @@
-"""Layers as linear maps: what a position of the output is made of, and by which matrix.
+"""Layers as linear maps: the inputs of each position of the output, and the matrix.
 
-A row is what one position of one call sees or gives. With G groups, the map takes rows of
+A row holds the inputs or outputs of one position of one call. With G groups, the map takes rows of
 (G, inputs) to rows of (G, outputs) by a matrix of (G, outputs, inputs); depthwise convs and the
 scale of a norm are maps with as many groups as channels.
 """
@@ -14,20 +14,20 @@ from ..tracing.stand_ins import OneLayerNorm, PlainDeformConv
 
 
 def linear_map(layer):
-    """The linear map that a layer is, or None for a layer that is none of those known here.
+    """The linear map of a layer, or None for a layer of another kind.
 
     Args:
         layer (nn.Module): inside the prunable view.
 
     Returns:
         LinearMap | None: for linears, 2-d convs (grouped, transposed, deformable), and norms that
-        take their statistics from the very image (GN, LN).
+        take their statistics from the image itself (GN, LN).
     """
     row = next((row for row in _ROWS if isinstance(layer, row[0])), None)
     if row is None or getattr(layer, "weight", None) is None:
         return None
     found = row[1](layer)
-    return found if found.holds() else None
+    return found if found.applies() else None
 
 
 class LinearMap:
@@ -38,7 +38,7 @@ class LinearMap:
     def __init__(self, layer):
         self.layer = layer
 
-    def holds(self):
+    def applies(self):
         return True
 
     @property
@@ -50,11 +50,11 @@ class LinearMap:
         return y.numel() // max(y.shape[self.channels], 1)
 
     def outputs(self, y, where):
-        """Rows of the output or of something of its shape: (positions, channels)."""
+        """Rows of the output, or of a tensor of its shape: (positions, channels)."""
         return y.movedim(self.channels, -1).flatten(0, -2)[where]
 
     def inputs(self, args, where):
-        """What the rows are made of: (positions, G, inputs)."""
+        """Inputs of the rows: (positions, G, inputs)."""
         return args[0].flatten(0, -2)[where][:, None]
 
     def matrix(self):
@@ -69,12 +69,12 @@ class LinearMap:
         return matrix.reshape(self.layer.weight.shape)
 
     def output_channels(self, entries, shape):
-        """Which outputs a cut has left.
+        """Which outputs pruning has kept.
 
         Args:
-            entries (Tensor): of the weight's shape, where its entries stood in the flattened
-                weight before the cut.
-            shape (tuple[int]): of the weight before the cut.
+            entries (Tensor): of the weight's shape, positions of its entries in the flattened
+                weight before pruning.
+            shape (tuple[int]): of the weight before pruning.
 
         Returns:
             Tensor: (outputs,).
@@ -87,7 +87,7 @@ class _Conv(LinearMap):
 
     channels = 1
 
-    def holds(self):
+    def applies(self):
         return self.layer.padding_mode == "zeros" and not isinstance(self.layer.padding, str)
 
     def inputs(self, args, where):
@@ -101,10 +101,10 @@ class _Conv(LinearMap):
 
 
 class _TransposedConv(_Conv):
-    """As a conv over the input with zeros between its positions, the kernel turned round."""
+    """A conv over the input with zeros between its positions, with a flipped kernel."""
 
-    def holds(self):
-        return super().holds() and self.groups == 1
+    def applies(self):
+        return super().applies() and self.groups == 1
 
     def inputs(self, args, where):
         layer, x = self.layer, args[0]
@@ -131,7 +131,7 @@ class _TransposedConv(_Conv):
 
 
 class _DeformableConv(_Conv):
-    """What one weight of the kernel sees, a deformable conv that has that weight alone shows."""
+    """A deformable conv with a kernel of one weight gives the inputs of that weight."""
 
     def inputs(self, args, where):
         layer, (x, *offsets) = self.layer, args
@@ -154,7 +154,7 @@ class _Norm(LinearMap):
     def groups(self):
         return self.layer.weight.numel()
 
-    def holds(self):
+    def applies(self):
         return self.layer.bias is not None and len(self.layer.normalized_shape) == 1
 
     def inputs(self, args, where):
@@ -180,7 +180,7 @@ class _GroupNorm(_Norm):
 
     channels = 1
 
-    def holds(self):
+    def applies(self):
         return self.layer.bias is not None
 
     def inputs(self, args, where):

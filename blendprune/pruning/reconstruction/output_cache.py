@@ -1,20 +1,20 @@
-"""Outputs of what does not change any more, kept so that they need not be computed again."""
+"""Outputs of parts that no longer change, kept in memory."""
 
 import contextlib
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-# Bytes that may be kept, whatever the number of images; the rest is computed again.
+# Bytes to keep at most, for any number of images; the rest is computed again.
 _BUDGET = 4 << 30
 
 
-class Replay:
-    """Lets parts of a model answer from memory once all their layers are final.
+class OutputCache:
+    """Lets parts of a model answer from memory once all their layers are refit.
 
     Args:
         model (nn.Module): in eval mode, run on the same batches again and again.
-        layers (Iterable[nn.Module]): those that will change, each until :meth:`final` names it.
+        layers (Iterable[nn.Module]): layers that will change, each until :meth:`final` is called.
     """
 
     def __init__(self, model, layers):
@@ -24,7 +24,7 @@ class Replay:
 
     @contextlib.contextmanager
     def on(self, batch):
-        """Within it, the model runs on the batch of this number; final parts answer."""
+        """Let final parts answer for the batch of this number, until the block ends."""
         self._batch, self._calls = batch, {}
         replaced = []
         try:
@@ -37,7 +37,7 @@ class Replay:
                 del part.forward
 
     def final(self, layer):
-        """Say that a layer changes no more; what was kept of its parts is dropped."""
+        """Say that a layer no longer changes; outputs of smaller parts are dropped."""
         for part, inside in self._parts.items():
             if layer in inside:
                 self._open[part] -= 1
@@ -72,7 +72,7 @@ class Replay:
 
 
 def _parts(model, layers):
-    """Modules that hold some of the layers → which, containers first; the model itself aside."""
+    """Modules inside the model that contain some of the layers → these; containers first."""
     parts = {}
     for module in model.modules():
         inside = layers.intersection(module.modules())
@@ -90,5 +90,5 @@ def _bytes(output):
 
 
 def _copy(leaf):
-    # What comes next may write over it.
+    # The next layer may write over it.
     return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf

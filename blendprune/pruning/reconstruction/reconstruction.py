@@ -1,21 +1,24 @@
-"""Least squares on calibration images, layer by layer, in the order in which the layers run."""
+"""Ridge regression on calibration images, layer by layer, in the order in which they run."""
 
 import contextlib
 import itertools
 from dataclasses import dataclass, field
 
 import torch
+from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ..tracing.hooks import forward_hooks
-from ..tracing.view import evaluating, is_norm, prunable
-from .images import given_regions, run
+from ..architectures import architecture_of
+from ..tracing.hooks import evaluating, forward_hooks
+from ..tracing.layer_kinds import is_norm
+from ..tracing.snapshot import keeping_state
+from ..tracing.view import prunable
 from .linear_maps import linear_map
-from .output_cache import Replay
+from .output_cache import OutputCache
 from .solve import ridge_regression
 from .sums import Sums
 
-# Positions of each layer, over all images, that the regression is fitted to.
+# Positions of each layer that a regression uses, over all images.
 _POSITIONS = 8192
 # Penalty on the change of the weights, as a fraction of the mean squared input.
 _RIDGE = 0.01
@@ -23,12 +26,12 @@ _RIDGE = 0.01
 
 @dataclass
 class _Target:
-    """What a layer of the dense model gave, at chosen positions."""
+    """Outputs of a layer of the dense model, at sampled positions."""
 
     calls: int
     share: float
     shape: tuple
-    # The norm behind each call: the same one, or one for each level; none if any has other norms.
+    # The norm behind each call: the same one, or one per level; empty if a call has other norms.
     norms: list = field(default_factory=list)
     where: list = field(default_factory=list)
     outputs: list = field(default_factory=list)
@@ -36,22 +39,22 @@ class _Target:
 
 
 class Reconstruction:
-    """Brings a pruned model as near to the features of the dense one as its widths allow.
+    """Refits the layers of a pruned model to the features of the dense model.
 
-    In the order in which the layers run, each is fitted by ridge regression: from what it sees in
-    the pruned model, so that the errors of the layers before it are made good, to what the dense
-    one gave at the channels that are left. Where a layer is added to another path (residual
-    connections, FPN), the sum of the dense model is the target, so that the errors of the other
-    path are made good, too. No labels, no gradients.
+    Ridge regression refits one layer after the other, in the order in which they run. The inputs
+    are those of the pruned model, so a layer corrects the errors of the layers before it. The
+    targets are the outputs of the dense model at the remaining channels. Where the output is added
+    to another path (residual connections, FPN), the target is the dense model's sum, so the layer
+    also corrects the errors of the other path. No labels, no gradients.
 
     The idea is that of channel pruning by reconstruction (arXiv:1707.06168) and of two-stage
-    reconstruction (REAP); sums, norms and errors so far are in it for detectors.
+    reconstruction (REAP). Sums, norms per level and accumulated errors are added for detectors.
 
-    Memory: a fixed number of positions of each layer, however many images there are.
+    Memory: a fixed number of positions of each layer, for any number of images.
 
     Args:
-        model (nn.Module): the dense model, before any cut.
-        batches (list[list[dict]]): only ``"image"``, (C, H, W), is read, and ``"proposals"`` by
+        model (nn.Module): the dense model, before anything is pruned.
+        batches (list[list[dict]]): only ``"image"`` (C, H, W) is read, and ``"proposals"`` by
             a model without a proposal generator.
     """
 
@@ -63,26 +66,26 @@ class Reconstruction:
         ]
         self._targets = {}
         with prunable(model), evaluating(model):
-            self._regions = [given_regions(model, batch) for batch in self.batches]
+            self._regions = [architecture_of(model).find_regions(batch) for batch in self.batches]
             self._look(model)
             self._collect(model)
 
-    def __call__(self, model, survivors):
-        """Correct the weights of a pruned model, in place.
+    def __call__(self, model, kept):
+        """Refit the weights of a pruned model, in place.
 
         Args:
-            model (nn.Module): the same object, cut.
-            survivors (Survivors): what has followed all cuts.
+            model (nn.Module): the same object, pruned.
+            kept (KeptEntries): has followed everything that was removed.
         """
         with prunable(model), evaluating(model):
             layers = {name: model.get_submodule(name) for name in self._targets}
-            replay = Replay(model, layers.values())
+            cache = OutputCache(model, layers.values())
             for name, layer in layers.items():
-                self._correct(model, name, survivors, replay)
-                replay.final(layer)
+                self._refit(model, name, kept, cache)
+                cache.final(layer)
 
     def _look(self, model):
-        """Which layers there are, in order, how often each runs, and the norm behind each."""
+        """Find the layers, in order, how often each runs, and the norm behind each."""
         names = {module: name for name, module in model.named_modules()}
         calls, made, norms, makers = {}, {}, {}, {}
 
@@ -100,11 +103,11 @@ class Reconstruction:
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
         with forward_hooks(layers, record):
-            run(model, self.batches[0], self._regions[0])
+            _run(model, self.batches[0], self._regions[0])
         for layer, counts in calls.items():
             if sum(counts) == 0:
                 continue
-            # A norm that several layers share, or one of several, is no part of the layer.
+            # A norm that several layers share, or one of several behind a layer, is not its own.
             found = [norms.get(layer, {}).get(call, []) for call in range(len(counts))]
             own = all(len(behind) == 1 and len(makers[behind[0]]) == 1 for behind in found)
             share = min(1.0, _POSITIONS / len(self.batches) / sum(counts))
@@ -135,14 +138,14 @@ class Reconstruction:
         with forward_hooks(names, take):
             for batch, regions in zip(self.batches, self._regions):
                 with self._sums(model, self._targets, total):
-                    run(model, batch, regions)
+                    _run(model, batch, regions)
         for target in self._targets.values():
             if len(target.totals) != len(target.outputs):
                 target.totals = []
 
     @contextlib.contextmanager
     def _sums(self, model, names, report):
-        """Within it, sums with what the named layers give are reported."""
+        """Report sums with the outputs of the named layers, until the block ends."""
         last = {}
         for name in names:
             norms = [model.get_submodule(norm) for norm in self._targets[name].norms]
@@ -155,7 +158,7 @@ class Reconstruction:
         ):
             yield
 
-    def _correct(self, model, name, survivors, replay):
+    def _refit(self, model, name, kept, cache):
         target, layer = self._targets[name], model.get_submodule(name)
         rows, seen, others, left = linear_map(layer), [], [], 0
 
@@ -177,22 +180,24 @@ class Reconstruction:
         with forward_hooks([layer], see, before=True):
             for number, (batch, regions) in enumerate(zip(self.batches, self._regions)):
                 left = target.calls * (1 + len(sums))
-                with contextlib.suppress(_Seen), replay.on(number), self._sums(model, sums, add):
-                    run(model, batch, regions)
-        self._fit(model, name, torch.cat(seen), others, survivors)
+                with contextlib.suppress(_Seen), cache.on(number), self._sums(model, sums, add):
+                    _run(model, batch, regions)
+        self._fit(model, name, torch.cat(seen), others, kept)
 
-    def _fit(self, model, name, inputs, others, survivors):
+    def _fit(self, model, name, inputs, others, kept):
         target, layer = self._targets[name], model.get_submodule(name)
         rows, norms = linear_map(layer), [model.get_submodule(norm) for norm in target.norms]
-        entries = survivors.entries(layer, "weight")
-        kept = slice(None)
+        entries = kept.entries(layer, "weight")
+        left = slice(None)
         if entries is not None:
-            kept = rows.output_channels(entries, target.shape)
-        wanted = [outputs[:, kept] for outputs in target.outputs]
+            left = rows.output_channels(entries, target.shape)
+        wanted = [outputs[:, left] for outputs in target.outputs]
         if others:
-            rest = [total[:, kept] - other for total, other in zip(target.totals, others)]
+            rest = [total[:, left] - other for total, other in zip(target.totals, others)]
             behind = itertools.cycle(norms)
-            wanted = [_before_norm(next(behind), *x) for x in zip(rest, wanted)] if norms else rest
+            wanted = (
+                [invert_batch_norm(next(behind), *x) for x in zip(rest, wanted)] if norms else rest
+            )
         matrix = rows.matrix()
         lacking = torch.cat(wanted) - torch.einsum("pgi,goi->pgo", inputs, matrix).flatten(1)
         if layer.bias is not None:
@@ -214,23 +219,34 @@ class Reconstruction:
 
     @staticmethod
     def _shares(target, shifted):
-        """Which of the distinct modules that shift rows shifts each row: (positions,)."""
+        """Number of the module that shifts each row, (positions,)."""
         number = {module: i for i, module in enumerate(dict.fromkeys(shifted))}
         which = itertools.cycle(number[module] for module in shifted)
         return torch.cat([torch.full_like(where, next(which)) for where in target.where])
 
 
 class _Seen(Exception):
-    """All that was asked for has run."""
+    """Every layer of interest has run."""
+
+
+def _run(model, batch, regions):
+    """Run the layers that see whole images, and those that see regions on what the dense one found.
+
+    A pruned model finds other regions than the dense one; rows would then not be rows of the same
+    things. Counters, such as that of a list of norms which tells the next level of the pyramid,
+    stay as they were, also when a hook stops the run.
+    """
+    with keeping_state(model), EventStorage():
+        architecture_of(model).run_on_regions(batch, regions)
 
 
 def _is_affine(norm):
-    """Whether it is a norm with fixed statistics, an affine map of each channel."""
+    """Whether a norm has fixed statistics: an affine map of each channel."""
     return getattr(norm, "running_mean", None) is not None
 
 
-def _before_norm(norm, wanted, otherwise):
-    """What a norm of fixed statistics makes something of; ``otherwise`` where it makes nothing."""
+def invert_batch_norm(norm, wanted, otherwise):
+    """Invert a norm of fixed statistics; ``otherwise`` at channels whose scale is near 0."""
     scale, shift = (norm.running_var + norm.eps).rsqrt(), 0.0
     if norm.weight is not None:
         scale, shift = norm.weight * scale, norm.bias

@@ -1,16 +1,16 @@
-"""Ridge regression of what a layer lacks on what it sees."""
+"""Ridge regression of the missing outputs of a layer on its inputs."""
 
 import torch
 
 
 def ridge_regression(inputs, lacking, shifts, ridge):
-    """The least-squares change of a matrix, drawn towards none.
+    """The change of a matrix by ridge regression; the penalty draws it towards 0.
 
     Args:
         inputs (Tensor): (positions, G, d).
-        lacking (Tensor): (positions, G, o), what the outputs should be less what they are.
-        shifts (Tensor): (positions,) int64, which of the shifts that the layer has a position
-            gets, numbered from 0; None if it has none.
+        lacking (Tensor): (positions, G, o), wanted outputs minus present outputs.
+        shifts (Tensor): (positions,) int64, number of the shift that a position gets, from 0;
+            None if the layer has no shift.
         ridge (float): penalty, as a fraction of the mean squared input (summed over positions).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where the output of a layer is added to something else: residual connections, top-down paths."""
+"""Where the output of a layer is added to another tensor: residual connections, top-down paths."""
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -8,9 +8,9 @@ _ADDITIONS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 
 
 class Sums(TorchFunctionMode):
-    """Within it, reports each sum of two tensors of which a layer made one.
+    """Reports each sum of two tensors of which a layer made one.
 
-    Of two layers, the sum counts as one of the layer that ran last: it sees what the other did.
+    If two layers made them, the sum counts for the layer that ran last: it can correct the other.
 
     Args:
         report (Callable): called as ``report(name, total, other)`` with the name that
@@ -22,7 +22,7 @@ class Sums(TorchFunctionMode):
         self._report, self._makers, self._clock = report, WeakIdKeyDictionary(), 0
 
     def made(self, tensor, name):
-        """Note who made a tensor; what is written over it later makes it another one."""
+        """Note who made a tensor, until something is written over it."""
         self._clock += 1
         self._makers[tensor] = (self._clock, tensor._version, name)
 

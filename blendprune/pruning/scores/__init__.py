@@ -1,23 +1,29 @@
 """Importance of channels: which go first."""
 
-from . import activations, gradients, obs, weights  # noqa: F401  (they register what they define)
+# They register the importances that they define.
+from . import activations, gradients, obs, weights  # noqa: F401
 from .losses import accumulate_gradients, as_batches, mean_loss
 from .normalize import NORMALIZERS, check_normalizer, normalize_scores
-from .readers import channel_effect, readers
-from .registry import IMPORTANCES, build_importance, importance_name, is_data_driven, score_groups
+from .registry import (
+    IMPORTANCES,
+    Importance,
+    build_importance,
+    importance_name,
+    is_data_driven,
+    score_groups,
+)
 
 __all__ = [
     "IMPORTANCES",
+    "Importance",
     "NORMALIZERS",
     "accumulate_gradients",
     "as_batches",
     "build_importance",
-    "channel_effect",
     "check_normalizer",
     "importance_name",
     "is_data_driven",
     "mean_loss",
     "normalize_scores",
-    "readers",
     "score_groups",
 ]

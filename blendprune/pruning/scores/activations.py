@@ -2,10 +2,9 @@
 
 import torch
 
-from ..graph.outputs import head_outputs, is_blendmask
-from ..tracing.hooks import forward_hooks
-from ..tracing.view import evaluating
-from .readers import by_input, readers
+from ..graph.layer_sides import sum_by_input
+from ..graph.outputs import head_outputs
+from ..tracing.hooks import evaluating, forward_hooks, full_forward
 from .registry import IMPORTANCES, CollectedImportance
 
 
@@ -26,14 +25,14 @@ class ActivationImportance(CollectedImportance):
 
         observe_inputs(model, _read_by(groups), batches, record)
         for group in groups:
-            size = torch.zeros(len(group[0].idxs), dtype=torch.float64)
+            size = torch.zeros(group.width, dtype=torch.float64)
             seen = 0
-            for layer, inputs, channels in readers(group):
-                if layer in sums:
-                    size.index_add_(0, channels, sums[layer].cpu()[inputs])
-                    seen += counts[layer] * len(inputs) / len(size)
+            for side in group.readers:
+                if side.layer in sums:
+                    size.index_add_(0, side.channels, sums[side.layer].cpu()[side.entries])
+                    seen += counts[side.layer] * len(side.entries) / len(size)
             size /= max(seen, 1)
-            self.scores[group[0].dep.target.module] = size / size.mean().clamp(min=1e-30)
+            self.scores[group.root] = size / size.mean().clamp(min=1e-30)
 
 
 @IMPORTANCES.register()
@@ -59,12 +58,13 @@ class WandaImportance(CollectedImportance):
 
         observe_inputs(model, _read_by(groups), batches, record)
         for group in groups:
-            share = torch.zeros(len(group[0].idxs), dtype=torch.float64)
-            for layer, inputs, channels in readers(group):
-                if layer in energy:
-                    read = (energy[layer] * _weight_energy(layer)).cpu()
-                    share.index_add_(0, channels, read[inputs] / read.sum().clamp(min=1e-30))
-            self.scores[group[0].dep.target.module] = share
+            share = torch.zeros(group.width, dtype=torch.float64)
+            for side in group.readers:
+                if side.layer in energy:
+                    read = (energy[side.layer] * _weight_energy(side.layer)).cpu()
+                    amounts = read[side.entries] / read.sum().clamp(min=1e-30)
+                    share.index_add_(0, side.channels, amounts)
+            self.scores[group.root] = share
 
 
 @IMPORTANCES.register()
@@ -87,9 +87,7 @@ def observe_inputs(model, layers, batches, record):
             (positions, input channels).
     """
     missing = set(layers)
-    # Parts of a BlendMask that come after its detections have no layers.
-    runs = [head_outputs] if is_blendmask(model) else [lambda m, batch: m(batch), head_outputs]
-    for run in runs:
+    for run in (lambda model, batch: model(batch), head_outputs):
         if missing:
             missing -= _record(model, missing, batches, run, record)
 
@@ -106,16 +104,16 @@ def _record(model, layers, batches, run, record):
             reached.add(layer)
             record(layer, x)
 
-    with evaluating(model), forward_hooks(layers, hook, before=True):
+    with evaluating(model), full_forward(model), forward_hooks(layers, hook, before=True):
         for batch in batches:
             run(model, [{"image": image["image"]} for image in batch])
     return reached
 
 
 def _read_by(groups):
-    return {layer for group in groups for layer, _, _ in readers(group)}
+    return {side.layer for group in groups for side in group.readers}
 
 
 def _weight_energy(layer):
     """Sum of squared weights that read each input channel: (input channels,)."""
-    return by_input(layer, layer.weight.detach().double().square())
+    return sum_by_input(layer, layer.weight.detach().double().square())

@@ -3,9 +3,9 @@
 import torch
 import torch_pruning as tp
 
+from ..graph.layer_sides import sum_by_input
 from .losses import accumulate_gradients, training_loss
-from .readers import channel_effect
-from .registry import IMPORTANCES, CollectedImportance
+from .registry import IMPORTANCES, CollectedImportance, Importance
 
 
 class EffectImportance(CollectedImportance):
@@ -31,11 +31,32 @@ class EffectImportance(CollectedImportance):
 
         def observe():
             for group in groups:
-                root = group[0].dep.target.module
                 added = self.of_image(channel_effect(group))
-                self.scores[root] = self.scores.get(root, 0) + added
+                self.scores[group.root] = self.scores.get(group.root, 0) + added
 
         accumulate_gradients(model, batches, after_image=observe, loss=self.loss)
+
+
+def channel_effect(group):
+    """First-order effect of each channel of a group on the value that was differentiated.
+
+    It is the gradient of a mask on the channel wherever it is read.
+
+    Args:
+        group (ChannelGroup): gradients of the weights are set.
+
+    Returns:
+        Tensor: (width,), the sum of weight · gradient over all convs and linears that read the
+        channel; layers that no gradient reached count nothing.
+    """
+    effect = group.root_layer.weight.new_zeros(group.width)
+    for side in group.readers:
+        weight = side.layer.weight
+        if weight.grad is not None:
+            amounts = sum_by_input(side.layer, weight.detach() * weight.grad)
+            entries = side.entries.to(effect.device)
+            effect.index_add_(0, side.channels.to(effect.device), amounts[entries])
+    return effect
 
 
 @IMPORTANCES.register()
@@ -55,7 +76,7 @@ def fisher():
     return EffectImportance(lambda effect: effect.square() / 2)
 
 
-class Hessian(tp.importance.GroupHessianImportance):
+class Hessian(Importance):
     """Optimal Brain Damage: weight² · curvature over all weights of the group (LeCun 1989).
 
     The curvature is the mean squared gradient of single images. Torch-Pruning's formula, in the
@@ -64,7 +85,7 @@ class Hessian(tp.importance.GroupHessianImportance):
     """
 
     def __init__(self):
-        super().__init__(group_reduction="sum", normalizer=None)
+        self._scores = tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None)
 
     def collect(self, model, groups, batches):
         squares = {}
@@ -80,9 +101,9 @@ class Hessian(tp.importance.GroupHessianImportance):
             p.grad = total / count
 
     def __call__(self, group):
-        score = super().__call__(group)
-        # Torch-Pruning has no word for a group that no gradient reached; its effect is none.
-        return torch.zeros(len(group[0].idxs)) if score is None else score
+        score = self._scores(group.handle)
+        # Torch-Pruning gives None for a group that no gradient reached; its effect is 0.
+        return torch.zeros(group.width) if score is None else score
 
 
 @IMPORTANCES.register()

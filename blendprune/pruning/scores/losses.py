@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...errors import ConfigError, PruningError
+from ..tracing.hooks import full_forward
 from ..tracing.snapshot import keeping_state
 
 _MOST_BATCHES = 10_000
@@ -112,12 +113,9 @@ def mean_loss(model, batches):
 @contextlib.contextmanager
 def _training(model):
     """Training mode but for the norms; on leaving, modes, numbers and buffers are as before."""
-    with keeping_state(model):
+    with keeping_state(model), full_forward(model):
         model.train()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.eval()
-            # Under model_prune, forward would leave early and give no losses.
-            if getattr(module, "model_prune", False):
-                module.model_prune = False
         yield

@@ -1,8 +1,8 @@
-"""Scores by what a channel costs, so that channels which free more go first."""
+"""Scores divided by costs: channels that save more go first."""
 
 from ...errors import ConfigError
 
-#: What scores can be divided by; each is a kind of :class:`blendprune.pruning.CostModel`.
+#: Units of cost that scores can be divided by.
 NORMALIZERS = ("flops", "params", "activations")
 
 
@@ -20,28 +20,28 @@ def check_normalizer(normalize):
 
 
 def normalize_scores(scores, groups, cost):
-    """Divide scores by what the removal of one channel of the group frees.
+    """Divide each score by the cost that removing one channel of the group saves.
 
     Args:
-        scores (list[Tensor | None]): (width,) for each group; None where the group stays.
+        scores (list[Tensor | None]): (width,) for each group; None where the width stays.
         groups (list[ChannelGroup]): all groups, at their present widths.
-        cost (Callable): widths, one a group → what they cost.
+        cost (Callable): list of widths, one per group → their cost.
 
     Returns:
-        list[Tensor | None]: in score per unit of cost; a group that frees nothing counts as
-        freeing as little as any other does.
+        list[Tensor | None]: scores per unit of cost; a group that saves nothing counts as saving
+        as little as any other group does.
     """
     widths = [group.width for group in groups]
     whole = cost(widths)
-    freed = []
+    saved = []
     for index, group in enumerate(groups):
         fewer = list(widths)
-        fewer[index] -= group.slots
-        freed.append((whole - cost(fewer)) / group.slots)
-    # Of a difference of large sums, what rounding leaves is nothing.
-    some = [amount for amount in freed if amount > 1e-9 * whole]
-    least = min(some, default=1.0)
+        fewer[index] -= group.num_parts
+        saved.append((whole - cost(fewer)) / group.num_parts)
+    # Rounding errors of large sums are no savings.
+    some = [amount for amount in saved if amount > 1e-9 * whole]
+    lowest = min(some, default=1.0)
     return [
-        None if score is None else score / max(amount, least)
-        for score, amount in zip(scores, freed)
+        None if score is None else score / max(amount, lowest)
+        for score, amount in zip(scores, saved)
     ]

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon for channels: what is lost when the other channels may make up for one."""
+"""Optimal Brain Surgeon for channels: the loss after the other channels make up for one."""
 
 import math
 
@@ -8,7 +8,6 @@ from torch import nn
 from ..tracing.hooks import forward_hooks
 from .gradients import EffectImportance
 from .predictions import PredictionProbe
-from .readers import readers
 from .registry import IMPORTANCES, CollectedImportance
 
 # Penalty of the regression of a channel on the others, as a fraction of their mean square.
@@ -17,40 +16,42 @@ _RIDGE = 1e-3
 _STEPS = 64
 
 
-class Surgeon(CollectedImportance):
-    """How far the predictions move when a channel goes and its readers' weights are fitted anew.
+class OBS(CollectedImportance):
+    """How far the predictions move when a channel goes and its readers' weights are refit.
 
-    Removing channel j leaves a reader without the part of x_j that the remaining channels do not
-    explain: its variance given them is 1 / (H⁻¹)_jj, H the second moments of the reader's inputs
-    (Optimal Brain Surgeon, Hassibi 1993, for channels instead of weights). That variance times the
-    mean squared gradient of the input, summed over the readers, ranks the channels of a group; they
-    go step by step, and what has gone explains nothing any more. Where a reader runs on all levels
-    of a pyramid, each counts for as much as the gradients at its positions: the finest has most
-    positions, and often the fewest objects. The squared effects of the channels on single images,
-    which know what gradients of single positions add up to, put the groups on one scale. Gradients
-    are those of a :class:`PredictionProbe`, whose squares are curvatures.
+    A reader that loses channel j loses the part of x_j that the remaining channels do not explain.
+    The variance of that part is 1 / (H⁻¹)_jj, H the second moments of the reader's inputs (Optimal
+    Brain Surgeon, Hassibi 1993, for channels instead of weights). It is multiplied by the mean
+    squared gradient of the input and summed over the readers; the sum ranks the channels of a
+    group. Channels go step by step, and a channel that is gone explains nothing.
+
+    A reader that runs on all levels of a pyramid weighs each level by the gradients at its
+    positions: the finest level has most positions and often the fewest objects. The scale between
+    groups comes from the squared effects of channels on single images, which include what
+    gradients of single positions add up to. Gradients are those of a :class:`PredictionProbe`,
+    whose squares are curvatures.
     """
 
-    # Scores are errors, and comparable when divided by what the channel frees.
+    # Scores are errors, and comparable when divided by the cost that the channel saves.
     per_cost = True
 
     def collect(self, model, groups, batches):
-        roots = [group[0].dep.target.module for group in groups]
-        reads = [readers(group) for group in groups]
-        moments = _Moments(reads)
+        moments = _Moments([side for group in groups for side in group.readers])
         effects = EffectImportance(torch.square, PredictionProbe(model, batches[0][:1]))
         with forward_hooks(moments.layers, moments.see, before=True):
             effects.collect(model, groups, batches)
         self.scores = {
-            root: _scores(effects.scores[root].double(), [moments.of(*read) for read in found])
-            for root, found in zip(roots, reads)
+            group.root: _scores(
+                effects.scores[group.root].double(), [moments.of(side) for side in group.readers]
+            )
+            for group in groups
         }
 
 
 @IMPORTANCES.register()
-def surgeon():
-    """Optimal Brain Surgeon for channels: see :class:`Surgeon`."""
-    return Surgeon()
+def obs():
+    """Optimal Brain Surgeon for channels: see :class:`OBS`."""
+    return OBS()
 
 
 class _Moments:
@@ -59,11 +60,11 @@ class _Moments:
     A linear that reads a flattened map reads each channel many times: every time is a row.
     """
 
-    def __init__(self, reads):
+    def __init__(self, sides):
         self._times = {}
-        for layer, inputs, channels in (read for found in reads for read in found):
-            times = _times_read(layer, inputs, channels)
-            self._times[layer] = min(times, self._times.get(layer, times))
+        for side in sides:
+            times = _times_read(side)
+            self._times[side.layer] = min(times, self._times.get(side.layer, times))
         self._inputs, self._gradients, self._weights = {}, {}, {}
 
     @property
@@ -92,17 +93,18 @@ class _Moments:
         rows = (x if isinstance(layer, nn.Linear) else x.movedim(1, -1)).flatten(0, -2)
         return rows.unflatten(1, (-1, self._times[layer])).transpose(1, 2).flatten(0, 1)
 
-    def of(self, layer, inputs, channels):
+    def of(self, side):
         """What a reader knows of the channels of a group.
 
         Args:
-            layer (nn.Module), inputs (Tensor), channels (Tensor): from :func:`readers`.
+            side (LayerSide): of the reader.
 
         Returns:
             tuple[Tensor, Tensor, Tensor, Tensor] | None: second moments of all inputs and the
             constant, squared gradients of the inputs, which inputs the group's are, and which
             channels they stand for. None for a layer that no image or no gradient reached.
         """
+        layer, inputs, channels = side.layer, side.entries, side.channels
         if not self._weights.get(layer, 0) > 0:
             return None
         second = self._inputs[layer].double() / self._weights[layer].double()
@@ -117,9 +119,10 @@ class _Moments:
         return second, gradients, inputs.to(second.device), channels.to(second.device)
 
 
-def _times_read(layer, inputs, channels):
-    """How many inputs in a row stand for the same channel, where it is the same for all."""
-    if not isinstance(layer, nn.Linear):
+def _times_read(side):
+    """How many inputs in a row stand for the same channel; 1 if that differs between channels."""
+    inputs, channels = side.entries, side.channels
+    if not isinstance(side.layer, nn.Linear):
         return 1
     times = len(inputs) // (int(channels.max()) + 1)
     runs = torch.arange(len(inputs)) // times

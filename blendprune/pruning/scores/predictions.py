@@ -7,13 +7,13 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 
 from ..graph.outputs import inference_layers
-from ..tracing.autograd import reached
+from ..tracing.autograd import ancestors
 from ..tracing.hooks import forward_hooks
-from ..tracing.view import is_prunable_layer
+from ..tracing.layer_kinds import is_prunable_layer
 from .losses import training_loss
 
 #: Of a layer's predictions: one that hardly says anything must not drown what the others say.
-LEAST_VARIANCE = 1e-2
+MIN_VARIANCE = 1e-2
 
 
 class PredictionProbe:
@@ -65,7 +65,7 @@ class PredictionProbe:
         layers = [module for module in model.modules() if is_prunable_layer(module)]
         with forward_hooks(layers, record):
             loss = training_loss(model, batch)
-        last = reached([loss.grad_fn], until=made)
+        last = ancestors([loss.grad_fn], until=made)
         # In the order of the forward, so that the signs are the same in every process.
         read = [call for node, call in made.items() if node in last]
         edges = [edge for _, _, edge in read]
@@ -89,5 +89,5 @@ class PredictionProbe:
         x = labelled.detach().double().cpu()
         self._moments[layer] += torch.stack([torch.ones_like(x), x, x.square()]).sum(1)
         count, total, squares = self._moments[layer].tolist()
-        variance = max(squares / count - (total / count) ** 2, LEAST_VARIANCE)
+        variance = max(squares / count - (total / count) ** 2, MIN_VARIANCE)
         return (labelled * signs.to(labelled)).sum() / math.sqrt(variance * len(labelled))

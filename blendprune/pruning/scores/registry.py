@@ -1,4 +1,4 @@
-"""Importances by name, and what the rest of the package asks of one."""
+"""Importances by name, and the scores of groups."""
 
 import torch_pruning as tp
 from fvcore.common.registry import Registry
@@ -10,54 +10,97 @@ IMPORTANCES = Registry("IMPORTANCE")
 IMPORTANCES.__doc__ = """
 Registry of channel importances, by the name that ``importance=`` and ``PRUNER.IMPORTANCE`` take.
 
-An entry is called without arguments and gives a callable from a group of Torch-Pruning to one score
-a channel, the least important lowest, comparable between groups. One that learns from data has
-``collect(model, groups, batches)``, called once before it; what it leaves in ``.grad`` is cleared
-afterwards. One that does not suit every group has ``check(channel_groups)``, which raises
-PruningError. One whose scores are the price of a channel, to be held against what it frees, has a
-true ``per_cost``.
+An entry is a function without arguments. It gives an :class:`Importance`, or a callable from a
+group of Torch-Pruning to (width,) scores, such as Torch-Pruning's own importances. The least
+important channel has the lowest score; scores are comparable between groups.
 """
 
+# Former names.
+_ALIASES = {"surgeon": "obs"}
 
-class CollectedImportance:
-    """One that learns all its scores from data: ``collect`` fills ``scores``, a call looks them up.
+
+class Importance:
+    """Base class of importances that score :class:`ChannelGroup` objects.
+
+    ``collect(model, groups, batches)``, where a subclass has it, learns from data before the
+    groups are scored; gradients that it leaves are cleared afterwards.
 
     Attributes:
-        scores (dict[nn.Module, Tensor]): root layer of a group → (width,).
+        per_cost (bool): whether scores are the price of a channel, to be divided by the cost that
+            removing the channel saves.
+    """
+
+    per_cost = False
+
+    def check(self, groups):
+        """Refuse groups that this importance cannot score.
+
+        Args:
+            groups (list[ChannelGroup]): all groups to be scored.
+
+        Raises:
+            PruningError: there is such a group.
+        """
+
+    def __call__(self, group):
+        """Scores of the channels of one group.
+
+        Args:
+            group (ChannelGroup): at its present width.
+
+        Returns:
+            Tensor: (width,).
+        """
+        raise NotImplementedError
+
+
+class CollectedImportance(Importance):
+    """An importance that learns all its scores from data.
+
+    Attributes:
+        scores (dict[str, Tensor]): root of a group → (width,); ``collect`` fills it.
     """
 
     def __init__(self):
         self.scores = {}
 
     def __call__(self, group):
-        return self.scores[group[0].dep.target.module]
+        return self.scores[group.root]
 
 
 def build_importance(importance):
     """The importance that a name or a callable stands for.
 
     Args:
-        importance (str | Callable): a name in :data:`IMPORTANCES`, or anything that maps a group
-            of Torch-Pruning to (width,) scores, such as Torch-Pruning's own importances.
+        importance (str | Callable): a name in :data:`IMPORTANCES`, an :class:`Importance`, or any
+            callable from a group of Torch-Pruning to (width,) scores.
 
     Returns:
-        Callable: a fresh one for a name.
+        Callable: a new one for a name.
 
     Raises:
-        ConfigError: no such name.
+        ConfigError: the name is unknown.
     """
     if callable(importance):
         return importance
+    name = importance_name(importance)
     known = sorted(name for name, _ in IMPORTANCES)
-    if importance not in known:
+    if name not in known:
         raise ConfigError(f"importance {importance!r} is not known; known are {', '.join(known)}")
-    return IMPORTANCES.get(importance)()
+    return IMPORTANCES.get(name)()
 
 
 def importance_name(importance):
-    """What messages and files call an importance."""
+    """The name of an importance in messages and files.
+
+    Args:
+        importance (str | Callable): as for :func:`build_importance`.
+
+    Returns:
+        str: the present name for a former one.
+    """
     if isinstance(importance, str):
-        return importance
+        return _ALIASES.get(importance, importance)
     return getattr(importance, "__qualname__", type(importance).__name__)
 
 
@@ -85,19 +128,21 @@ def score_groups(model, groups, importance, batches=None):
         list[Tensor]: (width,) float64 on the CPU for each group, finite.
 
     Raises:
-        PruningError: the importance does not suit a group, or a score is missing, of the wrong
+        PruningError: the importance cannot score a group, or a score is missing, of the wrong
             length, or not finite.
     """
-    handles = [group.handle for group in groups]
-    if hasattr(importance, "check"):
+    # Callables that are no Importance know Torch-Pruning's groups.
+    ours = isinstance(importance, Importance)
+    shown = groups if ours else [group.handle for group in groups]
+    if ours:
         importance.check(groups)
     if hasattr(importance, "collect"):
-        importance.collect(model, handles, batches)
+        importance.collect(model, shown, batches)
     elif _wants_gradients(importance):
         accumulate_gradients(model, batches)
     scores = []
-    for group, handle in zip(groups, handles):
-        score = importance(handle)
+    for group, each in zip(groups, shown):
+        score = importance(each)
         if score is None or tuple(score.shape) != (group.width,) or not score.isfinite().all():
             raise PruningError(
                 f"the importance gave no finite score for each channel of {group.root}; "

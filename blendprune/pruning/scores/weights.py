@@ -4,8 +4,8 @@ import torch_pruning as tp
 from torch import nn
 
 from ...errors import PruningError
-from ..tracing.view import is_fixed_norm
-from .registry import IMPORTANCES
+from ..tracing.layer_kinds import is_fixed_norm
+from .registry import IMPORTANCES, Importance
 
 
 @IMPORTANCES.register()
@@ -32,18 +32,17 @@ def random():
     return tp.importance.RandomImportance()
 
 
-class BNScale(tp.importance.BNScaleImportance):
+class BNScale(Importance):
     """Size of the BatchNorm weights of the group (Network Slimming, arXiv:1708.06519)."""
 
+    def __init__(self):
+        self._scores = tp.importance.BNScaleImportance()
+
+    def __call__(self, group):
+        return self._scores(group.handle)
+
     def check(self, groups):
-        """Refuse groups that no BatchNorm ranks.
-
-        Args:
-            groups (list[ChannelGroup]): those that are to be scored.
-
-        Raises:
-            PruningError: a group has none, or one whose weights are fixed.
-        """
+        """Refuse groups without a BatchNorm, or with one whose weights are constants."""
         frozen = [g for g in groups if any(map(is_fixed_norm, _batch_norms(g)))]
         if frozen:
             raise PruningError(
@@ -66,8 +65,7 @@ def bn_scale():
 
 
 def _batch_norms(group):
-    modules = [item.dep.target.module for item in group.handle]
-    return [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in group.layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 def _names(groups):

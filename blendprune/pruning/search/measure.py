@@ -1,4 +1,4 @@
-"""Measuring sensitivity: groups are masked, one after the other, and the losses looked at."""
+"""Measuring sensitivity: the losses with channels of one group after the other masked."""
 
 import contextlib
 
@@ -6,11 +6,12 @@ import torch
 
 from ...errors import ConfigError
 from ..graph.channel_graph import ChannelGraph
-from ..prune import check_inputs
-from ..scores import as_batches, build_importance, importance_name, mean_loss, readers, score_groups
+from ..graph.inputs import example_inputs_for
+from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
 from ..tracing.hooks import forward_hooks
 from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
+from .options import PruningOptions
 from .search import channel_order
 from .sensitivity import GroupSensitivity, Sensitivity, digest, load_sensitivity
 
@@ -23,42 +24,42 @@ def measure_sensitivity(
     example_inputs=None,
     *,
     data=None,
-    importance="surgeon",
+    importance="obs",
     ratios=None,
     path=None,
     progress=None,
 ):
-    """Measure how the training losses rise when single groups lose channels. Nothing is changed.
+    """Measure how the training losses rise when single groups lose channels.
 
-    Group by group the least important channels are masked: set to zero wherever they are read,
-    which is what their removal comes to, unless a group norm sees them. The losses are those of
-    the model in training mode, norms at their running statistics, as scores from data see them;
-    what the training draws at random is drawn alike each time. Nothing is reconstructed, so the
-    rises are above those of a cut that is.
+    The model stays unchanged. In one group after the other, the least important channels are
+    masked: set to zero wherever they are read. That equals removing them, unless a group norm sees
+    them. The losses are those of the model in training mode with norms at their running statistics,
+    as for scores from data. Random choices of the training are the same each time. Nothing is
+    reconstructed: the rises are above those of pruning with reconstruction.
 
     Args:
         model (nn.Module), example_inputs (list[dict]): as of :func:`blendprune.prune`.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them; not
             needed where ``path`` holds a measurement.
-        importance (str | Callable): the score that says which channels of a group go first.
+        importance (str | Callable): decides which channels of a group go first.
         ratios (Sequence[float]): fractions of a group's channels to mask; :data:`RATIOS`, or what
             the file has.
-        path (str): a JSON file, any address PathManager knows, to keep the measurement in; if it
-            is there, it is read, and nothing runs.
+        path (str): a JSON file for the measurement, any address PathManager knows. If the file
+            exists, it is read and nothing runs.
         progress (Callable): called as ``progress(done, groups)`` after each group.
 
     Returns:
         Sensitivity: a curve for each group that may be pruned.
 
     Raises:
-        ConfigError: an argument cannot hold, or the file is of other weights, score or ratios.
+        ConfigError: an argument is invalid, or the file is of other weights, score or ratios.
         PruningError: the model cannot be traced, or its losses are not finite.
     """
     from detectron2.utils.file_io import PathManager
 
     if ratios is not None:
         ratios = _check_ratios(ratios)
-    build_importance(importance)
+    options = PruningOptions(importance=importance)
     if path and PathManager.isfile(path):
         found = load_sensitivity(path)
         found.check(model, importance, repr(path), ratios)
@@ -66,7 +67,7 @@ def measure_sensitivity(
     if data is None:
         raise ConfigError("sensitivity is measured on data: pass data=… (of a training loader)")
     batches = as_batches(data)
-    inputs = check_inputs(model, example_inputs, batches)
+    inputs = example_inputs_for(model, example_inputs, batches)
     snapshot = Snapshot(model)
     try:
         found = Sensitivity(
@@ -78,7 +79,7 @@ def measure_sensitivity(
         )
         with prunable(model):
             groups = [group for group in ChannelGraph(model, inputs).groups() if group.prunable]
-            scores = score_groups(model, groups, build_importance(importance), batches)
+            scores = score_groups(model, groups, build_importance(options.importance), batches)
             found.loss = mean_loss(model, batches)
             for done, (group, score) in enumerate(zip(groups, scores), 1):
                 found.groups[group.root] = _measure(model, group, score, batches, found.ratios)
@@ -93,11 +94,11 @@ def measure_sensitivity(
 
 def _measure(model, group, score, batches, ratios):
     order = channel_order(group, score)
-    blocks = order.shape[1] // group.block
+    blocks = order.shape[1] // group.block_size
     masked, losses = [], []
     for ratio in ratios:
-        # Whole blocks, of each part alike; something always goes, and something always stays.
-        count = group.block * min(max(1, round(ratio * blocks)), blocks - 1)
+        # Whole blocks, the same in each part; at least one goes and at least one stays.
+        count = group.block_size * min(max(1, round(ratio * blocks)), blocks - 1)
         gone = order[:, :count].flatten()
         with masking(group, gone):
             losses.append(mean_loss(model, batches))
@@ -114,11 +115,12 @@ def masking(group, channels):
         channels (Tensor): indices in ``range(group.width)``.
     """
     masks = {}
-    for layer, inputs, of in readers(group.handle):
+    for side in group.readers:
+        layer = side.layer
         if layer not in masks:
             count = getattr(layer, "in_channels", None) or layer.in_features
             masks[layer] = layer.weight.new_ones(count)
-        masks[layer][inputs[torch.isin(of, channels)]] = 0
+        masks[layer][side.entries[torch.isin(side.channels, channels)]] = 0
 
     def mask(layer, inputs):
         x, *rest = inputs

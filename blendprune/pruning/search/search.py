@@ -4,34 +4,15 @@ import bisect
 import math
 from dataclasses import dataclass
 
-import torch
-
 from ...errors import TargetUnreachable
 
 # A target is met from below, within this fraction of it.
 TOLERANCE = 0.02
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What widths a group may take.
-
-    Attributes:
-        round_to (int): widths become multiples of it (those that change).
-        max_pruning_ratio (float): no group loses more than this fraction of its dense width.
-        global_pruning (bool): rank the channels of all groups together.
-        isomorphic (bool): rank the channels of groups of the same make-up together.
-    """
-
-    round_to: int = 1
-    max_pruning_ratio: float = 0.9
-    global_pruning: bool = True
-    isomorphic: bool = False
-
-
 @dataclass
 class _Chunk:
-    """Channels of one group that go together, after those before it in the group have gone."""
+    """Channels of one group that go together, once the chunks before it in the group are gone."""
 
     group: int
     channels: list
@@ -39,30 +20,53 @@ class _Chunk:
     order: float = 0.0
 
 
-def allowed_widths(group, dense_width, limits):
+def allowed_widths(group, dense_width, options):
     """Widths below the present one that a group may take.
 
     Args:
         group (ChannelGroup): at its present width.
-        dense_width (int): its width before the first cut.
-        limits (Limits): what widths it may take.
+        dense_width (int): its width before anything was pruned.
+        options (PruningOptions): with ``round_to`` and ``max_pruning_ratio``.
 
     Returns:
-        range: descending, in equal steps; empty if the group stays.
+        range: descending, in equal steps; empty if the width stays.
     """
-    step = math.lcm(group.slots * group.block, limits.round_to)
-    least = max(group.least, math.ceil((1 - limits.max_pruning_ratio) * dense_width - 1e-9))
-    if group.stays:
+    if group.frozen_reason:
         return range(0)
-    return range((group.width - 1) // step * step, max(least, step) - 1, -step)
+    step = math.lcm(group.num_parts * group.block_size, options.round_to)
+    limit = math.ceil((1 - options.max_pruning_ratio) * dense_width - 1e-9)
+    return range((group.width - 1) // step * step, max(group.min_width, limit, step) - 1, -step)
 
 
-def ratio_notes(groups, limits):
+def end_widths(groups, dense_widths, options):
+    """Where a search starts from, and the smallest widths that it can reach.
+
+    Args:
+        groups (list[ChannelGroup]): all groups, prunable or not.
+        dense_widths (list[int]): their widths before anything was pruned.
+        options (PruningOptions): which widths they may take.
+
+    Returns:
+        tuple[list[int], list[int]]: widths with only the groups pruned that have a ratio of their
+        own, and widths with everything removed that may go.
+    """
+    start, smallest = [], []
+    for group, dense in zip(groups, dense_widths):
+        allowed = allowed_widths(group, dense, options)
+        if group.ratio is not None:
+            allowed = [w for w in allowed if dense - w <= group.ratio * dense + 1e-9]
+        end = min(allowed, default=group.width)
+        start.append(group.width if group.ratio is None else end)
+        smallest.append(end)
+    return start, smallest
+
+
+def ratio_notes(groups, options):
     """One sentence for every group whose limits keep it from losing the ratio asked of it.
 
     Args:
-        groups (list[ChannelGroup]): all groups, before the first cut.
-        limits (Limits): what widths they may take.
+        groups (list[ChannelGroup]): all groups, before anything is pruned.
+        options (PruningOptions): which widths they may take.
 
     Returns:
         list[str]: sentences.
@@ -70,10 +74,10 @@ def ratio_notes(groups, limits):
     notes = []
     for group in groups:
         if group.ratio is not None:
-            least = min(allowed_widths(group, group.width, limits), default=group.width)
-            if least - 1 >= (1 - group.ratio) * group.width:
+            fewest = min(allowed_widths(group, group.width, options), default=group.width)
+            if fewest - 1 >= (1 - group.ratio) * group.width:
                 notes.append(
-                    f"{group.root}: keeps {least} of {group.width} channels, the least it may, "
+                    f"{group.root}: keeps {fewest} of {group.width} channels, its minimum width, "
                     f"although it was to lose {group.ratio:.0%}"
                 )
     return notes
@@ -82,44 +86,46 @@ def ratio_notes(groups, limits):
 def channel_order(group, score):
     """The order in which the channels of a group go, part by part.
 
-    Each part loses its own least important position, so that a group norm keeps equal counts. The
-    channels of a block follow each other.
+    Each part loses its own least important position: a group norm keeps equal counts. The channels
+    of a block follow each other.
 
     Args:
         group (ChannelGroup): at its present width.
         score (Tensor): (width,).
 
     Returns:
-        Tensor: (slots, width / slots) int64, channels of each part, least important first.
+        Tensor: (num_parts, width / num_parts) int64, channels of each part, least important first.
     """
-    parts = score.view(group.slots, -1, group.block).mean(2)
+    parts = score.view(group.num_parts, -1, group.block_size).mean(2)
     if group.aligned:
-        parts = parts.mean(0, keepdim=True).expand(group.slots, -1)
+        parts = parts.mean(0, keepdim=True).expand(group.num_parts, -1)
     ranks = parts.argsort(dim=1, stable=True)
-    order = (group.block * ranks[:, :, None] + torch.arange(group.block)).flatten(1)
-    return order + order.shape[1] * torch.arange(group.slots)[:, None]
+    block = ranks.new_tensor(range(group.block_size))
+    order = (group.block_size * ranks[:, :, None] + block).flatten(1)
+    first = order.shape[1] * ranks.new_tensor(range(group.num_parts))
+    return order + first[:, None]
 
 
-def chunks_of(index, group, score, dense_width, limits):
+def chunks_of(index, group, score, dense_width, options):
     """The channels of a group in the order in which they may go.
 
     Args:
         index (int): number of the group.
         group (ChannelGroup): at its present width.
         score (Tensor): (width,).
-        dense_width (int): its width before the first cut.
-        limits (Limits): what widths it may take.
+        dense_width (int): its width before anything was pruned.
+        options (PruningOptions): which widths it may take.
 
     Returns:
         list[_Chunk]: least important first, scores ascending.
     """
     order = channel_order(group, score)
-    # What the k-th step costs on average.
+    # Average cost of the k-th step over the parts.
     steps = score[order].mean(0).tolist()
     indices = order.T.tolist()
     chunks, highest, start = [], -math.inf, 0
-    for width in allowed_widths(group, dense_width, limits):
-        end = (group.width - width) // group.slots
+    for width in allowed_widths(group, dense_width, options):
+        end = (group.width - width) // group.num_parts
         highest = max(highest, sum(steps[start:end]) / (end - start))
         channels = [channel for row in indices[start:end] for channel in row]
         chunks.append(_Chunk(index, channels, highest))
@@ -130,42 +136,38 @@ def chunks_of(index, group, score, dense_width, limits):
 class Search:
     """Choice of channels to remove from a model at its present widths.
 
-    A group with a ratio of its own loses that, in equal steps over the rounds; what the others
-    lose is chosen with these groups at the widths they end with.
+    A group with a ratio of its own loses that ratio, in equal steps over the rounds. The others are
+    chosen as if these groups had their final widths already.
 
     Args:
-        groups (list[ChannelGroup]): all groups, those that stay included.
-        scores (list[Tensor | None]): one a group; None where the group stays.
-        dense_widths (list[int]): widths before the first cut.
-        limits (Limits): what widths they may take.
-        part (float): of the rounds, how many are done after this one, 0 < part ≤ 1.
+        groups (list[ChannelGroup]): all groups, prunable or not.
+        scores (list[Tensor | None]): one per group; None where the width stays.
+        dense_widths (list[int]): widths before anything was pruned.
+        options (PruningOptions): which widths they may take, and the scope of the ranking.
+        part (float): fraction of the rounds that is done after this one, 0 < part ≤ 1.
 
     Attributes:
-        widths (list[int]): where groups without a ratio of their own start from, and where those
-            with one end.
+        widths (list[int]): present widths, but final widths of groups with a ratio of their own.
+        smallest (list[int]): widths with everything removed that may go.
     """
 
-    def __init__(self, groups, scores, dense_widths, limits, part=1.0):
-        self.widths = [group.width for group in groups]
+    def __init__(self, groups, scores, dense_widths, options, part=1.0):
+        self.widths, self.smallest = end_widths(groups, dense_widths, options)
         self._given = []
         scopes = {}
         for index, (group, score) in enumerate(zip(groups, scores)):
+            chunks = []
+            if score is not None:
+                chunks = chunks_of(index, group, score, dense_widths[index], options)
             if group.ratio is not None:
-                if score is not None:
-                    chunks = chunks_of(index, group, score, dense_widths[index], limits)
-                    self._give(index, chunks, dense_widths[index], group.ratio, part)
-            # What an earlier round brought to its least width still counts in its scope.
+                self._give(group, chunks, dense_widths[index], part)
+            # A group that an earlier round brought to its minimum still counts in its scope.
             elif score is not None or group.width < dense_widths[index]:
-                if limits.isomorphic:
-                    scope = group.kind
-                else:
-                    scope = () if limits.global_pruning else index
-                members, chunks = scopes.setdefault(scope, ([], []))
+                members, all_chunks = scopes.setdefault(_scope(group, index, options), ([], []))
                 members.append(index)
-                if score is not None:
-                    chunks += chunks_of(index, group, score, dense_widths[index], limits)
-        # A chunk's place is the fraction of its scope's dense channels gone once it has gone: so
-        # scopes shrink alike, and a group ranked alone shrinks like every other.
+                all_chunks += chunks
+        # The order of a chunk is the fraction of its scope's dense channels that is gone after it.
+        # Scopes therefore shrink alike, and a group ranked alone shrinks like every other.
         self.chunks = []
         for members, chunks in scopes.values():
             dense = sum(dense_widths[index] for index in members)
@@ -177,7 +179,7 @@ class Search:
         self.chunks.sort(key=lambda chunk: chunk.order)
 
     def by_ratio(self, ratio):
-        """Channels to remove so that each scope has lost a fraction of its dense channels.
+        """Channels to remove so that each scope loses a fraction of its dense channels.
 
         Args:
             ratio (float): 0 < ratio < 1.
@@ -191,24 +193,21 @@ class Search:
         """Channels to remove so that the cost is at most the target and close to it.
 
         Args:
-            cost (Callable): list of widths, one a group → FLOPs or parameters.
+            cost (Callable): list of widths, one per group → cost.
             target (float): in the unit of ``cost``.
 
         Returns:
             dict[int, list[int]]: group number → channel indices.
 
         Raises:
-            TargetUnreachable: even with every allowed channel gone the cost is above the target.
+            TargetUnreachable: the cost is above the target with everything removed that may go.
         """
         if self.least(cost) > target:
-            raise TargetUnreachable("the widths that are allowed do not reach it", self.least(cost))
-        # Narrowing an auxiliary head saves no FLOPs of inference, so leave it alone.
-        now, widths = cost(self.widths), self.widths
-        saving = {
-            index
-            for index, width in enumerate(self._widths_without(self.chunks))
-            if width < widths[index] and cost([*widths[:index], width, *widths[index + 1 :]]) < now
-        }
+            raise TargetUnreachable(
+                "the widths that are allowed do not reach the target", self.least(cost)
+            )
+        # Narrowing an auxiliary head saves no FLOPs of inference: leave it alone.
+        saving = self._saving_groups(cost)
         chunks = [chunk for chunk in self.chunks if chunk.group in saving]
         while True:
             count = bisect.bisect_left(
@@ -219,7 +218,7 @@ class Search:
             gone = self._fill_up(chunks[:count], cost, target)
             if count == 0 or cost(self._widths_without(gone)) >= (1 - TOLERANCE) * target:
                 break
-            # The last chunk is too large a step: do without it, and those behind it in its group.
+            # The last chunk is too large a step: leave it and those behind it in its group.
             last = chunks[count - 1]
             others = [chunk for chunk in chunks[count:] if chunk.group != last.group]
             chunks = chunks[: count - 1] + others
@@ -228,18 +227,26 @@ class Search:
         return self._merge(gone)
 
     def least(self, cost):
-        """Cost with every channel gone that may go."""
-        return cost(self._widths_without(self.chunks))
+        """Cost with everything removed that may go."""
+        return cost(self.smallest)
 
-    def _give(self, index, chunks, dense_width, ratio, part):
-        now = 1 - (1 - ratio) ** part
+    def _saving_groups(self, cost):
+        now, widths = cost(self.widths), self.widths
+        return {
+            index
+            for index, width in enumerate(self.smallest)
+            if width < widths[index] and cost([*widths[:index], width, *widths[index + 1 :]]) < now
+        }
+
+    def _give(self, group, chunks, dense_width, part):
+        """Choose the chunks that a group with a ratio of its own has lost after this round."""
+        now, width = 1 - (1 - group.ratio) ** part, group.width
         for chunk in chunks:
-            lost = dense_width - self.widths[index] + len(chunk.channels)
-            if lost > ratio * dense_width + 1e-9:
+            lost = dense_width - width + len(chunk.channels)
+            if lost > min(now, group.ratio) * dense_width + 1e-9:
                 break
-            self.widths[index] -= len(chunk.channels)
-            if lost <= now * dense_width + 1e-9:
-                self._given.append(chunk)
+            width -= len(chunk.channels)
+            self._given.append(chunk)
 
     def _fill_up(self, gone, cost, target):
         # The last chunk may have been a large one: give back what still fits under the target.
@@ -271,3 +278,10 @@ class Search:
         for chunk in [*self._given, *chunks]:
             channels.setdefault(chunk.group, []).extend(chunk.channels)
         return channels
+
+
+def _scope(group, index, options):
+    """Groups of one scope are ranked together."""
+    if options.isomorphic:
+        return group.structure
+    return () if options.global_pruning else index

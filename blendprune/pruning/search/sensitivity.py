@@ -1,4 +1,4 @@
-"""Sensitivity: what the training loss rises by when a group loses channels, as data."""
+"""Sensitivity as data: the rise of the training loss when a group loses channels."""
 
 import hashlib
 import itertools
@@ -20,7 +20,7 @@ _FORMAT = {"format": "blendprune.sensitivity", "version": 1}
 
 @dataclass
 class GroupSensitivity:
-    """The loss when the least important channels of one group are masked.
+    """The loss with the least important channels of one group masked.
 
     Attributes:
         width (int): channels of the group.
@@ -33,7 +33,7 @@ class GroupSensitivity:
     loss: list
 
     def rises(self, loss):
-        """By how much the loss rises, made monotone: what fewer masked channels cost, more do, too.
+        """Rise of the loss, made monotone: more masked channels never cost less.
 
         Args:
             loss (float): with no channel masked.
@@ -44,20 +44,20 @@ class GroupSensitivity:
         return list(itertools.accumulate((x - loss for x in self.loss), max, initial=0.0))[1:]
 
     def marginal(self, loss):
-        """By how much the loss rises with each channel that goes.
+        """Rise of the loss with each channel that goes.
 
-        The lower convex hull of the monotone curve, beyond its end as steep as there.
+        It is the lower convex hull of the monotone curve, with the last slope beyond its end.
 
         Args:
             loss (float): with no channel masked.
 
         Returns:
-            np.ndarray: (width,), ascending; what the first channel to go costs comes first.
+            np.ndarray: (width,), ascending, in the order in which channels go.
         """
         hull = []
         for point in zip([0, *self.masked], [0.0, *self.rises(loss)]):
             if hull and point[0] == hull[-1][0]:
-                continue  # of a few channels, two fractions are the same number
+                continue  # in a narrow group, two fractions give the same number of channels
             while len(hull) > 1 and _slope(hull[-1], point) <= _slope(hull[-2], hull[-1]):
                 hull.pop()
             hull.append(point)
@@ -79,7 +79,7 @@ class Sensitivity:
         groups (dict[str, GroupSensitivity]): root of each group that may be pruned → its curve.
     """
 
-    # Losses are the price of a channel: see IMPORTANCES.
+    # Losses are the price of a channel, see Importance.
     per_cost = True
 
     weights: str
@@ -103,7 +103,7 @@ class Sensitivity:
             json.dump(_FORMAT | asdict(self), file, indent=2)
 
     def check(self, model, importance, source="the sensitivity", ratios=None):
-        """Refuse what was measured on something else.
+        """Refuse a measurement of another model or importance.
 
         Args:
             model (nn.Module): at the weights that it is to be used for.
@@ -119,6 +119,8 @@ class Sensitivity:
             wanted["ratios"] = list(ratios)
         for what, want in wanted.items():
             found = getattr(self, what)
+            if what == "importance":
+                found = importance_name(found)
             if found != want:
                 was = "" if what == "weights" else f" ({found}, not {want})"
                 raise ConfigError(
@@ -127,15 +129,15 @@ class Sensitivity:
                 )
 
     def rescale(self, scores, groups, dense_widths):
-        """Scores in the order given within each group, and of the size of the loss between groups.
+        """Scores with the given order within each group, and the scale of the loss between groups.
 
         Args:
-            scores (list[Tensor | None]): (width,) for each group; None where the group stays.
+            scores (list[Tensor | None]): (width,) for each group; None where the width stays.
             groups (list[ChannelGroup]): all groups, at their present widths.
             dense_widths (list[int]): their widths when the sensitivity was measured.
 
         Returns:
-            list[Tensor | None]: by how much the loss rises with the channel.
+            list[Tensor | None]: rise of the loss with the channel.
 
         Raises:
             ConfigError: a group was not measured, or at another width.
@@ -150,8 +152,8 @@ class Sensitivity:
                         "measure it anew"
                     )
                 steps = curve.marginal(self.loss)[dense - group.width :]
-                # A step takes one channel of each part.
-                steps = torch.from_numpy(steps).view(-1, group.slots).mean(1)
+                # A step removes one channel of each part.
+                steps = torch.from_numpy(steps).view(-1, group.num_parts).mean(1)
                 order = channel_order(group, score)
                 score = torch.empty(group.width, dtype=torch.float64)
                 score[order] = steps.expand(order.shape)
@@ -188,7 +190,7 @@ def load_sensitivity(path):
 
 
 def sensitivity_table(sensitivity):
-    """The measurement as text: by how much the loss rises when fractions of a group are masked.
+    """The measurement as text: rise of the loss when fractions of a group are masked.
 
     ::
 
@@ -197,7 +199,7 @@ def sensitivity_table(sensitivity):
         backbone.bottom_up.res3.0.conv1     128   0.000   0.002   0.011   0.060   0.410
         …
 
-        loss as it is: 1.234 (64 images, surgeon)
+        loss as it is: 1.234 (64 images, obs)
 
     Args:
         sensitivity (Sensitivity): from :func:`measure_sensitivity`.

@@ -7,7 +7,7 @@ from torch import nn
 
 from ...errors import PruningError
 from ...modeling.attention import fit_heads
-from .hooks import forward_hooks
+from .hooks import evaluating, forward_hooks
 
 
 def sync_attributes(model):
@@ -93,15 +93,9 @@ def _sync_backbone(backbone):
     for module in list(watched):
         names = getattr(module, "_out_feature_channels", {})
         watched += [child for name, child in module.named_children() if name in names]
-    modes = [(module, module.training) for module in backbone.modules()]
-    try:
-        backbone.eval()
-        side = max(64, 2 * (backbone.size_divisibility or 1))
-        with torch.no_grad(), forward_hooks(dict.fromkeys(watched), record):
-            backbone(first.weight.new_zeros(1, first.in_channels, side, side))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    side = max(64, 2 * (backbone.size_divisibility or 1))
+    with evaluating(backbone), forward_hooks(dict.fromkeys(watched), record):
+        backbone(first.weight.new_zeros(1, first.in_channels, side, side))
 
     for module in watched:
         if isinstance(module, CNNBlockBase) and isinstance(channels.get(module), tuple):

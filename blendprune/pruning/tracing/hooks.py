@@ -1,23 +1,97 @@
-"""Forward hooks that go when their block ends."""
+"""Forward hooks and modes that end with their ``with`` block."""
 
 import contextlib
 
+import torch
 from torch import nn
 
 
 @contextlib.contextmanager
-def forward_hooks(modules, hook, before=False):
-    """Within it, a hook is called at each forward of each module.
+def forward_hooks(modules, hook, before=False, **options):
+    """Call a hook at each forward of each module, until the block ends.
 
     Args:
         modules (Iterable[nn.Module]): each of them once.
         hook (Callable): as for ``nn.Module.register_forward_hook``.
         before (bool): call it before the forward, as ``register_forward_pre_hook`` does.
+        options: keyword arguments of the ``register_…`` method, for example ``with_kwargs``.
     """
     register = nn.Module.register_forward_pre_hook if before else nn.Module.register_forward_hook
-    handles = [register(module, hook) for module in modules]
+    handles = [register(module, hook, **options) for module in modules]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def keeping_modes(model):
+    """Restore ``training`` of every module when the block ends.
+
+    Args:
+        model (nn.Module): its modules at the start of the block.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextlib.contextmanager
+def evaluating(model, grad=False):
+    """Put every module in eval mode until the block ends.
+
+    Args:
+        model (nn.Module): any model.
+        grad (bool): whether gradients are on.
+
+    Yields:
+        nn.Module: the model.
+    """
+    with keeping_modes(model), torch.set_grad_enabled(grad):
+        yield model.eval()
+
+
+@contextlib.contextmanager
+def full_forward(model):
+    """Run the real forward until the block ends, also under ``MODEL.PRUNE``.
+
+    ``model_prune`` on a module makes its forward leave early with raw outputs.
+
+    Args:
+        model (nn.Module): any model.
+    """
+    early = [module for module in model.modules() if getattr(module, "model_prune", False)]
+    for module in early:
+        module.model_prune = False
+    try:
+        yield
+    finally:
+        for module in early:
+            module.model_prune = True
+
+
+@contextlib.contextmanager
+def no_gradients_from_recurrent_layers(model):
+    """End the autograd graph where a sequence begins: recurrent layers are not pruned.
+
+    An unrolled recurrent layer makes every step depend on every other step.
+
+    Args:
+        model (nn.Module): the first recurrent layer that runs turns gradients off, until the block
+            ends.
+    """
+
+    def stop(module, inputs):
+        torch.set_grad_enabled(False)
+
+    recurrent = [m for m in model.modules() if isinstance(m, nn.RNNBase)]
+    # The inner context restores the grad mode on leaving.
+    with (
+        forward_hooks(recurrent, stop, before=True),
+        torch.set_grad_enabled(torch.is_grad_enabled()),
+    ):
+        yield

@@ -1,14 +1,14 @@
-"""A model as it was: for when a cut fails, and after a training forward."""
+"""A model as it was: to go back to after a failure, and after a training forward."""
 
 import contextlib
 from collections.abc import MutableMapping
 
 
 class Snapshot:
-    """Everything that a cut changes, without copying weights.
+    """Everything that pruning changes, without a copy of the weights.
 
-    Torch-Pruning puts new Parameters and buffers in place of the old, and never writes into them;
-    so references to the old ones, module by module, are enough to go back.
+    Torch-Pruning replaces parameters and buffers and never writes into the old ones. References to
+    the old ones, module by module, are therefore enough to go back.
 
     Args:
         model (nn.Module): outside the prunable view.
@@ -19,7 +19,7 @@ class Snapshot:
         self._grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
 
     def restore(self):
-        """Make the model what it was."""
+        """Undo every change since the snapshot."""
         for module, kind, state in self._state:
             module.__class__ = kind
             vars(module).clear()
@@ -41,8 +41,8 @@ def _shallow(state):
 def keeping_state(model):
     """Undo on leaving what a training forward does to a model, and changes of its modes and flags.
 
-    Restored are the modes, the counters that modules keep as plain numbers (FCOS's moving average),
-    and the buffers; not parameters.
+    Modes, buffers, and counters that modules keep as plain numbers (FCOS's moving average) are
+    restored. Parameters are not.
 
     Args:
         model (nn.Module): inside the prunable view or outside.

@@ -1,16 +1,27 @@
-"""What the prunable view shows of a module: one operator that Torch-Pruning knows.
+"""Stand-ins: what the prunable view shows of a module, one operator that Torch-Pruning knows.
 
-Classes that stand in the place of an upstream class or, if they are no modules by themselves, in
-front of it; and below, what the view does to a module on entering and undoes on leaving.
+A stand-in is a class. A module class replaces the upstream class; a mixin is put in front of it.
+:data:`STAND_INS` has one row per kind of module.
 """
 
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch.nn.functional as F
-from detectron2.layers import FrozenBatchNorm2d, batch_norm
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, batch_norm
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from ...modeling.attention import OneOperator, attend
+from .attention import OneAttention, count_heads, is_attention, remember_head_width
+from .autograd import as_one_operator
+from .composite import CompositeOperator
+from .layer_kinds import (
+    is_called,
+    is_channels_first_norm,
+    is_deformable,
+    is_dynamic_head,
+    is_naive_group_norm,
+)
 
 
 class PlainConv:
@@ -51,8 +62,13 @@ class PlainDeformConv(nn.Conv2d):
     __call__ = PlainConv.__call__
 
 
-class DynamicHead:
-    """A head whose weights another layer predicts: one operator, and that layer a prediction."""
+class DynamicHead(CompositeOperator):
+    """A head without weights of its own: another layer predicts them.
+
+    The head is one operator, and the layer that predicts its weights is a prediction layer.
+    """
+
+    frozen_reason = "has weights for its channels"
 
     def forward(self, features, coords, weights):
         def run(features):
@@ -61,11 +77,13 @@ class DynamicHead:
         if self.training:
             return super().forward(features, coords, weights)
         upstream, fixed = super().forward, weights.detach()
-        return _as_one_operator(self, run, features, ())
+        return as_one_operator(self, run, features, ())
 
 
 class FixedBatchNorm(nn.BatchNorm2d):
-    """FrozenBatchNorm2d as a BatchNorm2d that never leaves its fixed statistics."""
+    """FrozenBatchNorm2d as a BatchNorm2d that always uses its fixed statistics."""
+
+    has_fixed_weights = True
 
     _version = FrozenBatchNorm2d._version
     affine = True
@@ -98,13 +116,6 @@ class OneGroupNorm(nn.GroupNorm):
     """A group norm written out in several operators, as the one operator."""
 
 
-def _as_one_operator(module, run, x, parameters):
-    # Training builds the usual graph: nothing is traced there, and nothing is computed twice.
-    if module.training or not torch.is_grad_enabled():
-        return run(x)
-    return OneOperator.apply(run, module, x, *parameters)
-
-
 class OneLinear(nn.Linear):
     """A linear that is one operator on inputs of any rank."""
 
@@ -112,7 +123,7 @@ class OneLinear(nn.Linear):
         if x.dim() <= 2:
             return super().forward(x)
         parameters = [p for p in (self.weight, self.bias) if p is not None]
-        return _as_one_operator(self, super().forward, x, parameters)
+        return as_one_operator(self, super().forward, x, parameters)
 
 
 class OneLayerNorm(nn.LayerNorm):
@@ -121,63 +132,81 @@ class OneLayerNorm(nn.LayerNorm):
     elementwise_affine = True
 
     def forward(self, x):
-        return _as_one_operator(self, self._normalise, x, [self.weight, self.bias])
+        return as_one_operator(self, self._normalise, x, [self.weight, self.bias])
 
     def _normalise(self, x):
         return batch_norm.LayerNorm.forward(self, x)
 
 
-class OneAttention:
-    """Attention whose graph is ``qkv``, one operator, ``proj``."""
-
-    @property
-    def num_heads(self):
-        return self.proj.in_features // self._head_width
-
-    def forward(self, x, *inputs, **options):
-        def run(qkv):
-            return attend(self, qkv, shown, *inputs, **options)
-
-        shown = x.detach()
-        parameters = [
-            p for name, p in self.named_parameters() if name.split(".")[0] not in ("qkv", "proj")
-        ]
-        return self.proj(_as_one_operator(self, run, self.qkv(x), parameters))
-
-
-def remember_head_width(module):
-    vars(module)["_head_width"] = module.proj.in_features // vars(module).pop("num_heads")
-
-
-def count_heads(module):
-    num_heads = module.num_heads
-    del module._head_width
-    vars(module)["num_heads"] = num_heads
-
-
-def stay(module):
-    pass
-
-
-def buffers_to_parameters(module):
+def buffers_to_parameters(norm):
+    """Show the fixed weights of a FrozenBatchNorm2d as parameters."""
     for name in ("weight", "bias"):
-        buffer = module._buffers.pop(name)
-        module._parameters[name] = nn.Parameter(buffer)
+        buffer = norm._buffers.pop(name)
+        norm._parameters[name] = nn.Parameter(buffer)
 
 
-def parameters_to_buffers(module):
-    buffers = {name: module._parameters.pop(name).detach() for name in ("weight", "bias")}
-    # In upstream's order, so that state_dict() lists the same keys in the same order.
-    module._buffers = type(module._buffers)({**buffers, **module._buffers})
+def parameters_to_buffers(norm):
+    """Undo :func:`buffers_to_parameters`."""
+    buffers = {name: norm._parameters.pop(name).detach() for name in ("weight", "bias")}
+    # In upstream's order: state_dict() lists the same keys in the same order.
+    norm._buffers = type(norm._buffers)({**buffers, **norm._buffers})
 
 
 def filter_to_weight(module):
+    """Show a fixed filter as the weight of a depthwise conv."""
     filt = module._buffers.pop("filt")
     module._parameters["filt"] = nn.Parameter(filt)
     vars(module).update(dict.fromkeys(("in_channels", "out_channels", "groups"), len(filt)))
 
 
 def weight_to_filter(module):
+    """Undo :func:`filter_to_weight`."""
     module._buffers["filt"] = module._parameters.pop("filt").detach()
     for name in ("in_channels", "out_channels", "groups"):
         del vars(module)[name]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What the view shows in the place of one kind of module.
+
+    Attributes:
+        matches (Callable): whether a module is of this kind.
+        shown_as (type): a module class, or a mixin that goes in front of the module's class.
+        enter (Callable), leave (Callable): change a module when the view opens, and back.
+    """
+
+    matches: Callable
+    shown_as: type
+    enter: Callable = lambda module: None
+    leave: Callable = lambda module: None
+
+
+def _is_fused_conv(module):
+    return isinstance(module, Conv2d) and (module.norm is not None or module.activation is not None)
+
+
+def _is_frozen_norm(module):
+    return isinstance(module, FrozenBatchNorm2d)
+
+
+def _is_linear(module):
+    return type(module) is nn.Linear
+
+
+def _is_smoothing(module):
+    return is_called(module, "Downsample") and "filt" in module._buffers
+
+
+# The first row that matches counts.
+STAND_INS = (
+    StandIn(_is_fused_conv, PlainConv),
+    StandIn(is_deformable, PlainDeformConv),
+    StandIn(_is_smoothing, DepthwiseFilter, filter_to_weight, weight_to_filter),
+    StandIn(_is_frozen_norm, FixedBatchNorm, buffers_to_parameters, parameters_to_buffers),
+    StandIn(is_naive_group_norm, OneGroupNorm),
+    StandIn(is_channels_first_norm, OneLayerNorm),
+    StandIn(_is_linear, OneLinear),
+    StandIn(is_dynamic_head, DynamicHead),
+    StandIn(is_attention, OneAttention, remember_head_width, count_heads),
+)

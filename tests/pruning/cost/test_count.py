@@ -6,7 +6,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from blendprune.pruning import count_flops, head_outputs
-from blendprune.pruning.architectures.rcnn import region_limits
+from blendprune.pruning.architectures import architecture_of
 from tests.zoo import tensors_of
 
 
@@ -34,7 +34,7 @@ def test_the_heads_count_for_as_many_regions_as_the_config_allows(build, images)
         model = build("mask-fpn", *opts)
         own = count_flops(model, images)
         return (
-            region_limits(model),
+            architecture_of(model).region_limits(),
             sum(n for name, n in own.items() if name.startswith("roi_heads.box_")),
             sum(n for name, n in own.items() if name.startswith("roi_heads.mask_")),
         )

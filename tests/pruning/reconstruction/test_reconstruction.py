@@ -9,12 +9,12 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from blendprune.pruning import ChannelGraph, prunable, prune
-from blendprune.pruning.graph.kept_entries import Survivors
+from blendprune.pruning.graph.kept_entries import KeptEntries
 from blendprune.pruning.reconstruction import Reconstruction, reconstruction
 from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
-from blendprune.pruning.tracing.view import evaluating
+from blendprune.pruning.tracing.hooks import evaluating
 from tests.helpers.outputs import predictions_of
 from tests.helpers.small_zoo import FAMILIES
 
@@ -114,15 +114,15 @@ def copies(model):
 
 def cut(model, batches, doomed, reconstruct=True):
     """Remove channels of the group of a layer; reconstruct what is left."""
-    survivors = Survivors()
+    kept = KeptEntries()
     made = Reconstruction(model, batches) if reconstruct else None
     with prunable(model):
         graph = ChannelGraph(model, batches[0])
         for root, channels in doomed.items():
             [group] = [g for g in graph.groups() if g.root == root]
-            graph.cut(group, channels, survivors)
+            graph.prune(group, channels, kept)
     if reconstruct:
-        made(model, survivors)
+        made(model, kept)
 
 
 def outputs(model, batches):
@@ -147,7 +147,7 @@ def test_what_redundant_channels_did_is_given_to_their_copies(some_batches, monk
 def test_a_model_that_lacks_nothing_stays_as_it_is(some_batches, norm):
     model = Residual(norm)
     before = copy.deepcopy(model.state_dict())
-    Reconstruction(model, some_batches)(model, Survivors())
+    Reconstruction(model, some_batches)(model, KeptEntries())
     for name, tensor in model.state_dict().items():
         assert torch.allclose(tensor, before[name], atol=1e-4), name
 
@@ -163,7 +163,7 @@ def test_a_layer_behind_a_sum_makes_good_the_error_of_the_other_path(some_batche
     with torch.no_grad():
         model.branch_norm.bias += 0.5
     broken = (outputs(model, some_batches) - dense).abs().max()
-    made(model, Survivors())
+    made(model, KeptEntries())
     assert (outputs(model, some_batches) - dense).abs().max() < 0.01 * broken
 
 
@@ -195,7 +195,7 @@ def test_each_level_makes_good_its_own_shift(some_batches):
     # What no layer before the shared one can make good.
     model.offsets = torch.tensor([1.0, -1.0, 2.0])
     assert not torch.allclose(outputs(model, some_batches), dense, atol=0.1)
-    made(model, Survivors())
+    made(model, KeptEntries())
     assert torch.allclose(outputs(model, some_batches), dense, atol=1e-3)
 
 

@@ -11,9 +11,6 @@ from blendprune.pruning import (
     prune,
     score_groups,
 )
-from blendprune.pruning.scores import (
-    readers,
-)
 from tests.helpers.groups import group_of
 
 
@@ -41,7 +38,7 @@ def test_wanda_shares_out_the_energy_of_each_reader(blendmask, batches):
         groups = [g for g in ChannelGraph(model, batches[0]).groups() if g.prunable]
         scores = score_groups(model, groups, build_importance("wanda"), batches)
         for group, score in zip(groups, scores):
-            assert score.sum().item() == pytest.approx(len(readers(group.handle)), rel=1e-6)
+            assert score.sum().item() == pytest.approx(len(group.readers), rel=1e-6)
 
 
 def test_scores_from_activations_need_images_alone(blendmask, images):

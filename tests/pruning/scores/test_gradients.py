@@ -11,11 +11,8 @@ from blendprune.pruning import (
     prunable,
     score_groups,
 )
-from blendprune.pruning.scores import (
-    accumulate_gradients,
-    channel_effect,
-    readers,
-)
+from blendprune.pruning.scores import accumulate_gradients
+from blendprune.pruning.scores.gradients import channel_effect
 from tests.helpers.groups import group_of
 
 
@@ -65,14 +62,14 @@ def test_fisher_is_half_the_squared_gradient_of_a_mask_on_the_coupled_group(blen
         group = group_of(
             ChannelGraph(model, batches[0]).groups(), "backbone.bottom_up.res3.1.conv2"
         )
-        assert len(readers(group.handle)) > 2
+        assert len(group.readers) > 2
         importance = build_importance("fisher")
         importance.collect(model, [group.handle], batches)
 
         mask = torch.ones(group.width, requires_grad=True)
         handles = [
             layer.register_forward_pre_hook(lambda _, x: (x[0] * mask.view(1, -1, 1, 1),))
-            for layer, _, _ in readers(group.handle)
+            for layer, _, _ in group.readers
         ]
         expected = torch.zeros(group.width)
 

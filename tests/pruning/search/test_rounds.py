@@ -101,7 +101,7 @@ def test_a_note_says_which_ratio_is_beyond_its_limit():
         max_flops=0.56, pruning_ratio_dict={"second": 0.5}, max_pruning_ratio=0.51, round_to=32
     )
     assert report.notes == [
-        "second: keeps 32 of 60 channels, the least it may, although it was to lose 50%"
+        "second: keeps 32 of 60 channels, its minimum width, although it was to lose 50%"
     ]
 
 

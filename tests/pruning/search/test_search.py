@@ -9,9 +9,9 @@ from torch import nn
 
 from blendprune.errors import TargetUnreachable
 from blendprune.pruning.graph.groups import ChannelGroup
+from blendprune.pruning.search.options import PruningOptions
 from blendprune.pruning.search.search import (
     TOLERANCE,
-    Limits,
     Search,
     allowed_widths,
     channel_order,
@@ -34,62 +34,75 @@ def group(width, layer=nn.Conv2d, **how):
 def search(groups, scores, limits=None, dense=None, part=1.0):
     scores = [None if score is None else torch.tensor(score).double() for score in scores]
     dense = dense or [each.width for each in groups]
-    return Search(groups, scores, dense, limits or Limits(max_pruning_ratio=DEEP), part)
+    return Search(groups, scores, dense, limits or PruningOptions(max_pruning_ratio=DEEP), part)
 
 
 class TestAllowedWidths:
     def test_a_group_may_take_every_width_down_to_a_tenth(self):
-        assert list(allowed_widths(group(10), 10, Limits())) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
-        assert list(allowed_widths(group(20), 20, Limits()))[-1] == 2
+        assert list(allowed_widths(group(10), 10, PruningOptions())) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+        assert list(allowed_widths(group(20), 20, PruningOptions()))[-1] == 2
 
     def test_no_group_loses_more_than_the_limit_of_its_dense_width(self):
-        assert list(allowed_widths(group(10), 10, Limits(max_pruning_ratio=0.55))) == [
+        assert list(allowed_widths(group(10), 10, PruningOptions(max_pruning_ratio=0.55))) == [
             9,
             8,
             7,
             6,
             5,
         ]
-        assert list(allowed_widths(group(10), 15, Limits(max_pruning_ratio=0.6))) == [9, 8, 7, 6]
+        assert list(allowed_widths(group(10), 15, PruningOptions(max_pruning_ratio=0.6))) == [
+            9,
+            8,
+            7,
+            6,
+        ]
 
     def test_a_limit_that_floats_cannot_hold_is_met_exactly(self):
         assert (1 - 0.7) * 10 > 3
-        assert list(allowed_widths(group(10), 10, Limits(max_pruning_ratio=0.7)))[-1] == 3
+        assert list(allowed_widths(group(10), 10, PruningOptions(max_pruning_ratio=0.7)))[-1] == 3
 
     def test_changed_widths_are_multiples_of_round_to(self):
-        assert list(allowed_widths(group(10), 10, Limits(round_to=4))) == [8, 4]
-        assert list(allowed_widths(group(8), 8, Limits(round_to=4))) == [4]
-        assert list(allowed_widths(group(4), 4, Limits(round_to=4))) == []
-        assert list(allowed_widths(group(3), 3, Limits(round_to=4))) == []
+        assert list(allowed_widths(group(10), 10, PruningOptions(round_to=4))) == [8, 4]
+        assert list(allowed_widths(group(8), 8, PruningOptions(round_to=4))) == [4]
+        assert list(allowed_widths(group(4), 4, PruningOptions(round_to=4))) == []
+        assert list(allowed_widths(group(3), 3, PruningOptions(round_to=4))) == []
 
     def test_a_step_takes_whole_blocks_of_every_part(self):
-        assert list(allowed_widths(group(24, slots=2, block=3), 24, Limits())) == [18, 12, 6]
-        assert list(allowed_widths(group(36, slots=2, block=3), 36, Limits(round_to=4))) == [24, 12]
+        assert list(allowed_widths(group(24, num_parts=2, block_size=3), 24, PruningOptions())) == [
+            18,
+            12,
+            6,
+        ]
+        assert list(
+            allowed_widths(group(36, num_parts=2, block_size=3), 36, PruningOptions(round_to=4))
+        ) == [24, 12]
 
     def test_parts_keep_their_least_channels(self):
-        assert list(allowed_widths(group(16, slots=4, per_slot=2), 16, Limits())) == [12, 8]
+        assert list(
+            allowed_widths(group(16, num_parts=4, min_part_width=2), 16, PruningOptions())
+        ) == [12, 8]
 
     def test_a_group_that_stays_has_no_other_width(self):
-        assert list(allowed_widths(group(10, stays="ignored"), 10, Limits())) == []
+        assert list(allowed_widths(group(10, frozen_reason="ignored"), 10, PruningOptions())) == []
 
 
 class TestRatioNotes:
     def test_a_ratio_that_the_limits_allow_needs_no_note(self):
         groups = [group(10, ratio=0.5), group(10), group(10, ratio=0.55)]
         # 0.55 of ten channels are five and a half: five go, as steps go down.
-        assert ratio_notes(groups, Limits()) == []
-        assert ratio_notes(groups, Limits(max_pruning_ratio=0.5)) == []
+        assert ratio_notes(groups, PruningOptions()) == []
+        assert ratio_notes(groups, PruningOptions(max_pruning_ratio=0.5)) == []
 
     def test_a_ratio_beyond_the_least_width_is_noted(self):
-        groups = [group(10, ratio=0.6), group(16, slots=4, per_slot=2, ratio=0.75)]
-        assert ratio_notes(groups, Limits(max_pruning_ratio=0.5)) == [
-            "10 wide: keeps 5 of 10 channels, the least it may, although it was to lose 60%",
-            "16 wide: keeps 8 of 16 channels, the least it may, although it was to lose 75%",
+        groups = [group(10, ratio=0.6), group(16, num_parts=4, min_part_width=2, ratio=0.75)]
+        assert ratio_notes(groups, PruningOptions(max_pruning_ratio=0.5)) == [
+            "10 wide: keeps 5 of 10 channels, its minimum width, although it was to lose 60%",
+            "16 wide: keeps 8 of 16 channels, its minimum width, although it was to lose 75%",
         ]
 
     def test_a_group_that_can_take_no_other_width_keeps_its_own(self):
-        assert ratio_notes([group(6, ratio=0.5)], Limits(round_to=8)) == [
-            "6 wide: keeps 6 of 6 channels, the least it may, although it was to lose 50%"
+        assert ratio_notes([group(6, ratio=0.5)], PruningOptions(round_to=8)) == [
+            "6 wide: keeps 6 of 6 channels, its minimum width, although it was to lose 50%"
         ]
 
 
@@ -101,22 +114,22 @@ class TestChannelOrder:
         assert channel_order(group(100), torch.ones(100)).tolist() == [list(range(100))]
 
     def test_each_part_loses_its_own_least_important_channel(self):
-        order = channel_order(group(4, slots=2), torch.tensor([3.0, 1, 0, 5]))
+        order = channel_order(group(4, num_parts=2), torch.tensor([3.0, 1, 0, 5]))
         assert order.tolist() == [[1, 0], [2, 3]]
 
     def test_aligned_parts_lose_the_position_that_matters_least_in_all(self):
-        order = channel_order(group(4, slots=2, aligned=True), torch.tensor([3.0, 1, 0, 5]))
+        order = channel_order(group(4, num_parts=2, aligned=True), torch.tensor([3.0, 1, 0, 5]))
         assert order.tolist() == [[0, 1], [2, 3]]
 
     def test_the_channels_of_a_block_follow_each_other(self):
         scores = torch.tensor([0.0, 9, 2, 2, 3, 3, 1, 0])
-        order = channel_order(group(8, slots=2, block=2), scores)
+        order = channel_order(group(8, num_parts=2, block_size=2), scores)
         assert order.tolist() == [[2, 3, 0, 1], [6, 7, 4, 5]]
 
 
 class TestChunks:
     def test_single_channels_ascend_down_to_the_least_width(self):
-        chunks = chunks_of(7, group(4), torch.tensor([3.0, 1, 2, 0]), 4, Limits())
+        chunks = chunks_of(7, group(4), torch.tensor([3.0, 1, 2, 0]), 4, PruningOptions())
         assert [(c.group, c.channels, c.score) for c in chunks] == [
             (7, [3], 0),
             (7, [1], 1),
@@ -125,16 +138,18 @@ class TestChunks:
 
     def test_a_first_step_to_a_multiple_is_as_large_as_it_must_be(self):
         scores = torch.arange(7.0)
-        chunks = chunks_of(0, group(7), scores, 7, Limits(round_to=3))
+        chunks = chunks_of(0, group(7), scores, 7, PruningOptions(round_to=3))
         assert [(c.channels, c.score) for c in chunks] == [([0], 0), ([1, 2, 3], 2)]
 
     def test_a_step_of_all_parts_has_the_mean_of_their_scores(self):
-        [chunk] = chunks_of(0, group(4, slots=2), torch.tensor([3.0, 1, 0, 5]), 4, Limits())
+        [chunk] = chunks_of(
+            0, group(4, num_parts=2), torch.tensor([3.0, 1, 0, 5]), 4, PruningOptions()
+        )
         assert (chunk.channels, chunk.score) == ([1, 2], 0.5)
 
     def test_a_chunk_of_blocks_has_the_mean_of_its_channels(self):
         scores = torch.tensor([0.0, 10, 4, 2, 7, 9])
-        chunks = chunks_of(0, group(6, block=2), scores, 6, Limits())
+        chunks = chunks_of(0, group(6, block_size=2), scores, 6, PruningOptions())
         assert [(c.channels, c.score) for c in chunks] == [([2, 3], 3), ([0, 1], 5)]
 
 
@@ -150,28 +165,28 @@ class TestScopes:
         assert found.by_ratio(0.1) == {}
 
     def test_each_group_loses_the_ratio_where_it_is_ranked_alone(self):
-        limits = Limits(global_pruning=False)
+        limits = PruningOptions(global_pruning=False)
         found = search([group(4), group(8)], [self.SMALL, self.LARGE + self.LARGE], limits)
         assert found.by_ratio(0.5) == {0: [0, 1], 1: [0, 4, 1, 5]}
         assert found.by_ratio(0.3) == {0: [0], 1: [0, 4]}
 
     def test_groups_of_one_make_up_are_ranked_together(self):
         groups = [group(4), group(4), group(4, nn.Linear)]
-        limits = Limits(isomorphic=True)
+        limits = PruningOptions(isomorphic=True)
         found = search(groups, [self.SMALL, self.LARGE, [5.0, 6, 7, 8]], limits)
         assert found.by_ratio(0.5) == {0: [0, 1, 2], 1: [0], 2: [0, 1]}
 
     def test_isomorphic_scopes_hold_even_without_global_pruning(self):
-        limits = Limits(isomorphic=True, global_pruning=False)
+        limits = PruningOptions(isomorphic=True, global_pruning=False)
         found = search([group(4), group(4)], [self.SMALL, self.LARGE], limits)
         assert found.by_ratio(0.5) == {0: [0, 1, 2], 1: [0]}
 
     def test_a_group_that_always_stayed_does_not_count(self):
-        found = search([group(4), group(4, stays="ignored")], [self.SMALL, None])
+        found = search([group(4), group(4, frozen_reason="ignored")], [self.SMALL, None])
         assert found.by_ratio(0.5) == {0: [0, 1]}
 
     def test_a_group_that_an_earlier_round_brought_to_its_least_width_counts(self):
-        groups = [group(4), group(1, stays="already at its least width")]
+        groups = [group(4), group(1, frozen_reason="already at its minimum width")]
         found = search(groups, [self.SMALL, None], dense=[4, 4])
         assert found.by_ratio(0.5) == {0: [0]}
 
@@ -212,11 +227,15 @@ class TestOwnRatio:
             widths.append(width)
         assert widths == [7, 6, 4]
 
+    def test_it_is_lost_at_once_unless_rounds_are_left(self):
+        found = Search([group(8, ratio=0.5)], [torch.arange(8.0)], [8], PruningOptions())
+        assert found.by_ratio(0.1) == {0: [0, 1, 2, 3]}
+
     def test_it_stops_at_a_width_that_is_allowed(self):
         scores = [list(range(8))]
-        limits = Limits(round_to=3)
+        limits = PruningOptions(round_to=3)
         assert search([group(8, ratio=0.5)], scores, limits).by_ratio(0.9) == {0: [0, 1]}
-        limits = Limits(max_pruning_ratio=0.25)
+        limits = PruningOptions(max_pruning_ratio=0.25)
         assert search([group(8, ratio=0.5)], scores, limits).by_ratio(0.9) == {0: [0, 1]}
         assert search([group(8, ratio=0.4)], scores).by_ratio(0.9) == {0: [0, 1, 2]}
 
@@ -232,7 +251,7 @@ class TestOwnRatio:
         assert found.by_ratio(0.25) == {1: [0]}
 
     def test_it_may_have_come_to_its_least_width(self):
-        groups = [group(4, ratio=0.5, stays="already at its least width"), group(4)]
+        groups = [group(4, ratio=0.5, frozen_reason="already at its minimum width"), group(4)]
         found = search(groups, [None, [1.0] * 4], dense=[8, 4])
         assert found.by_ratio(0.5) == {1: [0, 1]}
 
@@ -256,7 +275,7 @@ class TestByCost:
 
     def test_a_target_below_the_least_cost_is_refused_with_that_cost(self):
         found = search([group(4), group(20)], [[1.0] * 4, [1.0] * 20])
-        with pytest.raises(TargetUnreachable, match="do not reach it") as raised:
+        with pytest.raises(TargetUnreachable, match="do not reach") as raised:
             found.by_cost(sum, 2.9)
         assert raised.value.reachable == 3
 
@@ -265,19 +284,39 @@ class TestByCost:
         assert found.by_cost(lambda widths: widths[0], 2) == {0: [0, 1]}
 
     def test_a_last_step_that_is_too_large_gives_back_smaller_ones_before_it(self):
-        groups = [group(20), group(32, block=16)]
+        groups = [group(20), group(32, block_size=16)]
         found = search(groups, [[1.0] * 20, [2.0] * 32])
         # Eighteen channels leave 34, too many; with the block, three of them are enough.
-        assert found.by_cost(sum, 33.5) == {0: [0, 1, 2], 1: list(range(16))}
+        assert found.by_cost(sum, 33) == {0: [0, 1, 2], 1: list(range(16))}
 
     def test_a_step_that_is_too_large_is_left_out_where_the_others_reach_the_target(self):
-        groups = [group(20), group(32, block=16)]
+        groups = [group(20), group(32, block_size=16)]
         found = search(groups, [[1.0] * 10 + [3.0] * 10, [2.0] * 32])
         # With the block and nothing else the cost is 36.
         assert found.by_cost(sum, 40) == {0: list(range(12))}
 
+        groups = [group(20), group(48, block_size=16)]
+        found = search(groups, [[1.0] * 20, [2.0] * 48])
+        assert found.by_cost(sum, 33) == {0: [0, 1, 2], 1: list(range(32))}
+
+    def test_nothing_is_given_back_where_the_target_is_close(self):
+        groups = [group(1000), group(1000, block_size=2)]
+        found = search(groups, [[1.0] * 1000, [2.0] * 1000])
+        gone = found.by_cost(sum, 1001)
+        assert (len(gone[0]), len(gone[1])) == (900, 100)
+
+    def test_a_first_step_that_is_too_large_is_left_out(self):
+        groups = [group(20), group(32, block_size=16)]
+        found = search(groups, [[2.0] * 20, [1.0] * 32])
+        assert found.by_cost(sum, 50) == {0: [0, 1]}
+
+    def test_a_step_is_left_out_where_the_others_just_reach_the_target(self):
+        groups = [group(10), group(32, block_size=16)]
+        found = search(groups, [[2.0] * 10, [1.0] * 32])
+        assert found.by_cost(sum, 33) == {0: list(range(9))}
+
     def test_a_step_that_is_too_large_is_taken_where_nothing_else_reaches_the_target(self):
-        groups = [group(10), group(32, block=16)]
+        groups = [group(10), group(32, block_size=16)]
         found = search(groups, [[1.0] * 10, [2.0] * 32])
         assert found.least(sum) == 17
         assert found.by_cost(sum, 30) == {1: list(range(16))}
@@ -285,7 +324,7 @@ class TestByCost:
     @pytest.mark.parametrize("target", [0.9, 0.83, 0.75, 0.7, 0.6, 0.55])
     def test_a_group_of_large_steps_does_not_keep_the_others_from_the_target(self, target):
         """Its blocks are a tenth of the cost each, and cheap; single channels fill the rest."""
-        groups = [group(80, block=16), group(64)]
+        groups = [group(80, block_size=16), group(64)]
         scores = [torch.linspace(0.1, 0.4, 80).tolist(), torch.linspace(0.3, 1.0, 64).tolist()]
 
         def cost(widths):
@@ -313,17 +352,23 @@ def request_of(request):
         group(
             draw(64, 96, 128, 192),
             draw(nn.Conv2d, nn.Linear),
-            **draw({}, {}, {"slots": 8, "per_slot": 2}, {"slots": 3, "aligned": True, "block": 4})
+            **draw(
+                {},
+                {},
+                {"num_parts": 8, "min_part_width": 2},
+                {"num_parts": 3, "aligned": True, "block_size": 4},
+            )
             | draw({}, {}, {}, {"ratio": 0.3}),
         )
         for _ in range(5)
     ]
-    groups = [each for each in groups if each.width % (each.slots * each.block) == 0]
-    groups += [group(64), group(128), group(40, stays="ignored")]
+    groups = [each for each in groups if each.width % (each.num_parts * each.block_size) == 0]
+    groups += [group(64), group(128), group(40, frozen_reason="ignored")]
     scores = [
-        None if each.stays else torch.rand(each.width, generator=random).tolist() for each in groups
+        None if each.frozen_reason else torch.rand(each.width, generator=random).tolist()
+        for each in groups
     ]
-    limits = Limits(
+    limits = PruningOptions(
         round_to=draw(1, 1, 2, 4),
         max_pruning_ratio=draw(0.9, 0.75),
         **draw({}, {"global_pruning": False}, {"isomorphic": True}),
@@ -358,7 +403,7 @@ def test_costs_are_met_by_allowed_widths_without_the_least_important_channels(re
                 assert (1 - each.ratio) * each.width <= width < each.width
             if index in gone:
                 order = channel_order(each, torch.tensor(scores[index]).double())
-                first = order[:, : len(gone[index]) // each.slots]
+                first = order[:, : len(gone[index]) // each.num_parts]
                 assert set(gone[index]) == set(first.flatten().tolist())
 
 
@@ -372,7 +417,7 @@ def test_a_higher_ratio_takes_what_a_lower_one_takes_and_more(request_of):
     assert all(less <= more for less, more in pairwise(taken))
     assert len(taken[0]) < len(taken[-1])
     if limits.global_pruning and not limits.isomorphic:
-        free = [each.width for each in groups if not each.stays and each.ratio is None]
+        free = [each.width for each in groups if not each.frozen_reason and each.ratio is None]
         for share, channels in zip(SHARES, taken):
             lost = sum(groups[index].ratio is None for index, _ in channels)
             assert lost <= (1 - share) * sum(free) + 1e-6

@@ -53,7 +53,7 @@ def test_masking_channels_gives_the_loss_that_removing_them_gives(blendmask, ima
         with prunable(other):
             graph = ChannelGraph(other, images)
             groups = [group for group in graph.groups() if group.prunable]
-            graph.cut(groups[4 * index], channels)
+            graph.prune(groups[4 * index], channels)
             cut = mean_loss(other, batches)
         assert masked == pytest.approx(cut, rel=1e-4), group.root
         assert masked != dense
@@ -197,7 +197,7 @@ def test_the_cheapest_loss_for_each_flop_goes_first(blendmask, images):
         graph = ChannelGraph(other, images)
         for group in graph.groups():
             if group.root in given:
-                graph.cut(group, range(int(given[group.root] * group.width)))
+                graph.prune(group, range(int(given[group.root] * group.width)))
     target = sum(count_flops(other, images).values()) / sum(count_flops(model, images).values())
     report = prune(model, images, max_flops=target * 1.0001, sensitivity=found, **how)
     changed = {root for root in curves if report.layers[root]["after"] < curves[root].width}

@@ -1,4 +1,4 @@
-"""What a pruning did, as data and as a table."""
+"""The report of a pruning, as data and as a table."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -16,7 +16,7 @@ class PruningReport:
         activations (dict[str, int]): numbers in the outputs of all convs and linears, likewise.
         layers (dict[str, dict[str, int]]): name of each conv and linear → its output channels,
             ``"before"`` and ``"after"``.
-        notes (list[str]): what did not take part, and why.
+        notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
     """

@@ -1,0 +1,107 @@
+"""What a model costs at other widths."""
+
+import math
+
+from torch import nn
+
+from ..tracing.composite import CompositeOperator
+from ..tracing.layer_kinds import is_norm, is_prunable_layer
+
+
+class CostModel:
+    """FLOPs, parameters and activations as functions of group widths.
+
+    FLOPs and weights of a conv are in proportion to its input width times its output width, those
+    of a norm to its width. Operators outside any layer (interpolation) count as constant: FLOPs are
+    never under-estimated.
+
+    Args:
+        model (nn.Module): inside the prunable view.
+        groups (list[ChannelGroup]): all groups, prunable or not.
+        counts (Counts): from :func:`count_costs` at the present widths.
+        parameters (Iterable[str]): names of what counts as a parameter outside the view.
+    """
+
+    def __init__(self, model, groups, counts, parameters):
+        self.widths = [group.width for group in groups]
+        ins, outs = {}, {}
+        for index, group in enumerate(groups):
+            for member in group.members:
+                side = outs if member.role == "out" else ins
+                side.setdefault(member.layer, []).append((index, member.per_channel))
+        self._terms = {"flops": [], "params": [], "activations": []}
+        parameters = set(parameters)
+        composites = _composites(model)
+        for name, module in model.named_modules():
+            layer = is_prunable_layer(module) or is_norm(module)
+            width_in, width_out = _widths(module) if layer else (1, 1)
+            source = (width_in, ins.get(name, ())) if layer else (1, ())
+            target = (width_out, outs.get(name, ())) if layer else (1, ())
+            # What runs inside a composite operator costs in proportion to its channels.
+            if name in composites:
+                owner, width = composites[name]
+                target = (width, outs.get(owner, ()))
+            if counts.flops.get(name):
+                self._terms["flops"].append((counts.flops[name], source, target))
+            if counts.activations.get(name):
+                self._terms["activations"].append((counts.activations[name], (1, ()), target))
+            for key, p in module.named_parameters(recurse=False):
+                path = f"{name}.{key}" if name else key
+                if path in parameters:
+                    reads = p.dim() > 1
+                    self._terms["params"].append(
+                        (
+                            p.numel(),
+                            source if reads else (1, ()),
+                            target if layer else (_last(p), outs.get(path, ())),
+                        )
+                    )
+
+    def cost(self, kind, widths):
+        """Cost at other widths.
+
+        Args:
+            kind (str): ``"flops"``, ``"params"`` or ``"activations"``.
+            widths (Sequence[int]): one a group, in the order given.
+
+        Returns:
+            float: FLOPs, or number of parameters or activations.
+        """
+        lost = [now - width for now, width in zip(self.widths, widths)]
+        return math.fsum(
+            amount * _kept(source, lost) * _kept(target, lost)
+            for amount, source, target in self._terms[kind]
+        )
+
+
+def _kept(side, lost):
+    width, groups = side
+    return 1 - sum(lost[index] * per_channel for index, per_channel in groups) / width
+
+
+def _last(p):
+    # The dimension that Torch-Pruning prunes of a parameter outside any layer.
+    return next((size for size in reversed(p.shape) if size > 1), 1)
+
+
+def _composites(model):
+    """Name of each module inside a composite operator → name of that operator, and its width."""
+    names = {module: name for name, module in model.named_modules()}
+    return {
+        names[inner]: (name, module.operator_width())
+        for module, name in names.items()
+        if isinstance(module, CompositeOperator) and not module.frozen_reason
+        for inner in module.inner_modules()
+    }
+
+
+def _widths(module):
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.in_channels, module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, nn.GroupNorm):
+        return 1, module.num_channels
+    if isinstance(module, nn.LayerNorm):
+        return 1, module.normalized_shape[-1]
+    return 1, module.num_features

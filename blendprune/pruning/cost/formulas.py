@@ -1,0 +1,168 @@
+"""FLOPs of operators and modules: a formula each, and which operators are free.
+
+One multiply-add is one FLOP, as fvcore counts. Operators are those of aten that reach the
+dispatcher once composite operators are resolved.
+"""
+
+from math import prod
+
+import torch
+from torch import nn
+
+from ...errors import ConfigError
+
+
+def _convolution(result, x, weight, bias, stride, padding, dilation, transposed, *_):
+    return x.shape[0] * prod(weight.shape) * prod((x if transposed else result).shape[2:])
+
+
+def _matmul(result, a, b, *_):
+    return prod(a.shape) * b.shape[-1]
+
+
+def _biased_matmul(result, bias, a, b, *_):
+    return _matmul(result, a, b)
+
+
+def _deform_convolution(result, x, weight, *_):
+    # torchvision's, for any offsets: a convolution at as many positions.
+    return x.shape[0] * prod(weight.shape) * prod(result.shape[2:])
+
+
+def _attention(result, query, key, value, *_):
+    # Two products: queries with keys, and the weights of these with values.
+    return prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+
+
+def _norm(result, x, *_):
+    return 5 * prod(x.shape)
+
+
+def _fixed_norm(result, x, *_):
+    return 2 * prod(x.shape)
+
+
+def _interpolation(weight):
+    return lambda result, *_: weight * prod(result.shape)
+
+
+def _pooling(result, x, *_):
+    return prod(x.shape)
+
+
+def _recurrence(result, x, weight, recurrent_weight, *_):
+    # One direction of an LSTM on a CPU. Other devices run it as products, which count as such.
+    return prod(x.shape[:2]) * (weight.numel() + recurrent_weight.numel())
+
+
+#: Name of an operator → FLOPs of one call, from its result and its arguments.
+OPERATORS = {
+    "aten::convolution": _convolution,
+    "aten::mm": _matmul,
+    "aten::bmm": _matmul,
+    "aten::addmm": _biased_matmul,
+    "aten::baddbmm": _biased_matmul,
+    "aten::_scaled_dot_product_flash_attention": _attention,
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,
+    "aten::_scaled_dot_product_efficient_attention": _attention,
+    "aten::_scaled_dot_product_cudnn_attention": _attention,
+    "aten::native_batch_norm": _fixed_norm,
+    "aten::cudnn_batch_norm": _fixed_norm,
+    "aten::miopen_batch_norm": _fixed_norm,
+    "aten::_native_batch_norm_legit_no_training": _fixed_norm,
+    "aten::_batch_norm_no_update": _fixed_norm,
+    "aten::native_group_norm": _norm,
+    "aten::native_layer_norm": _norm,
+    "aten::upsample_nearest2d": _interpolation(1),
+    "aten::upsample_bilinear2d": _interpolation(4),
+    "aten::grid_sampler_2d": _interpolation(4),
+    "aten::_adaptive_avg_pool2d": _pooling,
+    "torchvision::deform_conv2d": _deform_convolution,
+    "aten::mkldnn_rnn_layer": _recurrence,
+}
+#: Formulas of operators whose results count as activations.
+PRODUCTS = {_convolution, _matmul, _biased_matmul, _deform_convolution}
+#: Type of a module → FLOPs of one call, from the module, its inputs and its output.
+MODULES = {}
+
+# Operators that fvcore and we count as free: they only move, select, compare, sort or reduce
+# numbers, make constants, or sample a few positions of regions.
+_FREE = set(
+    """
+    _softmax _log_softmax cumsum cumprod sum mean amax amin max min prod var var_mean std std_mean
+    norm linalg_vector_norm argmax argmin any all max_pool2d_with_indices max_pool3d_with_indices
+    avg_pool2d avg_pool3d _adaptive_avg_pool3d adaptive_max_pool2d reflection_pad2d
+    replication_pad2d constant_pad_nd cat stack index index_put index_put_ _index_put_impl_
+    index_select index_add index_add_ index_copy index_fill gather scatter scatter_ scatter_add
+    scatter_add_ scatter_reduce masked_select masked_fill masked_fill_ masked_scatter sort topk
+    nonzero unique _unique2 bincount searchsorted bucketize histc where clone copy copy_ _to_copy
+    empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros
+    zeros_like ones ones_like full full_like scalar_tensor arange linspace eye tril triu
+    tril_indices triu_indices rand randn randint randperm rand_like randn_like uniform_ normal_
+    bernoulli_ native_dropout fill fill_ zero_ resize_ set_ roll flip repeat repeat_interleave
+    _local_scalar_dense item lift_fresh lift_fresh_copy embedding im2col col2im unfold_copy
+    pixel_shuffle pixel_unshuffle roi_align nms contiguous expand_copy view_copy multinomial
+    _unsafe_view _reshape_alias bernoulli kthvalue median mode rot90 diag_embed is_same_size
+""".split()
+)
+
+
+def register_flops(target, formula):
+    """Give an operator or a type of module its FLOPs.
+
+    One multiply-add is one FLOP. Everything that an instance of a registered module type runs is
+    counted by the formula alone.
+
+    Args:
+        target (str | type): name of an operator as ``plan`` and ``report.json`` name it
+            (``"mylib::my_op"``), or a subclass of ``nn.Module``.
+        formula (Callable): of an operator ``formula(result, *args) -> int`` with the result of the
+            call and its arguments; of a module ``formula(module, inputs, output) -> int`` with the
+            tuple of its positional inputs.
+
+    Raises:
+        ConfigError: ``target`` is neither, or ``formula`` cannot be called.
+    """
+    if not callable(formula):
+        raise ConfigError(f"register_flops got {formula!r}: pass a function as the formula.")
+    if isinstance(target, str) and "::" in target:
+        OPERATORS[target] = formula
+    elif isinstance(target, type) and issubclass(target, nn.Module):
+        MODULES[target] = formula
+    else:
+        raise ConfigError(
+            f"register_flops got {target!r}: pass a subclass of nn.Module or the name of an "
+            "operator, for example 'mylib::my_op'."
+        )
+
+
+def module_formula(module):
+    """The formula of the nearest registered type of a module, or None."""
+    return next((MODULES[cls] for cls in type(module).__mro__ if cls in MODULES), None)
+
+
+def operator_name(func):
+    """Name of an operator without its overload, as ``"aten::mm"``.
+
+    Args:
+        func (torch._ops.OpOverload): as dispatch modes see it.
+    """
+    return func._schema.name
+
+
+def is_free(func, result):
+    """Whether an operator without a formula counts as 0 by convention.
+
+    Free are element-wise operators, views, everything that gives no floating-point numbers, and the
+    operators listed above.
+
+    Args:
+        func (torch._ops.OpOverload): the operator.
+        result (object): of the call.
+    """
+    if func.is_view or torch.Tag.pointwise in func.tags:
+        return True
+    leaves = result if isinstance(result, (tuple, list)) else [result]
+    if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in leaves):
+        return True
+    return operator_name(func).partition("::")[2] in _FREE

@@ -1,0 +1,54 @@
+"""Modules of which an inner part is one operator, and what the channel graph asks of them."""
+
+
+class CompositeOperator:
+    """Mixin of stand-in classes: what the module does inside is one operator of the graph.
+
+    The graph of channels, the costs and the notes ask these methods; they know no such module by
+    name.
+
+    Attributes:
+        frozen_reason (str): why the channels that the operator works on keep their width; empty if
+            they may be pruned.
+        num_parts (int): equal parts of these channels that keep equal counts at equal positions.
+        block_size (int): neighbouring channels that go together.
+        note (str): what users must know about pruning such a module; empty for nothing.
+    """
+
+    frozen_reason = ""
+    num_parts = 1
+    block_size = 1
+    note = ""
+
+    def operator_width(self):
+        """Channels that the operator works on; its cost is in proportion to them."""
+        raise NotImplementedError
+
+    def inner_modules(self):
+        """Modules that run inside the operator, where no hook sees their calls.
+
+        Returns:
+            set[nn.Module]: the module itself included.
+        """
+        return {self}
+
+    def frozen_inputs(self):
+        """Layers in front of the operator whose input channels keep their number.
+
+        Returns:
+            dict[nn.Module, str]: layer → reason.
+        """
+        return {}
+
+    def index_mappings(self, neighbour):
+        """How channels of the operator map to those of a neighbouring node of the graph.
+
+        Args:
+            neighbour (nn.Module | nn.Parameter): of the node next to the operator.
+
+        Returns:
+            tuple[Callable | None, Callable | None] | None: from the neighbour to the operator and
+            back, each from Torch-Pruning's indices to indices; None in the place of a function for
+            the same indices; None for Torch-Pruning's own mappings.
+        """
+        return None

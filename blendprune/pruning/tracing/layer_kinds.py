@@ -1,0 +1,56 @@
+"""Kinds of layers: which modules have channels of their own, and which follow those of others."""
+
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+
+def is_prunable_layer(module):
+    """Whether the module has an output width that is its own to choose (a conv or a linear)."""
+    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_deformable(module)
+
+
+def is_depthwise(module):
+    """Whether the module is a conv that gives each input channel outputs of its own."""
+    groups = getattr(module, "groups", 1)
+    return groups > 1 and groups == module.out_channels
+
+
+def is_norm(module):
+    """Whether the module normalises channels, and so follows the width of its input."""
+    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+    return (
+        isinstance(module, known) or is_naive_group_norm(module) or is_channels_first_norm(module)
+    )
+
+
+def is_fixed_norm(module):
+    """Whether the module is a FrozenBatchNorm2d, inside the prunable view or outside."""
+    return isinstance(module, FrozenBatchNorm2d) or getattr(module, "has_fixed_weights", False)
+
+
+def is_deformable(module):
+    """Whether the module is a deformable conv of detectron2, compiled or not."""
+    return is_called(module, "DeformConv", "ModulatedDeformConv")
+
+
+def is_naive_group_norm(module):
+    """Whether the module is AdelaiDet's NaiveGroupNorm, several operators instead of one."""
+    return is_called(module, "NaiveGroupNorm")
+
+
+def is_channels_first_norm(module):
+    """Whether the module is detectron2's LayerNorm over the channels of (N, C, H, W)."""
+    return is_called(module, "LayerNorm") and not isinstance(module, nn.LayerNorm)
+
+
+def is_dynamic_head(module):
+    """Whether the module is a head without weights of its own (implicit PointRend)."""
+    return is_called(module, "ImplicitPointHead")
+
+
+def is_called(module, *names):
+    """Whether a class of the module has one of these names.
+
+    By name: AdelaiDet need not be installed, nor detectron2 compiled.
+    """
+    return any(cls.__name__ in names for cls in type(module).__mro__)

@@ -1,0 +1,138 @@
+"""FLOPs and activations of single operators, in numbers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from blendprune.errors import ConfigError
+from blendprune.pruning.cost import formulas
+from blendprune.pruning.cost.count import count_activations, count_costs, count_flops
+from tests.helpers.small_net import SmallNet, small_inputs
+
+# The image has 3 channels of 8 x 8 pixels.
+NUMBERS, PIXELS = 3 * 64, 64
+LAYERS = {
+    "a conv with a stride": (nn.Conv2d(3, 4, 3, stride=2, padding=1), 4 * 3 * 9 * 16, 4 * 16),
+    "a grouped conv": (nn.Conv2d(3, 6, 1, groups=3), 6 * PIXELS, 6 * PIXELS),
+    "a transposed conv": (nn.ConvTranspose2d(3, 4, 2, 2), 3 * 4 * 4 * PIXELS, 4 * 4 * PIXELS),
+    "a linear": (nn.Sequential(nn.Flatten(), nn.Linear(NUMBERS, 5)), 5 * NUMBERS, 5),
+    "a linear without bias": (nn.Linear(8, 5, bias=False), NUMBERS * 5, 3 * 8 * 5),
+    "a batch norm": (nn.BatchNorm2d(3), 2 * NUMBERS, 0),
+    "a group norm": (nn.GroupNorm(3, 3), 5 * NUMBERS, 0),
+    "a layer norm": (nn.LayerNorm(8), 5 * NUMBERS, 0),
+    "a pooling": (nn.AdaptiveAvgPool2d(2), NUMBERS, 0),
+    "nearest neighbours": (nn.Upsample(scale_factor=2), 4 * NUMBERS, 0),
+    "a bilinear one": (nn.Upsample(scale_factor=2, mode="bilinear"), 4 * 4 * NUMBERS, 0),
+    "an activation": (nn.ReLU(), 0, 0),
+}
+OPERATORS = {
+    "a product of batches": (lambda x: x[0] @ x[0].transpose(1, 2), 3 * 8 * 8 * 8, 3 * 8 * 8),
+    "a product": (lambda x: x[0, 0] @ x[0, 0], 8 * 8 * 8, 8 * 8),
+    "a product and a sum": (lambda x: torch.baddbmm(x[0], x[0], x[0]), 3 * 8 * 8 * 8, 3 * 8 * 8),
+    "attention": (
+        lambda x: F.scaled_dot_product_attention(x, x[:, :, :5], x[:, :, :5]),
+        3 * 8 * 5 * (8 + 8),
+        0,
+    ),
+    "a sampled grid": (lambda x: F.grid_sample(x, x[:, 0, :4, :8].view(1, 4, 4, 2)), 4 * 3 * 16, 0),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_costs(kind):
+    layer, flops, activations = LAYERS[kind]
+    net = SmallNet(lambda net, x: net.layer(x), layer=layer)
+    counts = count_costs(net, small_inputs())
+    assert sum(counts.flops.values()) == flops
+    assert sum(counts.activations.values()) == activations
+    assert counts.flops[""] == 0 and counts.uncounted == {}
+    assert count_flops(net, small_inputs()) == counts.flops
+    assert count_activations(net, small_inputs()) == counts.activations
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+def test_an_operator_costs(kind):
+    run, flops, activations = OPERATORS[kind]
+    counts = count_costs(SmallNet(lambda net, x: run(x)), small_inputs())
+    assert (counts.flops, counts.activations) == ({"": flops}, {"": activations})
+    assert counts.uncounted == {}
+
+
+def test_each_image_costs():
+    net = SmallNet(lambda net, x: net.a(x), a=nn.Conv2d(3, 4, 1))
+    assert count_flops(net, 2 * small_inputs()) == {"": 0, "a": 2 * 4 * 3 * PIXELS}
+
+
+def test_the_innermost_module_that_runs_costs():
+    inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    net = SmallNet(lambda net, x: net.inner(net.inner(x).repeat(1, 2, 1, 1)[:, :3]), inner=inner)
+    assert count_flops(net, small_inputs()) == {
+        "": 0,
+        "inner": 0,
+        "inner.0": 2 * 4 * 3 * PIXELS,
+        "inner.1": 2 * 2 * 4 * PIXELS,
+    }
+
+
+def test_counting_computes_nothing_and_leaves_no_hook():
+    seen = []
+    net = SmallNet(lambda net, x: seen.append(net.a(x)) or seen[-1], a=nn.Conv2d(3, 4, 1))
+    count_flops(net, small_inputs())
+    assert not seen[0].any() and seen[0].shape == (1, 4, 8, 8)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+class Distances(nn.Module):
+    """Runs an operator that has no formula, and a product."""
+
+    def forward(self, x):
+        return torch.cdist(x[0, 0], x[0, 1]) @ x[0, 0]
+
+
+def test_an_operator_without_a_formula_is_named_with_the_first_module_that_runs_it():
+    net = SmallNet(lambda net, x: net.two(net.one(x).expand(1, 3, 8, 8)), one=Distances())
+    net.two = Distances()
+    counts = count_costs(net, small_inputs())
+    [(name, module)] = counts.uncounted.items()
+    assert "cdist" in name and module == "one"
+    [note] = counts.notes()
+    assert note.startswith(f"operator {name!r} (in one) has no FLOPs formula and counts as 0")
+    assert f"register_flops({name!r}, formula)" in note
+    assert counts.flops == {"": 0, "one": 8 * 8 * 8, "two": 8 * 8 * 8}
+
+
+def test_a_registered_operator_counts(monkeypatch):
+    net = SmallNet(lambda net, x: net.one(x), one=Distances())
+    [name] = count_costs(net, small_inputs()).uncounted
+    monkeypatch.setitem(formulas.OPERATORS, name, None)  # taken back afterwards
+    formulas.register_flops(name, lambda result, *args: 100 + result.numel())
+    counts = count_costs(net, small_inputs())
+    assert counts.flops["one"] == 100 + 64 + 8 * 8 * 8
+    assert counts.uncounted == {}
+
+
+def test_a_registered_module_counts_by_its_formula_alone(monkeypatch):
+    monkeypatch.setattr(formulas, "MODULES", {})
+
+    class Closer(Distances):
+        pass
+
+    net = SmallNet(lambda net, x: net.inner(x), inner=nn.Sequential(Closer()))
+    formulas.register_flops(Distances, lambda module, inputs, output: len(inputs) + output.numel())
+    counts = count_costs(net, small_inputs())
+    assert counts.flops == {"": 0, "inner": 0, "inner.0": 1 + 64}
+    assert counts.uncounted == {}
+    # What it multiplies is still in memory.
+    assert counts.activations["inner.0"] == 64
+
+
+@pytest.mark.parametrize("target", ["conv", 3, Distances(), int, None])
+def test_what_has_no_flops_cannot_be_registered(target):
+    with pytest.raises(ConfigError, match="register_flops got .*: pass a subclass of nn.Module or"):
+        formulas.register_flops(target, len)
+
+
+def test_a_formula_has_to_be_a_function():
+    with pytest.raises(ConfigError, match="register_flops got 3: pass a function"):
+        formulas.register_flops("aten::mm", 3)
