@@ -37,15 +37,8 @@ def _equal(model, other):
     + [("max_flops", {}), ("pruning_ratio", {"importance": "fisher", "global_pruning": False})],
 )
 def test_a_level_is_what_a_run_that_ends_there_gives(kind, scope):
+    model, images = Chain().eval(), chain_inputs()
     batches = [chain_inputs(seed) for seed in range(2)]
-    _check_levels(Chain().eval(), chain_inputs(), batches, kind, scope)
-
-
-def test_a_level_of_a_blendmask_is_what_a_run_that_ends_there_gives(blendmask, images, batches):
-    _check_levels(blendmask(*WIDE), images, batches, "max_flops", {})
-
-
-def _check_levels(model, images, batches, kind, scope):
     first, second = copy.deepcopy(model), copy.deepcopy(model)
     levels = LEVELS[kind]
     kept, report = _prune(model, images, batches, levels=levels, **{kind: LAST[kind]}, **scope)
@@ -65,6 +58,20 @@ def _check_levels(model, images, batches, kind, scope):
         if kind == "max_flops":
             flops = kept[level][1].flops
             assert 0.98 * level <= flops["after"] / flops["before"] <= level
+
+
+def test_a_level_of_a_blendmask_is_what_a_run_that_ends_there_gives(blendmask, images, batches):
+    model, reached = blendmask(), []
+    alone = copy.deepcopy(model)
+
+    def keep(level, report):
+        reached.append((copy.deepcopy(model), report))
+
+    prune(model, images, data=batches, max_flops=0.6, levels=[0.8], rounds=1, on_level=keep)
+    report = prune(alone, images, data=batches, max_flops=0.8, rounds=1)
+    [(kept, first)] = reached
+    assert _equal(alone, kept) and not _equal(alone, model)
+    assert (report.flops, report.layers) == (first.flops, first.layers)
 
 
 def test_what_a_layer_loses_whatever_the_target_it_has_lost_at_the_first_level():
