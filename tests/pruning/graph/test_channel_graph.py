@@ -8,8 +8,10 @@ from blendprune.errors import ConfigError
 from blendprune.pruning import ChannelGraph, prunable
 from blendprune.pruning.graph.groups import Member, group_notes
 from blendprune.pruning.graph.kept_entries import KeptEntries
+from tests.helpers import small_transformers
 from tests.helpers.groups import group_of
 from tests.helpers.small_net import SmallNet, residual, small_inputs
+from tests.zoo import build_dense
 
 
 def groups_of(net, **how):
@@ -107,12 +109,13 @@ class TestMembers:
         )
         assert Member("scale", "out", 1) in the_group(net).members
 
-    def test_a_parameter_with_an_entry_for_each_input_is_none(self):
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_a_parameter_with_an_entry_for_each_input_is_none(self, count):
         net = SmallNet(
-            lambda net, x: net.p(net.a(x) * net.weights[0] + net.b(x) * net.weights[1]),
+            lambda net, x: net.p(net.a(x) * net.weights[0] + net.b(x) * net.weights[-1]),
             a=nn.Conv2d(3, 4, 1),
             b=nn.Conv2d(3, 4, 1),
-            weights=nn.Parameter(torch.ones(2)),
+            weights=nn.Parameter(torch.ones(count)),
             p=nn.Conv2d(4, 2, 1),
         )
         group = the_group(net)
@@ -137,6 +140,24 @@ class TestParts:
         assert the_group(behind(nn.BatchNorm2d(1))).frozen_reason == "already at its minimum width"
         assert the_group(behind(nn.BatchNorm2d(2))).prunable
 
+    def test_attention_keeps_equal_positions_of_three_parts_in_whole_heads(self, overlay):
+        net = build_dense(small_transformers.config_of("vitdet"), small_transformers.SIZE)
+        images = [{"image": torch.rand(3, small_transformers.SIZE, small_transformers.SIZE)}]
+        attention = "backbone.net.blocks.0.attn"
+        with prunable(net):
+            graph = ChannelGraph(net, images)
+            groups = graph.groups()
+        group = group_of(groups, f"{attention}.qkv")
+        # Four heads of eight channels, each for queries, keys and values.
+        assert group.width == 3 * 4 * 8
+        assert summary(group) == (3, True, 1, 8, 3 * 8)
+        assert group.prunable
+        assert Member(attention, "out", 1) in group.members
+        assert Member(f"{attention}.proj", "in", 1 / 3) in group.members
+        # What attention adds to goes on to the next block.
+        assert "residual stream" in group_of(groups, f"{attention}.proj").frozen_reason
+        assert len(graph.notes) == len(set(graph.notes)) == 1
+
     def test_a_grouped_conv_keeps_equal_positions_of_its_inputs_and_two_of_its_outputs(self):
         net = SmallNet(
             lambda net, x: net.p(net.b(net.a(x)).relu()),
@@ -147,6 +168,10 @@ class TestParts:
         groups = groups_of(net)
         assert summary(groups["a"]) == (4, True, 1, 1, 4)
         assert summary(groups["b"]) == (4, True, 2, 1, 8)
+        net.b, net.p = nn.Conv2d(16, 6, 1, groups=2), nn.Conv2d(6, 2, 1)
+        groups = groups_of(net)
+        assert summary(groups["a"]) == (2, True, 1, 1, 2)
+        assert summary(groups["b"]) == (2, True, 2, 1, 4)
 
 
 class TestFrozen:
