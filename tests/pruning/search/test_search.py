@@ -37,53 +37,39 @@ def search(groups, scores, limits=None, dense=None, part=1.0):
     return Search(groups, scores, dense, limits or PruningOptions(max_pruning_ratio=DEEP), part)
 
 
+def widths_of(each, dense=None, **options):
+    """Widths below the present one that a group may take."""
+    return list(allowed_widths(each, dense or each.width, PruningOptions(**options)))
+
+
 class TestAllowedWidths:
     def test_a_group_may_take_every_width_down_to_a_tenth(self):
-        assert list(allowed_widths(group(10), 10, PruningOptions())) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
-        assert list(allowed_widths(group(20), 20, PruningOptions()))[-1] == 2
+        assert widths_of(group(10)) == [9, 8, 7, 6, 5, 4, 3, 2, 1]
+        assert widths_of(group(20))[-1] == 2
 
     def test_no_group_loses_more_than_the_limit_of_its_dense_width(self):
-        assert list(allowed_widths(group(10), 10, PruningOptions(max_pruning_ratio=0.55))) == [
-            9,
-            8,
-            7,
-            6,
-            5,
-        ]
-        assert list(allowed_widths(group(10), 15, PruningOptions(max_pruning_ratio=0.6))) == [
-            9,
-            8,
-            7,
-            6,
-        ]
+        assert widths_of(group(10), max_pruning_ratio=0.55) == [9, 8, 7, 6, 5]
+        assert widths_of(group(10), 15, max_pruning_ratio=0.6) == [9, 8, 7, 6]
 
     def test_a_limit_that_floats_cannot_hold_is_met_exactly(self):
         assert (1 - 0.7) * 10 > 3
-        assert list(allowed_widths(group(10), 10, PruningOptions(max_pruning_ratio=0.7)))[-1] == 3
+        assert widths_of(group(10), max_pruning_ratio=0.7)[-1] == 3
 
     def test_changed_widths_are_multiples_of_round_to(self):
-        assert list(allowed_widths(group(10), 10, PruningOptions(round_to=4))) == [8, 4]
-        assert list(allowed_widths(group(8), 8, PruningOptions(round_to=4))) == [4]
-        assert list(allowed_widths(group(4), 4, PruningOptions(round_to=4))) == []
-        assert list(allowed_widths(group(3), 3, PruningOptions(round_to=4))) == []
+        assert widths_of(group(10), round_to=4) == [8, 4]
+        assert widths_of(group(8), round_to=4) == [4]
+        assert widths_of(group(4), round_to=4) == []
+        assert widths_of(group(3), round_to=4) == []
 
     def test_a_step_takes_whole_blocks_of_every_part(self):
-        assert list(allowed_widths(group(24, num_parts=2, block_size=3), 24, PruningOptions())) == [
-            18,
-            12,
-            6,
-        ]
-        assert list(
-            allowed_widths(group(36, num_parts=2, block_size=3), 36, PruningOptions(round_to=4))
-        ) == [24, 12]
+        assert widths_of(group(24, num_parts=2, block_size=3)) == [18, 12, 6]
+        assert widths_of(group(36, num_parts=2, block_size=3), round_to=4) == [24, 12]
 
     def test_parts_keep_their_least_channels(self):
-        assert list(
-            allowed_widths(group(16, num_parts=4, min_part_width=2), 16, PruningOptions())
-        ) == [12, 8]
+        assert widths_of(group(16, num_parts=4, min_part_width=2)) == [12, 8]
 
     def test_a_group_that_stays_has_no_other_width(self):
-        assert list(allowed_widths(group(10, frozen_reason="ignored"), 10, PruningOptions())) == []
+        assert widths_of(group(10, frozen_reason="ignored")) == []
 
 
 class TestRatioNotes:
