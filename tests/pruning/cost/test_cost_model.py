@@ -78,6 +78,11 @@ NETS = {
         a=nn.Conv2d(3, 8, 1),
         scale=nn.Parameter(torch.ones(8)),
     ),
+    "a parameter of channels of a map": lambda: small(
+        lambda net, x: net.p(net.a(x) * net.scale),
+        a=nn.Conv2d(3, 8, 1),
+        scale=nn.Parameter(torch.ones(8, 1, 1)),
+    ),
     "a parameter of one number": lambda: small(
         lambda net, x: net.p(net.a(x) * net.scale),
         a=nn.Conv2d(3, 8, 1),
