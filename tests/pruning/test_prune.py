@@ -291,7 +291,7 @@ def test_no_group_loses_more_than_max_pruning_ratio(blendmask, images):
 
 
 def test_more_rounds_meet_the_same_target(blendmask, images, batches):
-    for rounds in (1, 4):
+    for rounds in (1, 3):
         model, done = blendmask(*WIDE), []
         report = prune(
             model,
@@ -303,19 +303,6 @@ def test_more_rounds_meet_the_same_target(blendmask, images, batches):
         )
         assert 0.49 <= report.flops["after"] / report.flops["before"] <= 0.5
         assert done == [(i, rounds) for i in range(1, rounds + 1)]
-
-
-def test_a_large_cut_takes_more_rounds(blendmask, images):
-    done = []
-    prune(
-        blendmask(*WIDE),
-        images,
-        max_flops=0.3,
-        levels=[0.8, 0.6],
-        importance="magnitude",
-        progress=lambda *step: done.append(step),
-    )
-    assert done == [(1, 1), (1, 1), (1, 2), (2, 2)]
 
 
 def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):

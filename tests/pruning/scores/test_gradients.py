@@ -24,7 +24,7 @@ def test_the_taylor_effect_is_the_slope_of_the_loss_as_a_channel_fades(blendmask
         _smooth_loss(model, images).backward()
         for root in ("backbone.bottom_up.res3.0.conv1", "backbone.fpn_lateral4"):
             group = next(g for g in graph.groups() if root in [m.layer for m in g.members])
-            effect = channel_effect(group.handle)
+            effect = channel_effect(group)
             for channel in (0, group.width - 1):
                 slope = _slope(model, group, channel, images)
                 assert effect[channel].item() == pytest.approx(slope, rel=1e-3, abs=1e-7)
@@ -64,12 +64,12 @@ def test_fisher_is_half_the_squared_gradient_of_a_mask_on_the_coupled_group(blen
         )
         assert len(group.readers) > 2
         importance = build_importance("fisher")
-        importance.collect(model, [group.handle], batches)
+        importance.collect(model, [group], batches)
 
         mask = torch.ones(group.width, requires_grad=True)
         handles = [
             layer.register_forward_pre_hook(lambda _, x: (x[0] * mask.view(1, -1, 1, 1),))
-            for layer, _, _ in group.readers
+            for layer in (side.layer for side in group.readers)
         ]
         expected = torch.zeros(group.width)
 
@@ -81,7 +81,7 @@ def test_fisher_is_half_the_squared_gradient_of_a_mask_on_the_coupled_group(blen
         for handle in handles:
             handle.remove()
     assert expected.min() > 0
-    torch.testing.assert_close(importance(group.handle), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(importance(group), expected, rtol=1e-3, atol=0)
 
 
 def test_the_hessian_sums_squares_of_every_image(blendmask, batches):
