@@ -1,9 +1,12 @@
 """FLOPs and activations of single operators, in numbers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import deform_conv2d
 
 from blendprune.errors import ConfigError
 from blendprune.pruning.cost import formulas
@@ -28,11 +31,25 @@ LAYERS = {
 }
 OPERATORS = {
     "a product of batches": (lambda x: x[0] @ x[0].transpose(1, 2), 3 * 8 * 8 * 8, 3 * 8 * 8),
+    "a product of two shapes": (lambda x: x[0, :, :, :2].mT @ x[0, :, :, :5], 3 * 2 * 8 * 5, 30),
     "a product": (lambda x: x[0, 0] @ x[0, 0], 8 * 8 * 8, 8 * 8),
     "a product and a sum": (lambda x: torch.baddbmm(x[0], x[0], x[0]), 3 * 8 * 8 * 8, 3 * 8 * 8),
     "attention": (
         lambda x: F.scaled_dot_product_attention(x, x[:, :, :5], x[:, :, :5]),
         3 * 8 * 5 * (8 + 8),
+        0,
+    ),
+    "a deformable conv": (
+        lambda x: deform_conv2d(
+            x, torch.zeros(1, 18, 4, 4), torch.ones(5, 3, 3, 3), stride=2, padding=1
+        ),
+        5 * 3 * 9 * 16,
+        5 * 16,
+    ),
+    # Both directions, at 8 places: four gates of 5 numbers read 8 and the last 5.
+    "an LSTM": (
+        lambda x: nn.LSTM(8, 5, bidirectional=True).eval()(x[0, 0, :, None])[0],
+        2 * 8 * 4 * 5 * (8 + 5),
         0,
     ),
     "a sampled grid": (lambda x: F.grid_sample(x, x[:, 0, :4, :8].view(1, 4, 4, 2)), 4 * 3 * 16, 0),
@@ -125,6 +142,23 @@ def test_a_registered_module_counts_by_its_formula_alone(monkeypatch):
     assert counts.uncounted == {}
     # What it multiplies is still in memory.
     assert counts.activations["inner.0"] == 64
+
+
+def operator(name="mylib::op", is_view=False, tags=()):
+    return SimpleNamespace(_schema=SimpleNamespace(name=name), is_view=is_view, tags=tags)
+
+
+def test_what_gives_no_numbers_or_only_moves_them_is_free():
+    numbers, places = torch.zeros(2), torch.zeros(2, dtype=torch.long)
+    assert not formulas.is_free(operator(), numbers)
+    assert not formulas.is_free(operator(), (numbers, places))
+    assert not formulas.is_free(operator(), [places, numbers])
+    assert formulas.is_free(operator(), places)
+    assert formulas.is_free(operator(), (places, None, 3))
+    assert formulas.is_free(operator(), 3)
+    assert formulas.is_free(operator("aten::cat"), numbers)
+    assert formulas.is_free(operator(is_view=True), numbers)
+    assert formulas.is_free(operator(tags=[torch.Tag.pointwise]), numbers)
 
 
 @pytest.mark.parametrize("target", ["conv", 3, Distances(), int, None])

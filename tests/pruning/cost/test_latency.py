@@ -44,6 +44,20 @@ def test_the_result_is_the_median_in_milliseconds_without_the_warmup(monkeypatch
     assert compare_latency(models, [], runs=3, warmup=1) == {"before": 42.0, "after": 20.0}
 
 
+def test_the_time_of_a_forward_is_what_passes_meanwhile(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    waited = []
+
+    def forward(model, inputs):
+        now[0] += 0.0300004
+        waited.append(inputs)
+
+    assert compare_latency({"one": torch.nn.ReLU()}, ["image"], forward=forward) == {"one": 30.0}
+    # Two of the forwards are not timed.
+    assert waited == [["image"]] * 17
+
+
 def test_a_model_that_fails_leaves_the_modes_as_they_were():
     _, models = _pair()
     models["after"].forward = lambda inputs: 1 / 0
