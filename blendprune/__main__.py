@@ -173,9 +173,7 @@ def _parser():
     )
     sub.add_argument("--importance", metavar="NAME", help="obs, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
-    sub.add_argument(
-        "--sensitivity", metavar="FILE", help="measurement to use, or to make"
-    )
+    sub.add_argument("--sensitivity", metavar="FILE", help="measurement to use, or to make")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
     _add_tail(sub)
     sub.set_defaults(command=prune)

@@ -302,4 +302,6 @@ def _is_width(value, limit=_MAX_WIDTH):
 
 def _require(condition, problem):
     if not condition:
-        raise StructError(f'the "struct" of this checkpoint is malformed: {problem}; save it again.')
+        raise StructError(
+            f'the "struct" of this checkpoint is malformed: {problem}; save it again.'
+        )

@@ -16,9 +16,11 @@ class BlendMask(Architecture):
         return has_parts(model, "basis_module", "top_layer", "proposal_generator.fcos_head")
 
     def stages(self, batched_inputs, training_branches=False):
-        return [
-            Stage(lambda _: blendmask_outputs(self.model, batched_inputs, not training_branches))
-        ]
+        def image(_):
+            branches = blendmask_outputs(self.model, batched_inputs, not training_branches)
+            return [output for branch in branches.values() for output in branch]
+
+        return [Stage(image)]
 
     def dummy_labels(self, image):
         labels = super().dummy_labels(image)

@@ -13,7 +13,7 @@ class Stage:
 
     Attributes:
         run (Callable): called with a number of regions or instances per image. A stage of whole
-            images ignores it.
+            images ignores it. It may return the raw outputs of the stage, a list of tensors.
         count (int): most regions or instances per image that inference keeps; 1 for whole images.
     """
 
@@ -61,7 +61,11 @@ class Architecture:
         Returns:
             list[Stage]: to be run in order, in eval mode.
         """
-        return [Stage(lambda _: self.model(batched_inputs))]
+
+        def image(_):
+            self.model(batched_inputs)
+
+        return [Stage(image)]
 
     def prediction_heads(self):
         """Parts whose last layers are prediction layers although other layers read them.

@@ -44,7 +44,9 @@ class TracedForward:
     def __init__(self, model, batched_inputs, inference_only=False, all_regions=False):
         self.model = model
         stages = architecture_of(model).stages(batched_inputs, not inference_only)
-        self.calls = _record_calls(model, lambda: _run(stages, all_regions))
+        # Raw outputs as the stages return them; empty unless all do.
+        self._returned = []
+        self.calls = _record_calls(model, lambda: self._run(stages, all_regions))
         self.training_calls = []
         if torch.is_grad_enabled() and not inference_only and self._leaves_layers_out():
             self.training_calls = _record_calls(
@@ -54,14 +56,25 @@ class TracedForward:
     def outputs(self):
         """Raw outputs that together depend on every branch.
 
+        They are those that the stages return, where all do, and the outputs of layers that feed no
+        other. Without gradients nothing tells the latter: then they are the outputs of all layers,
+        unless the stages return theirs.
+
         Returns:
             list[Tensor]: with gradient history if gradients were on.
         """
         if not torch.is_grad_enabled():
-            return [call.output for call in self.calls]
+            return self._returned or [call.output for call in self.calls]
+        outputs = list(self._returned)
+        if outputs:
+            # A layer that predicts the offsets of a deformable conv ends there.
+            read, sinks = ancestors(output.grad_fn for output in outputs), _sinks(self.calls)
+            ends = [c for c in self.calls if c.module in sinks and c.node not in read]
+        else:
+            ends = _ends(self.calls)
         seen = _seen(self.calls)
-        more = [call for call in _ends(self.training_calls) if call.module not in seen]
-        return [call.output for call in (*_ends(self.calls), *more)]
+        ends += [call for call in _ends(self.training_calls) if call.module not in seen]
+        return outputs + [call.output for call in ends]
 
     def prediction_layers(self):
         """The layers whose output width means something, and so must stay.
@@ -81,6 +94,13 @@ class TracedForward:
         sinks |= _sinks(self.training_calls) - _seen(self.calls)
         calls = (*self.calls, *self.training_calls)
         return [m for m in dict.fromkeys(call.module for call in calls) if m in sinks]
+
+    def _run(self, stages, all_regions):
+        # Some detectors log scalars while they run and look for a storage.
+        with EventStorage():
+            found = [stage.run(stage.count if all_regions else 1) for stage in stages]
+        if all(found):
+            self._returned = [output for outputs in found for output in outputs]
 
     def _leaves_layers_out(self):
         modules = list(self.model.modules())
@@ -132,13 +152,6 @@ def inference_layers(model, batched_inputs):
                 if is_prunable_layer(call.module):
                     found.setdefault(call.module, number)
     return found
-
-
-def _run(stages, all_regions):
-    # Some detectors log scalars while they run and look for a storage.
-    with EventStorage():
-        for stage in stages:
-            stage.run(stage.count if all_regions else 1)
 
 
 def _record_calls(model, run):
