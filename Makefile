@@ -19,7 +19,7 @@ mutation: $(READY)
 	$(BIN)/python tests/mutation.py $(MUTATION)
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
 env: $(READY)
 
