@@ -19,6 +19,8 @@ class PruningReport:
         notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
+        uncounted_operators (list[str]): operators without a FLOPs formula; see
+            :func:`blendprune.register_flops`.
     """
 
     flops: dict
@@ -28,6 +30,7 @@ class PruningReport:
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
     latency_ms: dict = field(default_factory=dict)
+    uncounted_operators: list = field(default_factory=list)
 
     def to_dict(self):
         """The report as JSON-ready data."""

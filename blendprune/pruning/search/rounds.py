@@ -45,13 +45,15 @@ class PruningRun:
     Attributes:
         dense (dict[str, int]): costs of the model at the start, by unit.
         notes (list[str]): what does not take part, and why.
-        kept (KeptEntries): of every parameter, since the start or :meth:`begin_interval`.
+        kept (KeptEntries | None): of every parameter, since the start or :meth:`begin_interval`;
+            None where nothing must follow the parameters.
     """
 
     def __init__(self, model, inputs, options, batches=None, sensitivity=None):
         self.model, self.inputs, self.options = model, inputs, options
         self.batches, self.sensitivity = batches, sensitivity
-        self.kept, self.notes = KeptEntries(), []
+        self.notes = []
+        self.kept = KeptEntries() if self._wants_reconstruction() else None
         # Made right before the first pruning: it reads the features of the dense model.
         self._reconstruction = None
         self._parameters = [name for name, _ in model.named_parameters()]
@@ -160,6 +162,7 @@ class PruningRun:
             },
             notes=self.notes,
             latency_ms=self.latency,
+            uncounted_operators=list(self._counts.uncounted),
         )
 
     def begin_interval(self):
