@@ -103,7 +103,9 @@ def test_what_keeps_its_shape_stays_the_same_tensor():
 
 def test_a_structure_remembers_the_dense_size_and_the_config(blendmask_cfg):
     model, cfg = Net(8), blendmask_cfg()
+    assert structure.is_remembered(model) is False
     structure.remember(model, cfg)
+    assert structure.is_remembered(model) is True
     blendprune.restructure(model, blendprune.structure_of(Net(4)))
     struct = blendprune.structure_of(model)
     assert struct["config"] == cfg.dump()

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from blendprune.pruning import prediction_layers, prunable
+from blendprune.pruning import head_outputs, prediction_layers, prunable
 from blendprune.pruning.graph.outputs import inference_layers
+from blendprune.pruning.tracing.hooks import evaluating
 
 
 def test_a_layer_belongs_to_the_stage_that_runs_it(build, images):
@@ -36,3 +37,14 @@ def test_the_prediction_layers_are_the_last_layers_of_every_branch(blendmask, im
         f"basis_module.{seg}",
         "panoptic_module.predictor",
     }
+
+
+def test_heads_run_on_one_region_or_on_as_many_as_inference_keeps(build, images):
+    model = build("mask-fpn")
+    sizes = {}
+    for all_regions in (False, True):
+        with evaluating(model):
+            outputs = head_outputs(model, images, all_regions=all_regions)
+        sizes[all_regions] = {len(output) for output in outputs}
+    # Fifty boxes and ten masks, by the config.
+    assert sizes == {False: {1}, True: {1, 50, 10}}

@@ -243,6 +243,20 @@ class TestLatency:
         assert 0.98 * 0.45 <= chain_costs(*widths[1])["flops"] / dense <= 0.45
 
 
+def test_obs_weighs_a_channel_by_what_it_costs_unless_a_ratio_is_asked_for():
+    model = Chain(60, 20).eval()
+    how = {"importance": "obs", "data": [chain_inputs(1), chain_inputs(2)], "rounds": 1}
+
+    def widths(**asked):
+        return prune_chain(copy.deepcopy(model), **how, **asked)[2]
+
+    by_flops = widths(max_flops=0.5, normalize="flops")
+    assert widths(max_flops=0.5) == by_flops != widths(max_flops=0.5, normalize="activations")
+    # All channels have as many activations.
+    equal = widths(pruning_ratio=0.4, normalize="activations")
+    assert widths(pruning_ratio=0.4) == equal != widths(pruning_ratio=0.4, normalize="flops")
+
+
 def test_a_large_score_outlives_a_small_one():
     model = Chain().eval()
     with torch.no_grad():
