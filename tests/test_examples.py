@@ -113,8 +113,9 @@ def test_sixty_lines_make_a_detector_prunable_that_blendprune_does_not_know(run)
     assert "outputs identical" in done.stdout
     content = torch.load(run.folder / "own_detector/model_pruned.pth", weights_only=True)
     modules = content["struct"]["modules"]
-    # The operator, the weight per channel and the head per instance lose channels with their layers.
-    widths = {name: modules[name]["out_channels"] for name in ("stem", "tower", "describe_conv")}
+    # The operator, the weight per channel and the head per instance follow their layers.
+    layers = ("stem", "tower", "describe_conv")
+    widths = {name: modules[name]["out_channels"] for name in layers}
     assert all(width < 32 for width in widths.values())
     assert modules["scale"]["scale"] == [widths["stem"], 1, 1]
     assert modules["describe_fc"]["in_features"] == 9 * widths["describe_conv"]

@@ -1,13 +1,12 @@
 """Group sparsity: what fades, how fast, and what is left alone."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from detectron2.engine import HookBase
 from torch import nn
 
 from blendprune.errors import ConfigError
+from blendprune.pruning.graph.layer_sides import LayerSide
 from blendprune.training import GroupSparsity
 from blendprune.training.sparsity import _Side
 
@@ -71,18 +70,14 @@ LAYERS = {
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("role", ["prune_in_channels", "prune_out_channels"])
-def test_scaling_a_side_scales_each_channels_norm(kind, role):
+@pytest.mark.parametrize("reads", [True, False])
+def test_scaling_a_side_scales_each_channels_norm(kind, reads):
     layer = LAYERS[kind]()
     nn.init.normal_(layer.weight)
-    width = 8 if role == "prune_in_channels" or kind == "norm" else 12
-    target, handler = SimpleNamespace(module=layer), SimpleNamespace(__name__=role)
-    item = SimpleNamespace(
-        dep=SimpleNamespace(target=target, handler=handler),
-        idxs=list(range(width)),
-        root_idxs=list(range(width))[::-1],
-    )
-    side = _Side(item, width)
+    width = 8 if reads or kind == "norm" else 12
+    entries = torch.arange(width)
+    # A norm never reads: it normalises the channels that it gives.
+    side = _Side(LayerSide(layer, reads and kind != "norm", entries, entries.flip(0)), width)
     with torch.no_grad():
         before, factors = side.squares(), torch.linspace(0.1, 1, width)
         torch.testing.assert_close(before.sum(), layer.weight.square().sum())

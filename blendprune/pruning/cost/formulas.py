@@ -160,9 +160,15 @@ def is_free(func, result):
         func (torch._ops.OpOverload): the operator.
         result (object): of the call.
     """
-    if func.is_view or torch.Tag.pointwise in func.tags:
+    name = operator_name(func)
+    # A variant that works in place ends in an underscore and may lack the tags of the operator.
+    packet = getattr(torch.ops.aten, name.removeprefix("aten::").rstrip("_"), None)
+    variants = [func]
+    if name.endswith("_") and packet is not None:
+        variants += [getattr(packet, overload) for overload in packet.overloads()]
+    if any(each.is_view or torch.Tag.pointwise in each.tags for each in variants):
         return True
     leaves = result if isinstance(result, (tuple, list)) else [result]
     if not any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in leaves):
         return True
-    return operator_name(func).partition("::")[2] in _FREE
+    return name.partition("::")[2] in _FREE

@@ -1,5 +1,7 @@
 """FLOPs, parameters and activations: fvcore's counts, whatever is in the image."""
 
+import contextlib
+
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -7,6 +9,8 @@ from torch import nn
 
 from blendprune.pruning import count_flops, head_outputs
 from blendprune.pruning.architectures import architecture_of
+from blendprune.pruning.cost.count import count_costs
+from tests.helpers.small_net import SmallNet, small_inputs
 from tests.zoo import tensors_of
 
 
@@ -75,3 +79,74 @@ def test_an_lstm_counts_its_products(images):
 
     steps, weights = 7, 4 * 5 * (3 + 5)
     assert sum(count_flops(Reader(), images).values()) == 2 * steps * weights
+
+
+def test_each_image_costs():
+    net = SmallNet(lambda net, x: net.a(x), a=nn.Conv2d(3, 4, 1))
+    assert count_flops(net, 2 * small_inputs()) == {"": 0, "a": 2 * 4 * 3 * 64}
+
+
+def test_the_innermost_module_that_runs_costs():
+    inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    net = SmallNet(lambda net, x: net.inner(net.inner(x).repeat(1, 2, 1, 1)[:, :3]), inner=inner)
+    assert count_flops(net, small_inputs()) == {
+        "": 0,
+        "inner": 0,
+        "inner.0": 2 * 4 * 3 * 64,
+        "inner.1": 2 * 2 * 4 * 64,
+    }
+
+
+def test_counting_computes_nothing_and_leaves_no_hook():
+    seen = []
+    net = SmallNet(lambda net, x: seen.append(net.a(x)) or seen[-1], a=nn.Conv2d(3, 4, 1))
+    count_flops(net, small_inputs())
+    assert not seen[0].any() and seen[0].shape == (1, 4, 8, 8)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+class Distances(nn.Module):
+    """Runs an operator that has no formula, and a product."""
+
+    def forward(self, x):
+        return torch.cdist(x[0, 0], x[0, 1]) @ x[0, 0]
+
+
+def test_an_operator_without_a_formula_is_named_with_the_first_module_that_runs_it():
+    net = SmallNet(lambda net, x: net.two(net.one(x).expand(1, 3, 8, 8)), one=Distances())
+    net.two = Distances()
+    counts = count_costs(net, small_inputs())
+    [(name, module)] = counts.uncounted.items()
+    assert "cdist" in name and module == "one"
+    [note] = counts.notes()
+    assert note.startswith(f"operator {name!r} (in one) has no FLOPs formula and counts as 0")
+    assert f"register_flops({name!r}, formula)" in note
+    assert counts.flops == {"": 0, "one": 8 * 8 * 8, "two": 8 * 8 * 8}
+
+
+def test_a_module_that_fails_is_left_again():
+    class Failing(nn.Module):
+        def forward(self, x):
+            raise ZeroDivisionError
+
+    def run(net, x):
+        with contextlib.suppress(ZeroDivisionError):
+            net.failing(x)
+        return x[0] @ x[0]
+
+    net = SmallNet(run, failing=Failing())
+    assert count_flops(net, small_inputs()) == {"": 3 * 8 * 8 * 8, "failing": 0}
+
+
+def test_numbers_of_double_precision_cost_the_same():
+    net = SmallNet(lambda net, x: net.a(x.double()), a=nn.Conv2d(3, 4, 1).double())
+    assert count_flops(net, small_inputs()) == {"": 0, "a": 4 * 3 * 64}
+
+
+def test_two_regions_cost_twice_what_one_costs(build, images):
+    found = []
+    for count in (1, 2, 3):
+        limits = "MODEL.RPN.POST_NMS_TOPK_TEST", count, "TEST.DETECTIONS_PER_IMAGE", 1
+        own = count_flops(build("mask-fpn", *limits), images)
+        found.append(sum(n for name, n in own.items() if name.startswith("roi_heads.box_")))
+    assert found[0] > 0 and found == [found[0], 2 * found[0], 3 * found[0]]
