@@ -84,8 +84,8 @@ def prune(
             name, or glob pattern of names. A container stands for everything in it. A layer shares
             its channels with others (``blendprune.plan`` shows which), and all of them stay.
         pruning_ratio_dict (dict[str | nn.Module, float]): layers, given likewise → the fraction of
-            their channels to remove, 0 ≤ x < 1, whatever the target is. The rest of the model
-            meets the target. Every group with an output that an entry names loses that fraction,
+            their channels to remove, 0 ≤ x < 1, with any target. The rest of the model meets the
+            target. Every group with an output that an entry names loses that fraction,
             or slightly less where its widths come in steps. Of several entries for a group the
             last counts; ``ignored_layers`` precedes. A list of pairs also works.
         data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them, for

@@ -3,7 +3,7 @@
 What is counted is the network up to its raw head outputs, as inference runs it. What follows
 (decoding, NMS, pasting masks) depends on the image and is not pruned. Auxiliary heads of the
 training do not count. Heads that run per region or per instance count for as many as the config
-allows, whatever is in the image: RPN.POST_NMS_TOPK_TEST for boxes, TEST.DETECTIONS_PER_IMAGE for
+allows, for any image: RPN.POST_NMS_TOPK_TEST for boxes, TEST.DETECTIONS_PER_IMAGE for
 masks and keypoints, FCOS.POST_NMS_TOPK_TEST and SOLOV2.NMS_PRE for AdelaiDet's instances.
 """
 

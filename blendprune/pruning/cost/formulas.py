@@ -89,9 +89,9 @@ MODULES = {}
 # numbers, make constants, or sample a few positions of regions.
 _FREE = set(
     """
-    affine_grid_generator _softmax _log_softmax cumsum cumprod sum mean amax amin max min prod var var_mean std std_mean
-    norm linalg_vector_norm argmax argmin any all max_pool2d_with_indices max_pool3d_with_indices
-    avg_pool2d avg_pool3d _adaptive_avg_pool3d adaptive_max_pool2d reflection_pad2d
+    affine_grid_generator _softmax _log_softmax cumsum cumprod sum mean amax amin max min prod var
+    var_mean std std_mean norm linalg_vector_norm argmax argmin any all max_pool2d_with_indices
+    max_pool3d_with_indices avg_pool2d avg_pool3d _adaptive_avg_pool3d adaptive_max_pool2d reflection_pad2d
     replication_pad2d constant_pad_nd cat stack index index_put index_put_ _index_put_impl_
     index_select index_add index_add_ index_copy index_fill gather scatter scatter_ scatter_add
     scatter_add_ scatter_reduce masked_select masked_fill masked_fill_ masked_scatter sort topk

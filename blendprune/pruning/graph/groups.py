@@ -38,7 +38,7 @@ class ChannelGroup:
             depthwise conv, whose channels go with those of its input.
         block_size (int): neighbouring channels that go together: a head of attention.
         frozen_reason (str): why the width stays; empty if the group may be pruned.
-        ratio (float | None): fraction of its dense width that it loses whatever the target is;
+        ratio (float | None): fraction of its dense width that it loses with any target;
             None if the target decides.
         notes (list[str]): settings of some of its members that hold for all.
         handle (tp.dependency.Group): the group of Torch-Pruning with all channels, for callables

@@ -1,4 +1,4 @@
-"""Layers as users name them: modules, names, glob patterns of names."""
+"""Layers by module, by name, or by glob pattern of names."""
 
 import fnmatch
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from ...errors import ConfigError
 
 
 class LayerRatio(NamedTuple):
-    """What an entry of ``pruning_ratio_dict`` says about a module.
+    """The entry of ``pruning_ratio_dict`` for a module.
 
     Attributes:
-        place (int): of the entry among the others; the last one that names a module counts.
+        place (int): position of the entry; the last entry that names a module counts.
         entry (str): the entry, as text.
         ratio (float): fraction of the channels to remove.
     """
@@ -24,16 +24,16 @@ class LayerRatio(NamedTuple):
 
 
 def resolve_layers(model, layers, argument="ignored_layers"):
-    """Modules that ``layers`` stands for, those inside a named container included.
+    """Modules that ``layers`` names, with everything inside a named container.
 
     Args:
         model (nn.Module): where to look.
         layers (Sequence[str | nn.Module]): modules, names, or glob patterns of names.
-        argument (str): what the caller's argument is called.
+        argument (str): name of the caller's argument, for messages.
 
     Returns:
-        dict[nn.Module, str]: each with the last entry that stands for it, as text; at least one
-        for each entry.
+        dict[nn.Module, str]: module → the last entry that names it, as text; at least one module
+        per entry.
 
     Raises:
         ConfigError: an entry is no module of the model.
@@ -58,19 +58,19 @@ def resolve_layers(model, layers, argument="ignored_layers"):
 
 
 def resolve_ratios(model, pruning_ratio_dict):
-    """What ``pruning_ratio_dict`` says about each module.
+    """The entry of ``pruning_ratio_dict`` for each module.
 
     Args:
         model (nn.Module): where to look.
         pruning_ratio_dict (dict[str | nn.Module, float] | None): modules, names or glob patterns
-            of names → fraction of the channels to remove, 0 ≤ x < 1. A list of pairs will do.
+            of names → fraction of the channels to remove, 0 ≤ x < 1. A list of pairs also works.
 
     Returns:
-        dict[nn.Module, LayerRatio]: of the last entry that names the module, a container standing
+        dict[nn.Module, LayerRatio]: of the last entry that names the module; a container stands
         for everything in it.
 
     Raises:
-        ConfigError: an entry is no module of the model, or its ratio cannot hold.
+        ConfigError: an entry is no module of the model, or its ratio is invalid.
     """
     entries = pruning_ratio_dict or {}
     found = {}

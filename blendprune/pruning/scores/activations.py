@@ -1,4 +1,4 @@
-"""Importances from what the layers see on images: forward passes alone, no labels."""
+"""Importances from the inputs of layers on images: forward passes only, no labels."""
 
 import torch
 
@@ -9,7 +9,7 @@ from .registry import IMPORTANCES, CollectedImportance
 
 
 class ActivationImportance(CollectedImportance):
-    """Mean size of the channel where it is read, over the group's mean.
+    """Mean size of the channel where it is read, divided by the group's mean.
 
     As arXiv:1607.03250 counts zeros and Torch-Pruning's (unfinished) ``ActivationImportance``
     averages absolute values, but over all images, positions, readers and pyramid levels.
@@ -42,11 +42,11 @@ def activation():
 
 
 class WandaImportance(CollectedImportance):
-    """Share of the channel in the energy of what its readers make of their inputs.
+    """Share of the channel in the energy that its readers receive.
 
-    Energy of the channel times that of the weights that read it, ``‖W_c‖² · E[x_c²]``, over the sum
-    of all channels of the reader, summed over the readers: the score of Wanda (arXiv:2306.11695)
-    for whole channels. Shares are comparable between groups as they are.
+    It is the energy of the channel times that of the weights that read it, ``‖W_c‖² · E[x_c²]``,
+    divided by the sum over all channels of the reader, summed over the readers: the score of Wanda
+    (arXiv:2306.11695) for whole channels. Shares are comparable between groups.
     """
 
     def collect(self, model, groups, batches):
@@ -74,10 +74,10 @@ def wanda():
 
 
 def observe_inputs(model, layers, batches, record):
-    """Show what layers see on images, in eval mode and without gradients.
+    """Observe the inputs of layers on images, in eval mode and without gradients.
 
-    Layers that inference does not reach (training-only heads; mask heads where nothing is detected)
-    see what :func:`blendprune.pruning.head_outputs` gives them instead.
+    Layers that inference does not reach (training-only heads; mask heads without detections) get
+    the inputs of :func:`blendprune.pruning.head_outputs` instead.
 
     Args:
         model (nn.Module): inside the prunable view.

@@ -9,16 +9,15 @@ from .registry import IMPORTANCES, CollectedImportance, Importance
 
 
 class EffectImportance(CollectedImportance):
-    """What the effects of a channel on the losses of single images add up to.
+    """Effects of a channel on the losses of single images, added up.
 
     The effect on an image is the gradient of a mask on the channel, summed over everything that
-    reads it (:func:`channel_effect`). Signs kept within an image and dropped between images make
-    the score: Torch-Pruning's Taylor sums gradients over the images first and drops the signs of
-    single weights, and left a third of the mask AP that this one leaves, after the same cut of a
-    BlendMask R-18.
+    reads it (:func:`channel_effect`). Signs are kept within an image and dropped between images.
+    Torch-Pruning's Taylor sums gradients over the images first and drops the signs of single
+    weights; after the same pruning of a BlendMask R-18 it left a third of the mask AP.
 
     Args:
-        of_image (Callable): effects of the channels on one image, (width,) → what the image adds.
+        of_image (Callable): effects of the channels on one image, (width,) → their contribution.
         loss (Callable): as for :func:`accumulate_gradients`.
     """
 
@@ -79,9 +78,9 @@ def fisher():
 class Hessian(Importance):
     """Optimal Brain Damage: weight² · curvature over all weights of the group (LeCun 1989).
 
-    The curvature is the mean squared gradient of single images. Torch-Pruning's formula, in the
-    unit of the losses: summed over the layers, and not divided by the group's mean. Its own
-    ``accumulate_grad`` keeps the last image alone (1.6.1), so the gradients are added up here.
+    The curvature is the mean squared gradient of single images. The formula is Torch-Pruning's, in
+    the unit of the losses: summed over the layers, not divided by the group's mean. Its own
+    ``accumulate_grad`` keeps only the last image (1.6.1); the gradients are added up here.
     """
 
     def __init__(self):

@@ -34,11 +34,11 @@ def as_batches(data):
 
 
 def training_loss(model, batch):
-    """The sum of what the model says in training mode, checked.
+    """The sum of the losses of the model in training mode, checked.
 
     Args:
         model (nn.Module): in training mode.
-        batch (list[dict]): with ``"instances"`` and whatever else the losses need.
+        batch (list[dict]): with ``"instances"`` and all other labels of the losses.
 
     Returns:
         Tensor: a scalar.
@@ -62,14 +62,14 @@ def training_loss(model, batch):
 def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
     """Gradients of the training losses, in ``.grad`` of every parameter.
 
-    Norms use their running statistics, and those, the modes, and counters that modules keep as
-    plain numbers (FCOS's moving average) are left as they were.
+    Norms use their running statistics. Statistics, modes, and counters that modules keep as plain
+    numbers (FCOS's moving average) stay as they were.
 
     Args:
         model (nn.Module): inside the prunable view, so that frozen stages get gradients too.
-        batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
-        after_image (Callable): called after the backward of each image with its gradients alone;
-            if None, gradients add up over the batches.
+        batches (list[list[dict]]): with ``"instances"`` and all other labels of the losses.
+        after_image (Callable): called after the backward of each image, with the gradients of that
+            image only; None: gradients add up over the batches.
         loss (Callable): of the model and a batch, a scalar.
 
     Raises:
@@ -91,12 +91,12 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
 def mean_loss(model, batches):
     """Mean over the batches of the summed training losses, without gradients.
 
-    The mode is that of :func:`accumulate_gradients`, the model is left as it was, and what the
-    training draws at random (proposals, points) is the same in every call.
+    The mode is that of :func:`accumulate_gradients`, and the model stays as it was. Random choices
+    of the training (proposals, points) are the same in every call.
 
     Args:
         model (nn.Module): inside the prunable view.
-        batches (list[list[dict]]): with ``"instances"`` and whatever else the losses need.
+        batches (list[list[dict]]): with ``"instances"`` and all other labels of the losses.
 
     Returns:
         float: finite.
@@ -112,7 +112,7 @@ def mean_loss(model, batches):
 
 @contextlib.contextmanager
 def _training(model):
-    """Training mode but for the norms; on leaving, modes, numbers and buffers are as before."""
+    """Training mode except for norms; modes, numbers and buffers are restored on leaving."""
     with keeping_state(model), full_forward(model):
         model.train()
         for module in model.modules():

@@ -12,7 +12,7 @@ from .registry import IMPORTANCES, CollectedImportance
 
 # Penalty of the regression of a channel on the others, as a fraction of their mean square.
 _RIDGE = 1e-3
-# Channels of a group go in this many steps, what the rest can make up for anew before each.
+# A group loses its channels in this many steps; each step computes again what the rest explains.
 _STEPS = 64
 
 
@@ -74,7 +74,7 @@ class _Moments:
 
     def see(self, layer, inputs):
         """Forward pre-hook of the readers."""
-        # A view of its own: other readers of the tensor have gradients of their own.
+        # A separate view: other readers of the tensor have other gradients.
         x = inputs[0].view_as(inputs[0])
         if x.requires_grad:
             x.register_hook(lambda gradient: self._see_gradient(layer, x.detach(), gradient))
@@ -94,7 +94,7 @@ class _Moments:
         return rows.unflatten(1, (-1, self._times[layer])).transpose(1, 2).flatten(0, 1)
 
     def of(self, side):
-        """What a reader knows of the channels of a group.
+        """Statistics of a reader for the channels of a group.
 
         Args:
             side (LayerSide): of the reader.
@@ -110,7 +110,7 @@ class _Moments:
         second = self._inputs[layer].double() / self._weights[layer].double()
         groups = getattr(layer, "groups", 1)
         if groups > 1:
-            # Only channels of the same group of a conv can make up for one.
+            # Only channels of the same group of a conv can replace one.
             part = torch.arange(len(second) - 1, device=second.device) // (len(second) // groups)
             second[:-1, :-1] *= part[:, None] == part
         times = self._times[layer]
@@ -153,7 +153,7 @@ def _scores(effects, moments):
     while left.any():
         costs = torch.zeros_like(effects)
         for inverse, penalty, gradients, inputs, channels in state:
-            # The penalty is part of the variance that is left, and at most all of it.
+            # The penalty is part of the remaining variance, at most all of it.
             variances = (1 / inverse.diagonal()[:-1] - penalty).clamp(min=0)
             costs.index_add_(0, channels, (gradients * variances)[inputs])
         costs[~left] = math.inf

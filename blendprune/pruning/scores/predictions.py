@@ -1,4 +1,4 @@
-"""How far the predictions of a detector move, as a loss whose squared gradients say it."""
+"""A loss whose squared gradients tell how far the predictions of a detector move."""
 
 import collections
 import math
@@ -12,24 +12,25 @@ from ..tracing.hooks import forward_hooks
 from ..tracing.layer_kinds import is_prunable_layer
 from .losses import training_loss
 
-#: Of a layer's predictions: one that hardly says anything must not drown what the others say.
+#: Smallest variance of a layer's predictions: nearly constant ones must not outweigh the others.
 MIN_VARIANCE = 1e-2
 
 
 class PredictionProbe:
-    """A scalar whose gradients, squared, are curvatures of the mean squared change of predictions.
+    """A scalar whose squared gradients are curvatures of the mean squared change of predictions.
 
-    The predictions are what the training losses read and inference makes, layer by layer, where
-    the labels of the image bear on them: box deltas where there is a box, mask logits inside it.
-    What is probed is the mean squared change of each layer's, over their variance, and the layers
-    of one stage share in it: the masks of an R-CNN count for as much as its boxes, and as its
-    proposals. At the model as it is, its gradient is 0 and its curvature JᵀJ, J the derivative of
-    the scaled predictions (Gauss-Newton); with random signs ε, E[(Jᵀε)²] is the diagonal.
+    Predictions are the outputs that the training losses read and that inference makes, layer by
+    layer, at the positions that labels of the image concern: box deltas where there is a box, mask
+    logits inside it. The probe measures the mean squared change of each layer's predictions,
+    divided by their variance. Layers of one stage share its weight: the masks of an R-CNN count as
+    much as its boxes and its proposals. At the present model the gradient of that measure is 0 and
+    its curvature is JᵀJ, where J is the derivative of the scaled predictions (Gauss-Newton). With
+    random signs ε, E[(Jᵀε)²] is the diagonal of JᵀJ.
 
-    Squared gradients of the losses themselves (Fisher information) are curvatures where a loss is
-    a log-likelihood, a sum. A detector's are means, over the pixels of a mask or over the few
-    locations that have a box, and of a mean over n they are n times too small: at a quarter of the
-    FLOPs of a BlendMask R-18 they left mask AP 71.8, where this leaves 74.1, of 78.4.
+    Squared gradients of the losses (Fisher information) are curvatures if a loss is a
+    log-likelihood, which is a sum. The losses of a detector are means, over the pixels of a mask or
+    the few locations with a box; squared gradients of a mean over n are n times too small. For a
+    BlendMask R-18 at a quarter of the FLOPs they left 71.8 mask AP; this probe leaves 74.1 of 78.4.
 
     Args:
         model (nn.Module): in the prunable view.
@@ -39,7 +40,7 @@ class PredictionProbe:
     def __init__(self, model, batched_inputs):
         self._stages = inference_layers(model, batched_inputs)
         self._random = torch.Generator().manual_seed(0)
-        # Of each layer's labelled predictions so far: how many, their sum, their squares'.
+        # For each layer's labelled predictions so far: count, sum, sum of squares.
         self._moments = collections.defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
 
     def __call__(self, model, batch):
@@ -47,10 +48,10 @@ class PredictionProbe:
 
         Args:
             model (nn.Module): in training mode, in the prunable view.
-            batch (list[dict]): with ``"instances"`` and whatever else the losses need.
+            batch (list[dict]): with ``"instances"`` and all other labels of the losses.
 
         Returns:
-            Tensor: a scalar; only its gradients mean anything.
+            Tensor: a scalar; only its gradients have a meaning.
 
         Raises:
             PruningError: the losses are not finite, or are no dict.
@@ -58,7 +59,7 @@ class PredictionProbe:
         made = {}
 
         def record(layer, inputs, output):
-            # Read now: an in-place operation will put its own node on the output.
+            # Read now: an in-place operation puts its own node on the output.
             if output.grad_fn is not None:
                 made[output.grad_fn] = layer, output, get_gradient_edge(output)
 
@@ -66,7 +67,7 @@ class PredictionProbe:
         with forward_hooks(layers, record):
             loss = training_loss(model, batch)
         last = ancestors([loss.grad_fn], until=made)
-        # In the order of the forward, so that the signs are the same in every process.
+        # In the order of the forward: the signs are the same in every process.
         read = [call for node, call in made.items() if node in last]
         edges = [edge for _, _, edge in read]
         gradients = torch.autograd.grad(loss, edges, retain_graph=True, allow_unused=True)
@@ -75,7 +76,7 @@ class PredictionProbe:
             if layer in self._stages and gradient is not None:
                 levels[layer].append((output, gradient != 0))
         heads = collections.Counter(self._stages[layer] for layer in levels)
-        # Of an image without labels there may be nothing.
+        # An image without labels may give no predictions.
         scalar = 0.0 * loss
         for layer, found in levels.items():
             scalar = scalar + self._probe(layer, found) / math.sqrt(heads[self._stages[layer]])

@@ -124,7 +124,7 @@ class Sensitivity:
             if found != want:
                 was = "" if what == "weights" else f" ({found}, not {want})"
                 raise ConfigError(
-                    f"{source} was measured with other {what}{was}: measure it anew, in another "
+                    f"{source} was measured with other {what}{was}: measure it again, in another "
                     "file"
                 )
 
@@ -149,7 +149,7 @@ class Sensitivity:
                 if curve is None or curve.width != dense:
                     raise ConfigError(
                         f"the sensitivity has no curve for {group.root} of {dense} channels: "
-                        "measure it anew"
+                        "measure it again"
                     )
                 steps = curve.marginal(self.loss)[dense - group.width :]
                 # A step removes one channel of each part.
@@ -182,7 +182,7 @@ def load_sensitivity(path):
             raise ValueError("another version")
         groups = {root: GroupSensitivity(**group) for root, group in values.pop("groups").items()}
         return Sensitivity(**values, groups=groups)
-    except Exception as error:  # each PathManager handler raises errors of its own
+    except Exception as error:  # each PathManager handler raises other errors
         raise ConfigError(
             f"cannot read {path!r} as a measured sensitivity ({first_line(error)}): name the file "
             "that `blendprune sensitivity` writes"

@@ -1,4 +1,4 @@
-"""Attributes of upstream modules that repeat a width, brought in step with the actual widths."""
+"""Attributes of upstream modules that repeat a width: they follow the layers."""
 
 import torch
 from detectron2.layers import CNNBlockBase
@@ -15,14 +15,14 @@ def sync_attributes(model):
 
     Covers ``CNNBlockBase.in_channels`` / ``out_channels``, ``Backbone._out_feature_channels`` (and
     so ``output_shape()``), ``in_channels_to_top_module`` of FCOS and its head, and ``out_channels``
-    of BiFPN. Dicts are replaced, never changed, so a shallow copy of ``vars(module)`` is enough to
-    go back.
+    of BiFPN. Dicts are replaced, never changed: a shallow copy of ``vars(module)`` is enough to go
+    back.
 
     Args:
         model (nn.Module): a detectron2-style model; its backbones run once on a small zero image.
 
     Raises:
-        PruningError: a BiFPN came out with a width that its forward would take wrongly.
+        PruningError: a BiFPN has a width that its forward would misread.
     """
     fit_heads(model)
     for backbone in _outermost_backbones(model):
@@ -73,9 +73,9 @@ def _is_leaf(module):
 
 
 def _sync_backbone(backbone):
-    # Only a forward tells which layer feeds which named feature, for any backbone alike.
-    # The one that sees the image contains no other; BiFPN lists it before its own repeats, which
-    # are backbones too.
+    # Only a forward tells which layer feeds which named feature, for every kind of backbone.
+    # The backbone that sees the image contains no other. BiFPN lists it before its own repeats,
+    # which are backbones, too.
     innermost = next(m for m in backbone.modules() if _is_leaf(m))
     first = next((m for m in innermost.modules() if isinstance(m, nn.Conv2d)), None)
     if first is None:
