@@ -2,6 +2,7 @@
 
 import torch
 
+from ..tracing.hooks import keeping_modes
 from .default import Architecture, Stage
 from .given import has_parts, normalized_images
 from .registry import register_architecture
@@ -49,11 +50,9 @@ def blendmask_outputs(model, batched_inputs, inference_only=False):
 
     basis_module = model.basis_module
     # In training mode its forward wants targets for the auxiliary loss; the head runs below.
-    training, basis_module.training = basis_module.training, False
-    try:
+    with keeping_modes(basis_module):
+        basis_module.training = False
         basis_out, _ = basis_module(features, None)
-    finally:
-        basis_module.training = training
 
     outputs = {
         "logits": list(logits),

@@ -7,6 +7,7 @@ allows, for any image: RPN.POST_NMS_TOPK_TEST for boxes, TEST.DETECTIONS_PER_IMA
 masks and keypoints, FCOS.POST_NMS_TOPK_TEST and SOLOV2.NMS_PRE for AdelaiDet's instances.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ..architectures import architecture_of
-from ..tracing.hooks import evaluating
+from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.view import prunable
 from .formulas import OPERATORS, PRODUCTS, is_free, module_formula, operator_name
 
@@ -143,42 +144,40 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.times = model, 1
-        self.flops = {name: 0 for name, _ in model.named_modules()}
+        self.times = 1
+        self._names = {module: name for name, module in model.named_modules()}
+        self._formulas = {module: module_formula(module) for module in self._names}
+        self.flops = dict.fromkeys(self._names.values(), 0)
         self.activations = dict(self.flops)
         self.uncounted = {}
         # Names of the running modules, innermost last. torch.utils.module_tracker keeps a set of
         # them, which does not tell the innermost where a module calls one that is not its child.
-        self._running, self._handles, self._results = [""], [], {}
+        self._running, self._results = [""], {}
         # How many running modules have a formula of their own: nothing in them counts twice.
         self._by_formula = 0
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self):
-        for name, module in self.model.named_modules():
-            formula = module_formula(module)
-            self._handles += [
-                module.register_forward_pre_hook(
-                    lambda *_, name=name, formula=formula: self._enter(name, formula)
-                ),
-                module.register_forward_hook(
-                    lambda *call, formula=formula: self._leave(formula, *call), always_call=True
-                ),
-            ]
+        for hook, options in (
+            (self._enter, {"before": True}),
+            (self._leave, {"always_call": True}),
+        ):
+            self._hooks.enter_context(forward_hooks(self._names, hook, **options))
         return super().__enter__()
 
     def __exit__(self, *error):
-        for handle in self._handles:
-            handle.remove()
+        self._hooks.close()
         return super().__exit__(*error)
 
-    def _enter(self, name, formula):
-        self._running.append(name)
-        self._by_formula += formula is not None
+    def _enter(self, module, inputs):
+        self._running.append(self._names[module])
+        self._by_formula += self._formulas[module] is not None
 
-    def _leave(self, formula, module, inputs, output):
-        name = self._running.pop()
+    def _leave(self, module, inputs, output):
+        name, formula = self._running.pop(), self._formulas[module]
         if formula is not None:
             self._by_formula -= 1
+            # A forward that failed has no output.
             if not self._by_formula and output is not None:
                 self.flops[name] += self.times * int(formula(module, inputs, output))
 

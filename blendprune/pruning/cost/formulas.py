@@ -89,20 +89,21 @@ MODULES = {}
 # numbers, make constants, or sample a few positions of regions.
 _FREE = set(
     """
-    affine_grid_generator _softmax _log_softmax cumsum cumprod sum mean amax amin max min prod var
-    var_mean std std_mean norm linalg_vector_norm argmax argmin any all max_pool2d_with_indices
-    max_pool3d_with_indices avg_pool2d avg_pool3d _adaptive_avg_pool3d adaptive_max_pool2d reflection_pad2d
-    replication_pad2d constant_pad_nd cat stack index index_put index_put_ _index_put_impl_
-    index_select index_add index_add_ index_copy index_fill gather scatter scatter_ scatter_add
-    scatter_add_ scatter_reduce masked_select masked_fill masked_fill_ masked_scatter sort topk
-    nonzero unique _unique2 bincount searchsorted bucketize histc where clone copy copy_ _to_copy
-    empty empty_like empty_strided new_empty new_empty_strided new_zeros new_ones new_full zeros
-    zeros_like ones ones_like full full_like scalar_tensor arange linspace eye tril triu
-    tril_indices triu_indices rand randn randint randperm rand_like randn_like uniform_ normal_
-    bernoulli_ native_dropout fill fill_ zero_ resize_ set_ roll flip repeat repeat_interleave
-    _local_scalar_dense item lift_fresh lift_fresh_copy embedding im2col col2im unfold_copy
-    pixel_shuffle pixel_unshuffle roi_align nms contiguous expand_copy view_copy multinomial
-    _unsafe_view _reshape_alias bernoulli kthvalue median mode rot90 diag_embed is_same_size
+    _adaptive_avg_pool3d _index_put_impl_ _local_scalar_dense _log_softmax _reshape_alias
+    _softmax _to_copy _unique2 _unsafe_view adaptive_max_pool2d affine_grid_generator all amax
+    amin any arange argmax argmin avg_pool2d avg_pool3d bernoulli bernoulli_ bincount bucketize
+    cat clone col2im constant_pad_nd contiguous copy copy_ cumprod cumsum diag_embed embedding
+    empty empty_like empty_strided expand_copy eye fill fill_ flip full full_like gather histc
+    im2col index index_add index_add_ index_copy index_fill index_put index_put_ index_select
+    is_same_size item kthvalue lift_fresh lift_fresh_copy linalg_vector_norm linspace
+    masked_fill masked_fill_ masked_scatter masked_select max max_pool2d_with_indices
+    max_pool3d_with_indices mean median min mode multinomial native_dropout new_empty
+    new_empty_strided new_full new_ones new_zeros nms nonzero norm normal_ ones ones_like
+    pixel_shuffle pixel_unshuffle prod rand rand_like randint randn randn_like randperm
+    reflection_pad2d repeat repeat_interleave replication_pad2d resize_ roi_align roll rot90
+    scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted set_
+    sort stack std std_mean sum topk tril tril_indices triu triu_indices unfold_copy uniform_
+    unique var var_mean view_copy where zero_ zeros zeros_like
 """.split()
 )
 
