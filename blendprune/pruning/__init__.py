@@ -34,7 +34,7 @@ from .search.sensitivity import (
     load_sensitivity,
     sensitivity_table,
 )
-from .tracing.operators import register_channel_wise
+from .tracing.channel_wise import register_channel_wise
 from .tracing.view import prunable
 
 __all__ = [

@@ -9,7 +9,7 @@ from torch import nn
 from ...errors import ConfigError
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
-from ..tracing.operators import follows_constant, is_channel_wise
+from ..tracing.channel_wise import follows_constant, is_channel_wise
 from .dependencies import build_dependencies
 from .groups import ChannelGroup, Member
 from .inputs import small_inputs
