@@ -385,7 +385,7 @@ def test_sensitivity_is_measured_once_and_serves_every_target(trained_on_digits,
     weights = ["MODEL.WEIGHTS", trained / "pruned0.5/model_pruned.pth"]
     refused = ["--max-flops", 0.7, "--output", trained / "refused", "--sensitivity"]
     assert _prune(trained, *refused, path, *weights) == 2
-    assert "was measured with other weights: measure it anew" in _sentence(capsys)
+    assert "was measured with other weights: measure it again" in _sentence(capsys)
     assert _prune(trained, *refused, trained / "config.yaml") == 2
     assert "as a measured sensitivity" in _sentence(capsys)
     assert not os.path.exists(trained / "refused" / "model_pruned.pth")
