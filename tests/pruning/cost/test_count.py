@@ -7,7 +7,7 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from blendprune.pruning import count_flops, head_outputs
+from blendprune.pruning import count_activations, count_flops, head_outputs
 from blendprune.pruning.architectures import architecture_of
 from blendprune.pruning.cost.count import count_costs
 from tests.helpers.small_net import SmallNet, small_inputs
@@ -94,6 +94,12 @@ def test_the_innermost_module_that_runs_costs():
         "inner": 0,
         "inner.0": 2 * 4 * 3 * 64,
         "inner.1": 2 * 2 * 4 * 64,
+    }
+    assert count_activations(net, small_inputs()) == {
+        "": 0,
+        "inner": 0,
+        "inner.0": 2 * 4 * 64,
+        "inner.1": 2 * 2 * 64,
     }
 
 
