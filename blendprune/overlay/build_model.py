@@ -23,14 +23,11 @@ def leave_early(wrapped, instance, args, kwargs):
     if not getattr(instance, "model_prune", False):
         return wrapped(*args, **kwargs)
     from ..pruning.graph.outputs import head_outputs
-    from ..pruning.tracing.hooks import evaluating
+    from ..pruning.tracing.hooks import evaluating, full_forward
 
-    instance.model_prune = False  # collecting the outputs may call the real forward
-    try:
-        with evaluating(instance, grad=torch.is_grad_enabled()):
-            return head_outputs(instance, *args, **kwargs)
-    finally:
-        instance.model_prune = True
+    # Collecting the outputs may call the real forward.
+    with full_forward(instance), evaluating(instance, grad=torch.is_grad_enabled()):
+        return head_outputs(instance, *args, **kwargs)
 
 
 def _install(module, edits):

@@ -6,7 +6,6 @@ from detectron2.engine.train_loop import HookBase
 from ..errors import ConfigError
 from ..pruning.graph.channel_graph import ChannelGraph
 from ..pruning.graph.layer_sides import sum_by_input
-from ..pruning.tracing.layer_kinds import is_norm, is_prunable_layer
 from ..pruning.tracing.view import prunable
 from ..structure import unwrap
 from .trainer_data import example_inputs_of
@@ -98,8 +97,7 @@ class GroupSparsity(HookBase):
 
 
 def _has_weight(layer):
-    known = is_prunable_layer(layer) or is_norm(layer)
-    return known and layer._parameters.get("weight") is not None
+    return layer._parameters.get("weight") is not None
 
 
 class _Side:

@@ -102,8 +102,9 @@ _FREE = set(
     pixel_shuffle pixel_unshuffle prod rand rand_like randint randn randn_like randperm
     reflection_pad2d repeat repeat_interleave replication_pad2d resize_ roi_align roll rot90
     scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted set_
-    sort stack std std_mean sum topk tril tril_indices triu triu_indices unfold_copy uniform_
-    unique var var_mean view_copy where zero_ zeros zeros_like
+    sort split_copy split_with_sizes_copy stack std std_mean sum topk tril tril_indices triu
+    triu_indices unbind_copy unfold_copy uniform_ unique unsafe_chunk unsafe_split
+    unsafe_split_with_sizes var var_mean view_copy where zero_ zeros zeros_like
 """.split()
 )
 

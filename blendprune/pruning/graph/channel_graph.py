@@ -7,9 +7,9 @@ import torch_pruning as tp
 from torch import nn
 
 from ...errors import ConfigError
+from ..tracing.channel_wise import follows_constant, is_channel_wise
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
-from ..tracing.channel_wise import follows_constant, is_channel_wise
 from .dependencies import build_dependencies
 from .groups import ChannelGroup, Member
 from .inputs import small_inputs
@@ -195,7 +195,8 @@ class ChannelGraph:
             reasons[f"pruning ratio 0{_by(asked.entry, group.root)}"] = next(iter(named), root)
         if reasons:
             reason = min(reasons, key=_rank)
-            part = _part_of(ignored, makers) if reason.startswith("ignored") else ""
+            part = _part_of([m for m in ignored if m in makers], makers)
+            part = part if reason.startswith("ignored") else ""
             because = ", ".join(filter(None, (self.names.get(reasons[reason]), part)))
             group.frozen_reason = reason if because in ("", group.root) else f"{reason} ({because})"
         elif asked:

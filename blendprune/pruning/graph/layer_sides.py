@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..tracing.layer_kinds import is_prunable_layer
+from ..tracing.layer_kinds import is_norm, is_prunable_layer
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def sides_of(torch_pruning_group):
     found = []
     for item in torch_pruning_group:
         layer = item.dep.target.module
-        if isinstance(layer, nn.Module):
+        # The other items are parameters and operators.
+        if isinstance(layer, nn.Module) and (is_prunable_layer(layer) or is_norm(layer)):
             reads = item.dep.handler.__name__ == "prune_in_channels" and is_prunable_layer(layer)
             entries, channels = torch.tensor(list(item.idxs)), torch.tensor(item.root_idxs)
             found.append(LayerSide(layer, reads, entries, channels))

@@ -299,10 +299,12 @@ class PruningRun:
     def _refuse_goal(self, goal, least):
         reachable = least / self.dense[goal.unit]
         if reachable > goal.value:
+            # Rounded up, and near enough to be met within the tolerance.
+            digits = 3 if reachable > 0.1 else 5
             raise TargetUnreachable(
                 f"{goal.kind} {goal.value} is out of reach: the widths that are allowed go down to "
-                f"{math.ceil(reachable * 1000) / 1000:.3f} of the dense model's {goal.unit}; ask "
-                "for that, raise max_pruning_ratio, or ignore fewer layers",
+                f"{math.ceil(reachable * 10**digits) / 10**digits:.{digits}f} of the dense model's "
+                f"{goal.unit}; ask for that, raise max_pruning_ratio, or ignore fewer layers",
                 reachable,
             )
 

@@ -118,7 +118,7 @@ def test_a_target_out_of_reach_is_refused_with_what_can_be_reached():
         with pytest.raises(TargetUnreachable, match="max_flops 0.01 is out of reach") as raised:
             prune_chain(model, max_flops=0.01)
         # 0.0146: what is shown is rounded up, so that it can be asked for.
-        assert "go down to 0.015 of the dense model's flops" in str(raised.value)
+        assert "go down to 0.01459 of the dense model's flops" in str(raised.value)
         assert raised.value.reachable == pytest.approx(least)
         assert unchanged(model, before)
     assert prune_chain(max_flops=least * 1.001)[2][-1] == (6, 6)
