@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from fvcore.nn import parameter_count
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks
@@ -134,6 +135,17 @@ def total_costs(model, counts):
     }
 
 
+_NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64}
+# Operators that make zeros from zeros → how many of their first arguments must be zero.
+_KEEPS_ZERO = {
+    "aten::add": 2,
+    "aten::add_": 2,
+    "aten::relu": 1,
+    "aten::relu_": 1,
+    "aten::max_pool2d_with_indices": 1,
+}
+
+
 class _Counter(TorchDispatchMode):
     """Adds up FLOPs by the module that is running.
 
@@ -153,6 +165,8 @@ class _Counter(TorchDispatchMode):
         # Names of the running modules, innermost last. torch.utils.module_tracker keeps a set of
         # them, which does not tell the innermost where a module calls one that is not its child.
         self._running, self._results = [""], {}
+        # Tensors that are known to hold zeros only, with their version then.
+        self._zero = WeakIdKeyDictionary()
         # How many running modules have a formula of their own: nothing in them counts twice.
         self._by_formula = 0
         self._hooks = contextlib.ExitStack()
@@ -182,19 +196,33 @@ class _Counter(TorchDispatchMode):
                 self.flops[name] += self.times * int(formula(module, inputs, output))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = operator_name(func)
+        name, kwargs = operator_name(func), kwargs or {}
         formula = OPERATORS.get(name)
         if formula is None:
-            result = func(*args, **(kwargs or {}))
+            result = self._run(func, name, args, kwargs)
             if not self._by_formula and name not in self.uncounted and not is_free(func, result):
                 self.uncounted[name] = self._running[-1]
             return result
-        result = self._zeros(func, args, kwargs or {})
+        result = self._zeros(func, args, kwargs)
         if not self._by_formula:
             self.flops[self._running[-1]] += self.times * formula(result, *args)
         if formula in PRODUCTS:
             self.activations[self._running[-1]] += self.times * result.numel()
         return result
+
+    def _run(self, func, name, args, kwargs):
+        """Run an operator, but do not compute zeros from zeros."""
+        wanted = _KEEPS_ZERO.get(name)
+        if wanted is None or not all(map(self._is_zero, args[:wanted])):
+            return func(*args, **kwargs)
+        if not name.endswith("_"):
+            return self._zeros(func, args, kwargs)
+        # Autograd counts the version up once this operator returns.
+        self._zero[args[0]] = args[0]._version + 1
+        return args[0]
+
+    def _is_zero(self, x):
+        return isinstance(x, torch.Tensor) and self._zero.get(x) == x._version
 
     def _zeros(self, func, args, kwargs):
         """The result of the operator, with the right shape and type, in zeros."""
@@ -205,11 +233,15 @@ class _Counter(TorchDispatchMode):
         if key not in self._results:
             args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
             self._results[key] = func(*args, **kwargs)
-        return tree_map_only(torch.Tensor, lambda x: _zeros_like(x, device), self._results[key])
+        result = tree_map_only(torch.Tensor, lambda x: _zeros_like(x, device), self._results[key])
+        for x in tree_flatten(result)[0]:
+            if isinstance(x, torch.Tensor):
+                self._zero[x] = x._version
+        return result
 
 
 def _zeros_like(x, device):
-    if device.type == "cpu" and x.dtype == torch.float32:
+    if device.type == "cpu" and x.dtype in _NUMPY_TYPES:
         # The system clears the memory of such an array only when it is first touched.
-        return torch.from_numpy(np.zeros(tuple(x.shape), np.float32))
+        return torch.from_numpy(np.zeros(tuple(x.shape), _NUMPY_TYPES[x.dtype]))
     return torch.zeros_like(x, device=device)
