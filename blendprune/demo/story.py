@@ -98,7 +98,7 @@ def _run(output, opts, num_train, num_test):
     folder = os.path.join(output, "pruned")
     pruned = prune_from_config(cfg, folder, progress=LoggedProgress(_log.info))
 
-    # From here on only the written files are used, as in a user's second session.
+    # From here on only the written files are used, as for a user on another day.
     tuned_cfg = get_cfg()
     tuned_cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
