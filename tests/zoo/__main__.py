@@ -84,7 +84,7 @@ def run_config(name, size=128):
 
     Returns:
         dict: ``"result"`` is ``"green"`` or the reason why not; ``"flops"`` and ``"params"``, each
-        before and after, where it could be cut and used; ``"wall_s"`` seconds.
+        before and after, where it could be pruned and used; ``"wall_s"`` seconds.
     """
     start = time.perf_counter()
     # Some heads shuffle regions over the processes that train.
@@ -104,7 +104,7 @@ def _half_or_least(name, size):
     except TargetUnreachable as error:
         least = error.reachable
     found = prune_and_use(load_config(name), size, least)
-    return {**found, "result": f"cut and used, but to no less than {least:.3f} of its FLOPs"}
+    return {**found, "result": f"pruned and used, but to no less than {least:.3f} of its FLOPs"}
 
 
 @contextlib.contextmanager
