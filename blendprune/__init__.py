@@ -32,29 +32,16 @@ __all__ = [
 ]
 
 
-# These need detectron2 or Torch-Pruning; ``import blendprune`` imports neither.
-_FROM_PRUNING = {
-    "Architecture",
-    "Stage",
-    "measure_sensitivity",
-    "plan",
-    "prunable",
-    "prune",
-    "register_architecture",
-    "register_channel_wise",
-    "register_flops",
-}
-
-
 def __getattr__(name):
-    if name in _FROM_PRUNING:
-        from . import pruning
-
-        return getattr(pruning, name)
+    # The names left need detectron2 or Torch-Pruning; ``import blendprune`` imports neither.
     if name == "add_prune_config":
         from .config import add_prune_config
 
         return add_prune_config
+    if name in __all__:
+        from . import pruning
+
+        return getattr(pruning, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
