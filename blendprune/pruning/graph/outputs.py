@@ -99,7 +99,8 @@ class TracedForward:
         # Some detectors log scalars while they run and look for a storage.
         with EventStorage():
             found = [stage.run(stage.count if all_regions else 1) for stage in stages]
-        if all(found):
+        # A stage may also return something else, which counts as nothing.
+        if all(isinstance(outputs, list) for outputs in found):
             self._returned = [output for outputs in found for output in outputs]
 
     def _leaves_layers_out(self):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from blendprune.errors import ConfigError
-from blendprune.pruning import Architecture, register_architecture
+from blendprune.pruning import Architecture, Stage, head_outputs, register_architecture
 from blendprune.pruning.architectures import ARCHITECTURES, architecture_of
 from blendprune.pruning.architectures.pointrend import PointRend
 
@@ -76,3 +76,26 @@ def test_dummy_labels_fill_the_image():
     assert instances.gt_keypoints.tensor.shape == (1, 17, 3)
     assert labels["sem_seg"].shape == (40, 60)
     assert (labels["height"], labels["width"]) == (40, 60)
+
+
+def test_what_a_stage_returns_beside_a_list_of_outputs_counts_as_nothing(registered):
+    class Conv(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, batched_inputs):
+            return self.conv(torch.stack([x["image"] for x in batched_inputs]))
+
+    @registered
+    class ReturnsATensor(Architecture):
+        @classmethod
+        def matches(cls, model):
+            return isinstance(model, Conv)
+
+        def stages(self, batched_inputs, training_branches=False):
+            return [Stage(lambda _: self.model(batched_inputs))]
+
+    model, images = Conv(), [{"image": torch.rand(3, 8, 8)}]
+    [output] = head_outputs(model, images)
+    assert torch.equal(output, model(images))
