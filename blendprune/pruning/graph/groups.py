@@ -64,7 +64,7 @@ class ChannelGroup:
 
     @property
     def min_width(self):
-        """The smallest width that the members allow."""
+        """The fewest channels that the members allow."""
         if self.frozen_reason:
             return self.width
         return min(self.width, self.num_parts * self.min_part_width * self.block_size)

@@ -1,5 +1,7 @@
 """Importances by name, and the scores of groups."""
 
+import abc
+
 import torch_pruning as tp
 from fvcore.common.registry import Registry
 
@@ -19,11 +21,12 @@ important channel has the lowest score; scores are comparable between groups.
 _ALIASES = {"surgeon": "obs"}
 
 
-class Importance:
+class Importance(abc.ABC):
     """Base class of importances that score :class:`ChannelGroup` objects.
 
-    ``collect(model, groups, batches)``, where a subclass has it, learns from data before the
-    groups are scored; gradients that it leaves are cleared afterwards.
+    A subclass may have two more methods. ``check(groups)`` raises PruningError for groups that it
+    cannot score. ``collect(model, groups, batches)`` learns from data before the groups are scored;
+    gradients that it leaves are cleared afterwards.
 
     Attributes:
         per_cost (bool): whether scores are the price of a channel, to be divided by the cost that
@@ -32,16 +35,7 @@ class Importance:
 
     per_cost = False
 
-    def check(self, groups):
-        """Refuse groups that this importance cannot score.
-
-        Args:
-            groups (list[ChannelGroup]): all groups to be scored.
-
-        Raises:
-            PruningError: there is such a group.
-        """
-
+    @abc.abstractmethod
     def __call__(self, group):
         """Scores of the channels of one group.
 
@@ -51,7 +45,6 @@ class Importance:
         Returns:
             Tensor: (width,).
         """
-        raise NotImplementedError
 
 
 class CollectedImportance(Importance):
@@ -132,9 +125,9 @@ def score_groups(model, groups, importance, batches=None):
             length, or not finite.
     """
     # Callables that are no Importance know Torch-Pruning's groups.
-    ours = isinstance(importance, Importance)
-    shown = groups if ours else [group.handle for group in groups]
-    if ours:
+    takes_channel_groups = isinstance(importance, Importance)
+    shown = groups if takes_channel_groups else [group.handle for group in groups]
+    if hasattr(importance, "check"):
         importance.check(groups)
     if hasattr(importance, "collect"):
         importance.collect(model, shown, batches)

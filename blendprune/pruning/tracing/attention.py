@@ -3,7 +3,7 @@
 :mod:`blendprune.modeling.attention` says which modules are meant and runs them with fewer heads.
 """
 
-from ...modeling.attention import attend, head_width, is_attention
+from ...modeling.attention import attend, head_width
 from .autograd import as_one_operator
 from .composite import CompositeOperator
 
@@ -83,6 +83,3 @@ def _floor(width):
         return list({i.idx // width: i._replace(idx=i.idx // width) for i in indices}.values())
 
     return mapping
-
-
-__all__ = ["OneAttention", "count_heads", "is_attention", "remember_head_width"]

@@ -21,7 +21,12 @@ class CompositeOperator:
     note = ""
 
     def operator_width(self):
-        """Channels that the operator works on; its cost is in proportion to them."""
+        """Channels that the operator works on; its cost is in proportion to them.
+
+        Raises:
+            NotImplementedError: the channels are frozen, so that nobody asks; a stand-in whose
+                channels may be pruned overrides this.
+        """
         raise NotImplementedError
 
     def inner_modules(self):

@@ -12,7 +12,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, batch_norm
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from .attention import OneAttention, count_heads, is_attention, remember_head_width
+from ...modeling.attention import is_attention
+from .attention import OneAttention, count_heads, remember_head_width
 from .autograd import as_one_operator
 from .composite import CompositeOperator
 from .layer_kinds import (
