@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 
 import blendprune
 from blendprune.__main__ import main
-from blendprune.demo.digits import DIGITS_TEST, DIGITS_TRAIN, register_digits, write_digits
+from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN, register_digits, write_digits
 
 
 @pytest.fixture(autouse=True)

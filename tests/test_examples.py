@@ -26,7 +26,7 @@ PRUNER = "PRUNER.CALIBRATION_IMAGES 4 PRUNER.ROUNDS 1 PRUNER.FINETUNE_SCHEDULE 1
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A function that runs a Python program on digit scenes in COCO's folder layout."""
-    from blendprune.demo.digits import write_digits
+    from blendprune.data.digits import write_digits
 
     folder = tmp_path_factory.mktemp("examples")
     write_digits(folder / "datasets", num_train=4, num_test=2, layout="coco")

@@ -29,7 +29,7 @@ import os
 import warnings
 
 import blendprune
-from blendprune.demo.digits import register_digits, write_digits
+from blendprune.data.digits import register_digits, write_digits
 from blendprune.demo.story import NUM_TEST, NUM_TRAIN
 
 from .curve import draw_curves

@@ -1,1 +1,1 @@
-"""The dataset mapper for BlendMask, and calibration images."""
+"""Data: digit scenes, the mapper for BlendMask, calibration images."""

@@ -1,1 +1,1 @@
-"""The demo: digit scenes, a trainer for them, and the full workflow in one run."""
+"""The demo: a trainer for digit scenes, and the full workflow in one run."""

@@ -27,18 +27,18 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_utils
 
-from .. import modeling
+from .. import data, modeling
 from ..checkpoint import load
+from ..data.digits import DIGITS_TEST, register_digits, write_digits
 from ..errors import ConfigError
 from ..pipeline import prune_from_config
 from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency
-from .digits import DIGITS_TEST, register_digits, write_digits
 from .picture import detections_picture
 from .reload import are_identical, detections, outputs_in_new_process
 from .trainer import DigitTrainer, average_precisions
 
-CONFIG = os.path.join(os.path.dirname(__file__), "digits.yaml")
+CONFIG = os.path.join(os.path.dirname(data.__file__), "digits.yaml")
 NUM_TRAIN, NUM_TEST = 2000, 200
 _STAGES = 6
 _log = logging.getLogger(__name__)

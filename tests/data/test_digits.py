@@ -16,9 +16,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from blendprune.demo import digits
-from blendprune.demo.digits import register_digits, write_digits
-from blendprune.demo.scenes import draw_scene, split_scans
+from blendprune.data import digits
+from blendprune.data.digits import register_digits, write_digits
+from blendprune.data.scenes import draw_scene, split_scans
 from blendprune.errors import ConfigError
 
 

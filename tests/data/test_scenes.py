@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from blendprune.demo.scenes import MIN_VISIBLE, draw_scene, split_scans
+from blendprune.data.scenes import MIN_VISIBLE, draw_scene, split_scans
 
 
 def test_no_scan_is_in_both_splits_and_none_is_lost():
@@ -20,7 +20,7 @@ def test_masks_of_a_scene_are_disjoint_and_none_is_empty():
 
 
 def test_masks_are_the_pixels_that_a_digit_changed(monkeypatch):
-    from blendprune.demo import scenes
+    from blendprune.data import scenes
 
     monkeypatch.setattr(scenes, "_scribble", lambda canvas, rng: None)
     canvases = []
@@ -50,7 +50,7 @@ def _grown(mask, by=3):
 
 
 def test_digits_overlap_and_most_of_each_stays_in_sight(monkeypatch):
-    from blendprune.demo import scenes
+    from blendprune.data import scenes
 
     kept = []
     leaves_room = scenes._leaves_room
