@@ -7,6 +7,7 @@ import shutil
 import torch
 from torch import nn
 
+from .config import prune_mode, prunes_in_script
 from .errors import CheckpointError, StructError, UnsafeStructError
 from .structure import FORMAT, is_pruned, remember, restructure, structure_of, validate
 
@@ -57,6 +58,41 @@ def read_struct(path):
         StructError: the structure is missing or malformed.
     """
     return _struct_in(read_checkpoint(path), path)
+
+
+def build_mode(cfg):
+    """How ``MODEL.PRUNE`` and ``MODEL.FINETUNE`` want the model of a config to be built.
+
+    Args:
+        cfg (CfgNode): with or without the two keys.
+
+    Returns:
+        tuple[bool, dict | None]: whether ``forward`` returns the raw head outputs, and the
+        structure that gives the widths. A script that prunes takes those of a pruned file at
+        MODEL.WEIGHTS, so that a pruned model can be pruned again.
+
+    Raises:
+        ConfigError: as for :func:`blendprune.config.prune_mode`.
+        CheckpointError: MODEL.FINETUNE is True, and the file cannot be read.
+        StructError: MODEL.FINETUNE is True, and the structure is missing or malformed.
+    """
+    prune, finetune = prune_mode(cfg)
+    if finetune:
+        return False, read_struct(cfg.MODEL.WEIGHTS)
+    if prunes_in_script(cfg):
+        return False, _pruned_struct(cfg.MODEL.WEIGHTS.partition("?")[0])
+    return prune, None
+
+
+def _pruned_struct(path):
+    # The script loads the file itself, in formats that only upstream reads, too.
+    if not path or path.endswith(".pkl"):
+        return None
+    try:
+        struct = read_checkpoint(path).get("struct")
+    except CheckpointError:
+        return None
+    return struct if isinstance(struct, dict) and is_pruned(validate(struct)) else None
 
 
 def read_checkpoint(path):

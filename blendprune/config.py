@@ -1,6 +1,7 @@
 """Config keys of blendprune."""
 
 from .errors import ConfigError
+from .target import TARGETS
 
 
 def add_prune_config(cfg):
@@ -115,3 +116,19 @@ def prune_mode(cfg):
             "MODEL.FINETUNE False."
         )
     return tuple(flags)
+
+
+def prunes_in_script(cfg):
+    """Whether a training script with this config prunes its model instead of training it.
+
+    That is ``MODEL.PRUNE True`` with a target in the ``PRUNER`` node. Without a target,
+    ``MODEL.PRUNE`` makes ``forward`` return the raw head outputs.
+
+    Args:
+        cfg (CfgNode): with or without the keys of :func:`add_prune_config`.
+
+    Raises:
+        ConfigError: as for :func:`prune_mode`.
+    """
+    prune, _ = prune_mode(cfg)
+    return prune and any(cfg.get("PRUNER", {}).get(kind.upper()) for kind in TARGETS)

@@ -11,8 +11,7 @@ the same seed gives the same weights.
 from torch import nn
 
 from .. import structure
-from ..checkpoint import read_struct
-from ..config import prune_mode
+from ..checkpoint import build_mode
 from ._patch import Patch, importable
 
 
@@ -27,16 +26,15 @@ def build(model, cfg, upstream):
     from ..modeling.blendmask import build_parts
     from ..modeling.blendmask_config import basis_loss_config
 
-    prune, finetune = prune_mode(cfg)
-    struct = read_struct(cfg.MODEL.WEIGHTS) if finetune else None
+    prune, struct = build_mode(cfg)
     loss_on = cfg.MODEL.BASIS_MODULE.LOSS_ON
-    if finetune:
+    if struct is not None:
         cfg = basis_loss_config(cfg, struct)
 
     nn.Module.__init__(model)
     build_parts(model, cfg, upstream.build_blender, upstream.build_basis_module)
     structure.remember(model, cfg)
-    if finetune:
+    if struct is not None:
         structure.restructure(model, struct)
         model.basis_module.loss_on = loss_on
     model.model_prune = model.proposal_generator.model_prune = prune

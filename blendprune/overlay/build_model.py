@@ -9,8 +9,7 @@ outputs. Left alone: models that do this themselves (BlendMask).
 import torch
 
 from .. import structure
-from ..checkpoint import read_struct
-from ..config import prune_mode
+from ..checkpoint import build_mode
 from ._patch import Patch
 
 
@@ -35,12 +34,12 @@ def _install(module, edits):
 
     def build_model(wrapped, instance, args, kwargs):
         cfg = args[0] if args else kwargs["cfg"]
-        prune, finetune = prune_mode(cfg)
+        prune, struct = build_mode(cfg)
         model = wrapped(*args, **kwargs)
         if not structure.is_remembered(model):
             structure.remember(model, cfg)
-            if finetune:
-                structure.restructure(model, read_struct(cfg.MODEL.WEIGHTS))
+            if struct is not None:
+                structure.restructure(model, struct)
         if prune and not hasattr(model, "model_prune"):
             if type(model) not in extended:
                 extended.add(type(model))
