@@ -61,7 +61,13 @@ def add_prune_config(cfg):
     # Length of the fine-tuning in the emitted config, as a fraction of SOLVER.MAX_ITER.
     pruner.setdefault("FINETUNE_SCHEDULE", 0.5)
     # Fine-tune with the dense model as the teacher, in the emitted config.
-    pruner.setdefault("FINETUNE_DISTILL", True)
+    pruner.setdefault("FINETUNE_DISTILL", False)
+    # While fine-tuning (MODEL.FINETUNE True): evaluate the start and every checkpoint that the
+    # training evaluates, and leave the best one as model_final.pth.
+    pruner.setdefault("KEEP_BEST", True)
+    # Schedule of the dense training, which `prune` records in the emitted config: a model that is
+    # pruned again gets a fine-tuning of the same length.
+    pruner.setdefault("DENSE_TRAINING", type(cfg)(new_allowed=True))
 
     # Group sparsity during the dense training: the least important channels decay.
     sparsity = pruner.setdefault("SPARSITY", type(cfg)())
@@ -82,7 +88,8 @@ def add_prune_config(cfg):
 
     # Distillation from the dense model during fine-tuning.
     distillation = pruner.setdefault("DISTILLATION", type(cfg)())
-    # Checkpoint of the teacher. "": off. If set when pruning, the emitted config keeps it.
+    # Checkpoint of the teacher. "": off. If set when pruning, the emitted config keeps it, whatever
+    # FINETUNE_DISTILL says.
     distillation.setdefault("TEACHER", "")
     # Weights of loss_distill_features and loss_distill_heads.
     distillation.setdefault("FEATURE_WEIGHT", 5.0)

@@ -1,5 +1,6 @@
 """The config that fine-tunes a pruned model."""
 
+import math
 import os
 
 from .errors import ConfigError
@@ -8,22 +9,39 @@ from .errors import ConfigError
 _WARMUP = 0.1
 # Learning-rate factor with and without distillation.
 _DISTILLED, _ALONE = 1.0, 0.5
+# Evaluations of the fine-tuning, at least, the last one included.
+_EVALUATIONS = 4
+# Keys of the SOLVER node that depend on the length of the training.
+_SOLVER = (
+    "BASE_LR",
+    "BASE_LR_END",
+    "CHECKPOINT_PERIOD",
+    "LR_SCHEDULER_NAME",
+    "MAX_ITER",
+    "STEPS",
+    "WARMUP_ITERS",
+)
 
 
 def finetune_config(cfg, output_dir):
     """Derive the config that fine-tunes the model :func:`prune_from_config` writes.
 
-    The recipe uses upstream's keys only:
+    The recipe uses upstream's keys:
 
-    - SOLVER.BASE_LR is that of the dense training, or half of it without a teacher.
+    - SOLVER.BASE_LR is half of the dense training's, or all of it with a teacher.
     - SOLVER.MAX_ITER is multiplied by PRUNER.FINETUNE_SCHEDULE. So are SOLVER.STEPS, for step
       schedules; the default here is a warm-up over the first tenth, then a cosine to the end.
     - FrozenBN becomes BN, because pruning invalidates its statistics.
     - MODEL.BACKBONE.FREEZE_AT is 0, because pruning changes these stages, too.
+    - With PRUNER.KEEP_BEST, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD are at most a quarter of
+      the iterations.
 
-    The teacher is PRUNER.DISTILLATION.TEACHER or, if that is empty, the dense model at
-    MODEL.WEIGHTS. With PRUNER.FINETUNE_DISTILL False there is none. The other keys of the
-    ``PRUNER`` node are dropped.
+    Of the ``PRUNER`` node, KEEP_BEST and FINETUNE_SCHEDULE stay. DENSE_TRAINING records the dense
+    training's schedule. Where it is already recorded (MODEL.WEIGHTS was pruned and fine-tuned
+    before), the recipe derives from the record, not from the shorter schedule of that fine-tuning.
+
+    There is no teacher by default. PRUNER.DISTILLATION.TEACHER names one. With
+    PRUNER.FINETUNE_DISTILL True it is, if that is empty, the dense model at MODEL.WEIGHTS.
 
     Args:
         cfg (CfgNode): config of the dense model's training, with the keys of ``add_prune_config``.
@@ -33,7 +51,7 @@ def finetune_config(cfg, output_dir):
         CfgNode: a new one.
 
     Raises:
-        ConfigError: PRUNER.FINETUNE_SCHEDULE is not positive.
+        ConfigError: PRUNER.FINETUNE_SCHEDULE is not positive, or PRUNER.DENSE_TRAINING lacks a key.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -46,27 +64,63 @@ def finetune_config(cfg, output_dir):
         cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
 
-    schedule = cfg.PRUNER.FINETUNE_SCHEDULE
+    pruner = cfg.PRUNER
+    distillation = pruner.DISTILLATION
+    if pruner.FINETUNE_DISTILL:
+        distillation.TEACHER = distillation.TEACHER or dense
+    training = _dense_training(cfg)
+    _shorten(cfg, training, _DISTILLED if distillation.TEACHER else _ALONE)
+
+    kept = {key: pruner[key] for key in ("KEEP_BEST", "FINETUNE_SCHEDULE")}
+    del cfg["PRUNER"]
+    cfg.PRUNER = type(cfg)({**kept, "DENSE_TRAINING": training})
+    if distillation.TEACHER:
+        if os.path.isfile(distillation.TEACHER):
+            distillation.TEACHER = os.path.abspath(distillation.TEACHER)
+        cfg.PRUNER.DISTILLATION = distillation
+    return cfg
+
+
+def _dense_training(cfg):
+    """The schedule of the dense training: as recorded, else that of the config itself."""
+    recorded = cfg.PRUNER.DENSE_TRAINING
+    if not recorded:
+        return type(cfg)(
+            {
+                "SOLVER": {key: cfg.SOLVER[key] for key in _SOLVER},
+                "TEST": {"EVAL_PERIOD": cfg.TEST.EVAL_PERIOD},
+            }
+        )
+    wanted = {"SOLVER": _SOLVER, "TEST": ("EVAL_PERIOD",)}
+    for node, keys in wanted.items():
+        for key in keys:
+            if key not in recorded.get(node, ()):
+                raise ConfigError(
+                    f"PRUNER.DENSE_TRAINING lacks {node}.{key}: leave the node as blendprune "
+                    "wrote it, or remove it, so that the schedule of this config counts as the "
+                    "dense training's."
+                )
+    return recorded.clone()
+
+
+def _shorten(cfg, training, rate):
+    """Give a config the schedule of the fine-tuning."""
+    schedule, solver, dense = cfg.PRUNER.FINETUNE_SCHEDULE, cfg.SOLVER, training.SOLVER
     if not schedule > 0:
         raise ConfigError(
             f"PRUNER.FINETUNE_SCHEDULE is {schedule!r}: set it to the length of the fine-tuning as "
             "a fraction of SOLVER.MAX_ITER, for example 0.5."
         )
-    distillation = cfg.PRUNER.DISTILLATION
-    distillation.TEACHER = distillation.TEACHER or dense
-    distill = cfg.PRUNER.FINETUNE_DISTILL and distillation.TEACHER
-    solver = cfg.SOLVER
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
-    factor = _DISTILLED if distill else _ALONE
-    solver.BASE_LR *= factor
-    solver.BASE_LR_END *= factor
-    solver.MAX_ITER = max(1, round(schedule * solver.MAX_ITER))
+    solver.BASE_LR = rate * dense.BASE_LR
+    solver.BASE_LR_END = rate * dense.BASE_LR_END
+    solver.MAX_ITER = max(1, round(schedule * dense.MAX_ITER))
     solver.WARMUP_ITERS = round(_WARMUP * solver.MAX_ITER)
-    solver.STEPS = tuple(round(schedule * step) for step in solver.STEPS)
-
-    del cfg["PRUNER"]
-    if distill:
-        if os.path.isfile(distillation.TEACHER):
-            distillation.TEACHER = os.path.abspath(distillation.TEACHER)
-        cfg.PRUNER = type(cfg)({"DISTILLATION": distillation})
-    return cfg
+    solver.STEPS = tuple(round(schedule * step) for step in dense.STEPS)
+    solver.CHECKPOINT_PERIOD = dense.CHECKPOINT_PERIOD
+    cfg.TEST.EVAL_PERIOD = training.TEST.EVAL_PERIOD
+    if cfg.PRUNER.KEEP_BEST:
+        period = math.ceil(solver.MAX_ITER / _EVALUATIONS)
+        solver.CHECKPOINT_PERIOD = min(period, solver.CHECKPOINT_PERIOD)
+        # 0 is never.
+        cfg.TEST.EVAL_PERIOD = min(period, max(0, cfg.TEST.EVAL_PERIOD) or period)

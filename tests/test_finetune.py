@@ -1,16 +1,16 @@
-"""The emitted config: upstream's own schedule, nothing frozen, the dense model as the teacher."""
+"""The emitted config: upstream's own schedule, nothing frozen, the best model kept."""
 
 import os
 
 import pytest
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 
 from blendprune.errors import ConfigError
 from blendprune.finetune import finetune_config
-from blendprune.training import Distillation, hooks_from_config
+from blendprune.training import Distillation, KeepBest, hooks_from_config
 
 TRAINED = ("SOLVER.BASE_LR", 0.02, "SOLVER.MAX_ITER", 1000, "SOLVER.STEPS", (600, 800))
 
@@ -27,11 +27,12 @@ def _rates(cfg):
 
 
 @pytest.mark.parametrize("schedule", [0.5, 0.2])
-@pytest.mark.parametrize(("teacher", "rate"), [("dense.pth", 0.02), ("", 0.01)])
+@pytest.mark.parametrize(("distill", "rate"), [(True, 0.02), (False, 0.01)])
 def test_detectron2_warms_up_to_the_rate_and_follows_a_cosine_to_nothing(
-    blendmask_cfg, schedule, teacher, rate
+    blendmask_cfg, schedule, distill, rate
 ):
-    cfg = blendmask_cfg(*TRAINED, "PRUNER.FINETUNE_SCHEDULE", schedule, "MODEL.WEIGHTS", teacher)
+    teacher = ("PRUNER.FINETUNE_DISTILL", distill, "MODEL.WEIGHTS", "dense.pth")
+    cfg = blendmask_cfg(*TRAINED, "PRUNER.FINETUNE_SCHEDULE", schedule, *teacher)
     tuned = finetune_config(cfg, "pruned")
     rates = _rates(tuned)
     assert len(rates) == 1000 * schedule
@@ -56,26 +57,67 @@ def test_nothing_of_the_fine_tuned_model_is_frozen(blendmask_cfg, registered):
     assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules())
 
 
-def test_only_a_teacher_is_left_of_the_pruner_node(blendmask_cfg, registered, tmp_path):
+RECIPE = ["KEEP_BEST", "FINETUNE_SCHEDULE", "DENSE_TRAINING"]
+
+
+def test_there_is_a_teacher_only_where_one_is_asked_for(blendmask_cfg, registered, tmp_path):
     teacher = tmp_path / "dense.pth"
     torch.save({"model": build_model(blendmask_cfg()).state_dict()}, teacher)
-    assert "PRUNER" not in finetune_config(blendmask_cfg("PRUNER.MAX_FLOPS", 0.5), "pruned")
-    untaught = ("PRUNER.FINETUNE_DISTILL", False, "MODEL.WEIGHTS", str(teacher))
-    assert "PRUNER" not in finetune_config(blendmask_cfg(*untaught), "pruned")
-    taught = finetune_config(blendmask_cfg("MODEL.WEIGHTS", str(teacher)), "pruned")
+    weights = ("MODEL.WEIGHTS", str(teacher), "PRUNER.MAX_FLOPS", 0.5)
+    assert list(finetune_config(blendmask_cfg(*weights), "pruned").PRUNER) == RECIPE
+    taught = finetune_config(blendmask_cfg(*weights, "PRUNER.FINETUNE_DISTILL", True), "pruned")
     assert taught.PRUNER.DISTILLATION.TEACHER == str(teacher)
 
     named = ("PRUNER.DISTILLATION.TEACHER", os.path.relpath(teacher))
     cfg = blendmask_cfg("PRUNER.MAX_FLOPS", 0.5, *named, "PRUNER.DISTILLATION.HEAD_WEIGHT", 2.0)
     tuned = finetune_config(cfg, "pruned")
-    assert list(tuned.PRUNER) == ["DISTILLATION"]
+    assert list(tuned.PRUNER) == [*RECIPE, "DISTILLATION"]
     assert tuned.PRUNER.DISTILLATION.TEACHER == str(teacher)
 
     (tmp_path / "config.yaml").write_text(tuned.dump())
     loaded = get_cfg()
     loaded.merge_from_file(str(tmp_path / "config.yaml"))
-    [hook] = hooks_from_config(loaded)
-    assert type(hook) is Distillation and hook.head_weight == 2.0
+    distillation, best = hooks_from_config(loaded)
+    assert type(distillation) is Distillation and distillation.head_weight == 2.0
+    assert type(best) is KeepBest
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "saved", "expected"),
+    [(0, 5000, (125, 125)), (1000, 5000, (125, 125)), (100, 50, (100, 50))],
+)
+def test_the_fine_tuning_is_evaluated_and_saved_a_few_times(
+    blendmask_cfg, evaluated, saved, expected
+):
+    periods = ("TEST.EVAL_PERIOD", evaluated, "SOLVER.CHECKPOINT_PERIOD", saved)
+    cfg = blendmask_cfg(*TRAINED, *periods)
+    tuned = finetune_config(cfg, "pruned")
+    assert (tuned.TEST.EVAL_PERIOD, tuned.SOLVER.CHECKPOINT_PERIOD) == expected
+    cfg.PRUNER.KEEP_BEST = False
+    tuned = finetune_config(cfg, "pruned")
+    assert (tuned.TEST.EVAL_PERIOD, tuned.SOLVER.CHECKPOINT_PERIOD) == (evaluated, saved)
+
+
+def test_a_model_that_is_pruned_again_gets_the_schedule_of_the_first_time(blendmask_cfg, tmp_path):
+    written = ("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "PRUNER.FINETUNE_SCHEDULE", 0.2)
+    once = finetune_config(blendmask_cfg(*TRAINED, *written), "pruned")
+    (tmp_path / "config.yaml").write_text(once.dump())
+    cfg = blendmask_cfg()
+    cfg.merge_from_file(str(tmp_path / "config.yaml"))
+    assert cfg.PRUNER.DENSE_TRAINING.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
+    again = finetune_config(cfg, "again")
+    assert again.SOLVER == once.SOLVER and again.TEST == once.TEST
+    assert again.SOLVER.MAX_ITER == 200 and again.SOLVER.BASE_LR == 0.01
+    assert again.PRUNER.dump() == once.PRUNER.dump()
+    cfg.PRUNER.FINETUNE_SCHEDULE = 1.0
+    assert finetune_config(cfg, "again").SOLVER.MAX_ITER == 1000
+
+
+def test_a_record_of_the_dense_training_that_lacks_a_key_is_refused(blendmask_cfg):
+    cfg = blendmask_cfg()
+    cfg.PRUNER.DENSE_TRAINING.SOLVER = CfgNode({"MAX_ITER": 5})
+    with pytest.raises(ConfigError, match="DENSE_TRAINING lacks SOLVER.BASE_LR"):
+        finetune_config(cfg, "pruned")
 
 
 @pytest.mark.parametrize("schedule", [0.0, -1.0])

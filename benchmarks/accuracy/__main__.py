@@ -6,11 +6,12 @@
     python -m benchmarks.accuracy --models blendmask --seeds 1     # one model and seed: an hour
 
 All results of a model and seed start from the same dense model. It is pruned to several FLOPs and
-evaluated without fine-tuning. Then it is fine-tuned for a fifth of the dense training, with the
-emitted config (distillation from the dense model) and without a teacher. Controls:
+evaluated without fine-tuning. Then it is fine-tuned for a fifth of the dense training, with
+distillation from the dense model (``PRUNER.FINETUNE_DISTILL True``) and without a teacher. The last
+model counts, not the best one (``PRUNER.KEEP_BEST False``). Controls:
 
 - the dense model, trained on with the same recipe;
-- Torch-Pruning's default and random channels, fine-tuned with the emitted config;
+- Torch-Pruning's default and random channels, fine-tuned with distillation;
 - a uniformly slim model, trained from scratch for as long as training and fine-tuning together.
 
 ``blendmask_sparse`` is BlendMask trained with group sparsity, slim models included. The test scenes

@@ -37,9 +37,9 @@ METHODS = {
     "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
     "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
 }
-#: Methods that are fine-tuned with the emitted config (distillation from the dense model).
+#: Methods that are fine-tuned with distillation from the dense model.
 TUNED_METHODS = ("blendprune", "torch-pruning", "random")
-#: Suffixes of fine-tuned steps: with the emitted config, and without a teacher.
+#: Suffixes of fine-tuned steps: with distillation from the dense model, and without a teacher.
 FINETUNED, UNTAUGHT = ", fine-tuned", ", fine-tuned without a teacher"
 # Checkpoints by suffix, relative to the folder of the pruned model.
 _FILES = {
@@ -73,7 +73,10 @@ class Runs:
         """Run the steps without results, the most important ones first."""
         self._step("dense", lambda: _train(self.cfg))
         self.cfg.MODEL.WEIGHTS = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
-        self.cfg.PRUNER.FINETUNE_SCHEDULE = SCHEDULE
+        pruner = self.cfg.PRUNER
+        pruner.FINETUNE_SCHEDULE, pruner.FINETUNE_DISTILL = SCHEDULE, True
+        # The test scenes must not choose among the models that they compare.
+        pruner.KEEP_BEST = False
         self._step("dense, trained on", self._train_on)
         for method in METHODS:
             if method not in self.methods:

@@ -7,7 +7,7 @@ rebuilds it from its file in a new process. ::
     OUTPUT/digits/          the scenes, in COCO's format
     OUTPUT/dense/           model_final.pth, metrics.json
     OUTPUT/pruned/          model_pruned.pth, config.yaml, report.json of the pruning
-    OUTPUT/finetuned/       model_final.pth, metrics.json
+    OUTPUT/finetuned/       model_final.pth (the best model), metrics.json
     OUTPUT/detections.png   test scenes: truth, dense model, fine-tuned model
     OUTPUT/report.json      all results
     OUTPUT/log.txt          detectron2's log
@@ -34,6 +34,7 @@ from ..errors import ConfigError
 from ..pipeline import prune_from_config
 from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency
+from ..training import KeepBest
 from .picture import detections_picture
 from .reload import are_identical, detections, outputs_in_new_process
 from .trainer import DigitTrainer, average_precisions
@@ -103,8 +104,9 @@ def _run(output, opts, num_train, num_test):
     tuned_cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
     clock.stage(f"evaluate, then fine-tune for {tuned_cfg.SOLVER.MAX_ITER} iterations")
-    pruned_ap, tuned_ap = _train(tuned_cfg, evaluate_first=True)
-    _log.info("fine-tuned: %s", _aps(tuned_ap))
+    pruned_ap, tuned_ap = _train(tuned_cfg)
+    _log.info("pruned, not yet fine-tuned: %s", _aps(pruned_ap))
+    _log.info("fine-tuned, the best of the evaluated models: %s", _aps(tuned_ap))
 
     clock.stage("measure latency")
     paths = {
@@ -137,18 +139,16 @@ def _run(output, opts, num_train, num_test):
     }
 
 
-def _train(cfg, evaluate_first=False):
-    """Train from MODEL.WEIGHTS; return the AP before (None unless requested) and after."""
+def _train(cfg):
+    """Train from MODEL.WEIGHTS; return the AP before (None unless it fine-tunes) and after."""
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(cfg.SEED)
     with _quiet():
         trainer = DigitTrainer(cfg)
         trainer.resume_or_load(resume=False)
-        before = None
-        if evaluate_first:
-            before = average_precisions(DigitTrainer.test(cfg, trainer.model))
-            _log.info("pruned, not yet fine-tuned: %s", _aps(before))
-        return before, average_precisions(trainer.train())
+        after = average_precisions(trainer.train())
+    kept = [hook.results[0] for hook in trainer._hooks if isinstance(hook, KeepBest)]
+    return average_precisions(kept[0]) if kept else None, after
 
 
 def _aps(ap):

@@ -1,8 +1,9 @@
-"""Hooks for detectron2's trainers: sparsity before pruning, gradual pruning, distillation."""
+"""Hooks for detectron2's trainers: sparsity, gradual pruning, distillation, the best model."""
 
+from .best import KeepBest
 from .distillation import Distillation
 from .from_config import hooks_from_config
 from .gradual import GradualPruning
 from .sparsity import GroupSparsity
 
-__all__ = ["Distillation", "GradualPruning", "GroupSparsity", "hooks_from_config"]
+__all__ = ["Distillation", "GradualPruning", "GroupSparsity", "KeepBest", "hooks_from_config"]

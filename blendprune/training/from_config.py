@@ -10,7 +10,8 @@ def hooks_from_config(cfg):
     ``PRUNER.SPARSITY.STRENGTH`` above 0: :class:`GroupSparsity`. ``PRUNER.GRADUAL.END`` above 0:
     :class:`GradualPruning`, to the target and with the score of the node.
     ``PRUNER.DISTILLATION.TEACHER`` set: :class:`Distillation` from that file, a trained model of
-    this config, with or without ``"struct"``.
+    this config, with or without ``"struct"``. MODEL.FINETUNE and ``PRUNER.KEEP_BEST`` (which is on
+    by default): :class:`KeepBest`, unless one of the first two is on.
 
     Args:
         cfg (CfgNode): of the training; keys that it lacks have their defaults.
@@ -24,6 +25,7 @@ def hooks_from_config(cfg):
     """
     # Not at the top: with patches/ applied, detectron2's engine imports this module.
     from ..build import prune_arguments
+    from .best import KeepBest
     from .distillation import Distillation
     from .gradual import GradualPruning
     from .sparsity import GroupSparsity
@@ -69,6 +71,9 @@ def hooks_from_config(cfg):
                 head_weight=node.DISTILLATION.HEAD_WEIGHT,
             )
         )
+    changes_the_model = node.SPARSITY.STRENGTH or node.GRADUAL.END
+    if cfg.MODEL.FINETUNE and node.KEEP_BEST and not changes_the_model:
+        hooks.append(KeepBest())
     return hooks
 
 

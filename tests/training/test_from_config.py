@@ -11,7 +11,13 @@ from detectron2.modeling import build_model
 import blendprune
 from blendprune.checkpoint import read_struct
 from blendprune.errors import CheckpointError, ConfigError
-from blendprune.training import Distillation, GradualPruning, GroupSparsity, hooks_from_config
+from blendprune.training import (
+    Distillation,
+    GradualPruning,
+    GroupSparsity,
+    KeepBest,
+    hooks_from_config,
+)
 
 
 @pytest.fixture
@@ -59,6 +65,15 @@ def test_each_key_switches_on_its_hook(blendmask_cfg, dense):
     )
     kinds = [type(hook) for hook in hooks_from_config(cfg)]
     assert kinds == [GroupSparsity, GradualPruning, Distillation]
+
+
+def test_the_best_is_kept_while_fine_tuning_alone(blendmask_cfg):
+    tuning = ("MODEL.FINETUNE", True)
+    assert [type(hook) for hook in hooks_from_config(blendmask_cfg(*tuning))] == [KeepBest]
+    assert hooks_from_config(blendmask_cfg(*tuning, "PRUNER.KEEP_BEST", False)) == []
+    # The start would be a model that is not sparse.
+    sparse = hooks_from_config(blendmask_cfg(*tuning, "PRUNER.SPARSITY.STRENGTH", 0.1))
+    assert [type(hook) for hook in sparse] == [GroupSparsity]
 
 
 def test_an_unmodified_trainer_prunes_while_it_trains(train, tmp_path):

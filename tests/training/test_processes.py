@@ -4,13 +4,14 @@ import copy
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer, launch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import SimpleTrainer, hooks, launch
 from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from blendprune.errors import PruningError
 from blendprune.pruning import prune
-from blendprune.training import Distillation, GradualPruning, GroupSparsity
+from blendprune.training import Distillation, GradualPruning, GroupSparsity, KeepBest
 
 
 def _train(student, teacher, batch, folder):
@@ -22,12 +23,25 @@ def _train(student, teacher, batch, folder):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     # Each process has an image of its own.
     trainer = SimpleTrainer(model, [batch[rank : rank + 1]] * 10, optimizer)
-    trainer.register_hooks([Distillation(teacher), GroupSparsity(5.0, period=2)])
+    trainer.checkpointer = DetectionCheckpointer(model, folder)
+    evaluations = []
+
+    def evaluate():
+        evaluations.append(30.0 - len(evaluations))
+        # Evaluators give their results in the first process alone.
+        return {} if rank else {"bbox": {"AP": evaluations[-1]}}
+
+    tuning = [Distillation(teacher), GroupSparsity(5.0, period=2), KeepBest(evaluate, folder)]
+    trainer.register_hooks(tuning)
+    if comm.is_main_process():
+        trainer.register_hooks([hooks.PeriodicCheckpointer(trainer.checkpointer, 9)])
     trainer.train(0, 3)
-    torch.save(
-        {"weights": list(student.parameters()), "logged": sorted(trainer.storage.latest())},
-        f"{folder}/{rank}.pth",
-    )
+    found = {
+        "weights": list(student.parameters()),
+        "logged": sorted(trainer.storage.latest()),
+        "evaluations": evaluations,
+    }
+    torch.save(found, f"{folder}/{rank}.pth")
 
 
 def _cut_while_training(student, batch):
@@ -57,6 +71,12 @@ def test_all_processes_keep_the_same_weights(student, training_batch, tmp_path):
     assert all(moved)
     # Upstream's trainer gathers the metrics in the first process.
     assert {"loss_distill_features", "loss_distill_heads"} <= set(first["logged"])
+    # Both evaluate before and after the training. The first one keeps the better: the start.
+    assert first["evaluations"] == second["evaluations"] == [30.0, 29.0]
+    kept, last = (torch.load(tmp_path / f"model_{name}.pth") for name in ("final", "last"))
+    start = model.state_dict()
+    assert all(torch.equal(value, start[key]) for key, value in kept["model"].items())
+    assert not torch.equal(*(each["model"]["top_layer.weight"] for each in (kept, last)))
 
 
 def test_gradual_pruning_wants_one_process(student, training_batch):

@@ -1,0 +1,230 @@
+"""Fine-tuning that keeps the best: of the start, and of what the training evaluates."""
+
+import logging
+import math
+import os
+from dataclasses import asdict, dataclass
+from numbers import Number
+
+from detectron2.engine.hooks import BestCheckpointer
+from detectron2.engine.train_loop import HookBase
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from ..checkpoint import read_checkpoint, save_atomically, staged
+from ..structure import structure_of, unwrap
+
+# Below upstream's logger, which every training script sets up.
+_log = logging.getLogger("detectron2.blendprune.training")
+
+#: Metrics that stand for a task, the first that it has. Without any: its first number.
+HEADLINES = ("AP", "PQ", "mIoU")
+_FINAL, _LAST = "model_final.pth", "model_last.pth"
+
+
+class KeepBest(HookBase):
+    """Leaves the best model as ``model_final.pth``: the start, or one that the training evaluates.
+
+    Fine-tuning can harm. Therefore the hook evaluates the model before the first iteration, with
+    the script's own evaluator (``trainer.test``). It takes the evaluations that happen anyway
+    (TEST.EVAL_PERIOD, and after the last iteration) and compares :func:`headline`. The best model
+    so far is ``model_best.pth``: weights and ``"struct"``. If the last model is not the best,
+    ``model_final.pth`` becomes the best one at the end, and the last state stays as
+    ``model_last.pth``; ``trainer._last_eval_results``, which upstream's ``train`` returns, is then
+    that of ``model_final.pth``, too. The model in memory stays the last one.
+
+    A training that resumes reads from ``model_best.pth`` what was best until then. If detectron2's
+    ``BestCheckpointer`` runs, too, whose file has the same name, the file is ``model_kept.pth``.
+    Where nothing is evaluated, one line of the log says so.
+
+    Args:
+        evaluate (Callable): returns a (nested) dict of metrics; default: ``trainer.test``.
+        output_dir (str): folder of the checkpoints; default: OUTPUT_DIR.
+
+    Attributes:
+        results (dict[int, dict]): what was evaluated in this run, by the iterations done.
+        path (str): the file with the best model so far.
+    """
+
+    def __init__(self, evaluate=None, output_dir=None):
+        self._evaluate, self._folder = evaluate, output_dir
+        self._best, self._seen, self._later = None, None, None
+        self.results, self.path = {}, ""
+
+    def before_train(self):
+        if self._later is None:
+            # Hooks of a config come first, but what is evaluated and saved is known last.
+            self._later = _AfterTheOthers(self)
+            self.trainer.register_hooks([self._later])
+        self._folder = self._folder or self.trainer.cfg.OUTPUT_DIR
+        taken = any(isinstance(hook, BestCheckpointer) for hook in self.trainer._hooks)
+        self.path = os.path.join(self._folder, f"model_{'kept' if taken else 'best'}.pth")
+        self._seen = self._last_results()
+        if comm.is_main_process() and self.trainer.start_iter > 0:
+            self._best = _read(self.path)
+        # Each process evaluates its share: what the first one knows decides for all.
+        if comm.all_gather(self._best is None)[0]:
+            self._start()
+
+    def _start(self):
+        _log.info("evaluating the model before the first iteration")
+        results = self._run_evaluation()
+        if comm.is_main_process() and not self._compare(results, self.trainer.start_iter):
+            _log.warning(
+                "PRUNER.KEEP_BEST compares nothing: the script evaluates no test set "
+                "(DATASETS.TEST, build_evaluator), so that model_final.pth is the last model"
+            )
+
+    def look(self):
+        """Compare the model if it was evaluated in this iteration."""
+        results = self._last_results()
+        if results is not self._seen:
+            self._seen = results
+            self._compare(results, self.trainer.iter + 1)
+
+    def finish(self):
+        """Compare the last model, and leave the best as the final one."""
+        trainer = self.trainer
+        if trainer.iter + 1 < trainer.max_iter:
+            return  # it failed
+        results = self._last_results()
+        if results is self._seen:
+            results = self._run_evaluation()
+        if comm.is_main_process() and self._compare(results, trainer.max_iter):
+            self._leave_best(headline(results))
+
+    def _run_evaluation(self):
+        if self._evaluate is not None:
+            results = self._evaluate()
+        elif getattr(self.trainer, "test", None) and self.trainer.cfg.DATASETS.TEST:
+            results = self.trainer.test(self.trainer.cfg, self.trainer.model)
+        else:
+            return {}
+        comm.synchronize()
+        return results
+
+    def _last_results(self):
+        return getattr(self.trainer, "_last_eval_results", None)
+
+    def _compare(self, results, iteration):
+        """Save the model if it is the best so far; return whether it has a metric."""
+        found = headline(results) if comm.is_main_process() else None
+        if found is None:
+            return False
+        name, value = found
+        self.results[iteration] = results
+        if self._best is None or value > self._best.value:
+            self._best = _Record(iteration, name, value, _plain(results))
+            model = unwrap(self.trainer.model)
+            checkpoint = {"model": model.state_dict(), "struct": structure_of(model)}
+            save_atomically({**checkpoint, "best": asdict(self._best)}, self.path)
+            _log.info("best so far: %s; %s", self._best, self.path)
+        return True
+
+    def _leave_best(self, last):
+        best, final = self._best, os.path.join(self._folder, _FINAL)
+        if best.value <= last[1]:
+            _log.info("the last model is the best: %s", best)
+            return
+        message = "the last model is %.2f worse than %s: "
+        facts = best.value - last[1], best
+        if not PathManager.isfile(final):
+            _log.warning(message + "use %s", *facts, self.path)
+            return
+        checkpointer = self.trainer.checkpointer
+        if os.path.basename(checkpointer.get_checkpoint_file()) == _FINAL:
+            # The state to resume from.
+            _copy(final, os.path.join(self._folder, _LAST))
+            checkpointer.tag_last_checkpoint(_LAST)
+        _copy(self.path, final)
+        if self._last_results() is not None:
+            self.trainer._last_eval_results = best.results
+        _log.warning(message + "%s is the best one, %s the last", *facts, _FINAL, _LAST)
+
+
+class _AfterTheOthers(HookBase):
+    """Runs the second half of :class:`KeepBest`, behind the hooks that evaluate and save."""
+
+    def __init__(self, keeper):
+        self._keeper = keeper
+
+    def after_step(self):
+        self._keeper.look()
+
+    def after_train(self):
+        self._keeper.finish()
+
+
+@dataclass
+class _Record:
+    """An evaluated model: iterations done, the metric, and all results."""
+
+    iteration: int
+    name: str
+    value: float
+    results: dict
+
+    def __str__(self):
+        when = f"after {self.iteration} iterations" if self.iteration else "at the start"
+        return f"the model {when} ({self.name}: {self.value:.2f})"
+
+
+def headline(results):
+    """The number to compare models by: the mean over tasks and data sets.
+
+    Args:
+        results (dict): of ``DefaultTrainer.test``: task → metrics, or data set → task → metrics.
+
+    Returns:
+        tuple[str, float] | None: what was averaged and its mean, in the evaluator's units. Each
+        task counts with its "AP", else "PQ", else "mIoU". If none has one of these, each counts
+        with its first number that is no loss. What is not finite counts as 0: COCO's AP if nothing
+        was detected. None if there is no number.
+    """
+    tasks = list(_tasks(results or {}))
+    found = [(name, key, task[key]) for name, task in tasks if (key := _headline_of(task))]
+    if not found:
+        found = [(name, key, task[key]) for name, task in tasks if (key := _first_of(task))]
+    if not found:
+        return None
+    names = list(dict.fromkeys(f"{name} {key}".strip() for name, key, _ in found))
+    values = [float(value) if math.isfinite(value) else 0.0 for _, _, value in found]
+    return " and ".join(names), sum(values) / len(values)
+
+
+def _headline_of(numbers):
+    return next((key for key in HEADLINES if key in numbers), None)
+
+
+def _first_of(numbers):
+    return next((key for key in numbers if "loss" not in key.lower()), None)
+
+
+def _tasks(results, name=""):
+    """Yield each task's name and numbers, however deep the results are nested."""
+    numbers = {str(key): value for key, value in results.items() if isinstance(value, Number)}
+    if numbers:
+        yield name, numbers
+    for key, value in results.items():
+        if isinstance(value, dict):
+            yield from _tasks(value, str(key))
+
+
+def _plain(results):
+    """Results as a file can hold them: str → float."""
+    return {
+        str(key): _plain(value) if isinstance(value, dict) else float(value)
+        for key, value in results.items()
+        if isinstance(value, (dict, Number))
+    }
+
+
+def _read(path):
+    """What is known of the best model of a training that goes on; None if nothing is."""
+    record = read_checkpoint(path).get("best") if PathManager.isfile(path) else None
+    return _Record(**record) if isinstance(record, dict) else None
+
+
+def _copy(path, to):
+    with staged(to) as [partial]:
+        PathManager.copy(path, partial, overwrite=True)
