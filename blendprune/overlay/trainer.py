@@ -1,7 +1,8 @@
 """``detectron2.engine.DefaultTrainer``: training hooks that the ``PRUNER`` node enables.
 
 Extended: ``build_hooks``. The enabled hooks come first, so PeriodicCheckpointer saves a model after
-it is pruned. By default none is enabled, and the list is upstream's. It reaches every subclass that
+it is pruned. By default none is enabled, and the list is upstream's; a fine-tuning has
+:class:`blendprune.training.KeepBest`. It reaches every subclass that
 calls ``build_hooks``, such as AdelaiDet's trainer.
 
 Why here: an unmodified script passes hooks nowhere else.
