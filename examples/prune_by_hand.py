@@ -11,7 +11,6 @@
 import argparse
 import os
 
-import torch
 import torch_pruning as tp
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
@@ -41,8 +40,7 @@ def main():
 
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    size = cfg.INPUT.MIN_SIZE_TEST
-    inputs = ([{"image": torch.rand(len(cfg.MODEL.PIXEL_MEAN), size, size, device=model.device)}],)
+    inputs = (blendprune.pruning.config_inputs(model),)  # one image of the config's size
 
     head = model.proposal_generator.fcos_head
     predictions = [head.cls_logits, head.bbox_pred, head.ctrness, model.top_layer]

@@ -10,6 +10,7 @@ from .graph.channel_graph import ChannelGraph
 from .graph.inputs import example_inputs_for
 from .search.options import PruningOptions
 from .search.search import allowed_widths, end_widths, ratio_notes
+from .tracing.entry import entry_point
 from .tracing.snapshot import Snapshot
 from .tracing.view import prunable
 
@@ -75,6 +76,7 @@ class PruningPlan:
         return asdict(self)
 
 
+@entry_point
 def plan(
     model,
     example_inputs=None,

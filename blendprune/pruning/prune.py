@@ -10,9 +10,11 @@ from .scores import as_batches, build_importance, importance_name, is_data_drive
 from .search.options import PruningOptions, check_rounds
 from .search.rounds import PruningRun
 from .search.sensitivity import load_sensitivity
+from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
 
 
+@entry_point
 def prune(
     model,
     example_inputs=None,
@@ -40,7 +42,9 @@ def prune(
 ):
     """Remove channels from ``model`` in place until a target is met.
 
-    Prediction layers keep their width. If anything fails, the model stays as it was. Each argument
+    Prediction layers keep their width. If anything fails, the model stays as it was. The caller's
+    autocast, ``no_grad``, ``inference_mode``, default dtype and default device do not matter. Each
+    argument
     that says how to prune is also a key of the config's ``PRUNER`` node, in capitals. Exactly one
     target is set: ``pruning_ratio`` or a ``max_…``.
 
@@ -88,9 +92,11 @@ def prune(
             target. Every group with an output that an entry names loses that fraction,
             or slightly less where its widths come in steps. Of several entries for a group the
             last counts; ``ignored_layers`` precedes. A list of pairs also works.
-        data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them, for
-            scores from data and for reconstruction. Reconstruction, ``"activation"`` and
-            ``"wanda"`` read only the images.
+        data (Iterable[list[dict]]): batches as detectron2's training loaders give them, for scores
+            from data and for reconstruction. What has a length is read whole. Of a loader that
+            never ends, or of any other iterable without a length, PRUNER.CALIBRATION_IMAGES of the
+            config that the model carries (else 64) are read, and the report has a note. Labels are
+            not read by reconstruction, ``"activation"`` and ``"wanda"``.
         progress (Callable): called as ``progress(done, rounds)`` after each round; each level
             counts its own rounds.
         on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
@@ -102,7 +108,8 @@ def prune(
     Raises:
         ConfigError: an argument is invalid.
         TargetUnreachable: no allowed widths meet the target.
-        PruningError: the model cannot be traced, scored or run.
+        PruningError: the model cannot be traced, scored or run; its weights hold NaN, or are of
+            half precision or on the meta device.
     """
     start = time.perf_counter()
     target = Target.only(
@@ -134,16 +141,20 @@ def prune(
             f"importance {importance_name(importance)!r} is computed from data: pass data=… "
             "(batches of a training loader), or use importance='magnitude'"
         )
-    batches = as_batches(data) if data is not None else None
-    inputs = example_inputs_for(model, example_inputs, batches)
     options.check_layers(model)
+    refuse_nonfinite(model)
+    batches, reading = (None, []) if data is None else as_batches(data, model)
+    inputs = example_inputs_for(model, example_inputs, batches)
 
     snapshot = Snapshot(model)
     try:
         run = PruningRun(model, inputs, options, batches, sensitivity)
         for level in [*levels, target]:
             run.reach(level, rounds, progress, goal=target)
-            report = replace(run.report(), wall_s=time.perf_counter() - start)
+            report = run.report()
+            report = replace(
+                report, notes=reading + report.notes, wall_s=time.perf_counter() - start
+            )
             if on_level is not None and level is not target:
                 on_level(level.value, report)
         return report

@@ -1,26 +1,24 @@
 """Data and example inputs from the trainer that a hook is registered with."""
 
-import itertools
-
 from ..pruning.graph.inputs import config_inputs, example_inputs_for
+from ..pruning.scores import first_batches
+from ..structure import unwrap
 
 
 def training_batches(trainer, images):
     """The first batches of a fresh pass over the trainer's own data.
 
     Args:
-        trainer (TrainerBase): with ``data_loader``, as detectron2's have.
-        images (int): how many at least.
+        trainer (TrainerBase): with ``data_loader``, as detectron2's have; it need not end.
+        images (int): how many; fewer if there are no more. Nothing is read behind them.
 
     Returns:
         list[list[dict]]: batches.
+
+    Raises:
+        ConfigError: the loader gives something else.
     """
-    batches = []
-    for batch in itertools.islice(iter(trainer.data_loader), images):
-        batches.append(batch)
-        if sum(map(len, batches)) >= images:
-            break
-    return batches
+    return first_batches(trainer.data_loader, unwrap(trainer.model), images)
 
 
 def example_inputs_of(model, given, trainer):

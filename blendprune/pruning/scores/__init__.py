@@ -2,7 +2,8 @@
 
 # They register the importances that they define.
 from . import activations, gradients, obs, weights  # noqa: F401
-from .losses import accumulate_gradients, as_batches, mean_loss
+from .batches import as_batches, first_batches
+from .losses import accumulate_gradients, mean_loss
 from .normalize import NORMALIZERS, check_normalizer, normalize_scores
 from .registry import (
     IMPORTANCES,
@@ -21,6 +22,7 @@ __all__ = [
     "as_batches",
     "build_importance",
     "check_normalizer",
+    "first_batches",
     "importance_name",
     "is_data_driven",
     "mean_loss",

@@ -1,36 +1,15 @@
 """The training losses on calibration data, and their gradients."""
 
 import contextlib
-import itertools
 
 import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ...errors import ConfigError, PruningError
+from ...checkpoint import first_line
+from ...errors import PruningError
 from ..tracing.hooks import full_forward
 from ..tracing.snapshot import keeping_state
-
-_MOST_BATCHES = 10_000
-
-
-def as_batches(data):
-    """``data`` as a list of batches, each a non-empty list of detectron2's input dicts.
-
-    Raises:
-        ConfigError: no batches, an endless loader, or entries of another form.
-    """
-    batches = list(itertools.islice(data, _MOST_BATCHES + 1))
-    if len(batches) > _MOST_BATCHES:
-        raise ConfigError(
-            "data does not end (a training loader?): pass itertools.islice(loader, n) instead"
-        )
-    batches = [[batch] if isinstance(batch, dict) else list(batch) for batch in batches]
-    if not batches or not all(batches):
-        raise ConfigError("data holds no images: pass batches as detectron2's loaders give them")
-    if not all(isinstance(x, dict) and "image" in x for batch in batches for x in batch):
-        raise ConfigError('data must give lists of dicts with "image", as detectron2\'s loaders do')
-    return batches
 
 
 def training_loss(model, batch):
@@ -47,7 +26,13 @@ def training_loss(model, batch):
         PruningError: the losses are not finite, or are no dict.
     """
     with EventStorage():
-        losses = model(batch)
+        try:
+            losses = model(batch)
+        except (AssertionError, AttributeError, KeyError) as error:
+            raise PruningError(
+                f"the training forward of {type(model).__name__} fails on the calibration data "
+                f"({first_line(error)}): give batches of its training loader, with their labels"
+            ) from error
     if not isinstance(losses, dict):
         raise PruningError(
             f"{type(model).__name__} gave no dict of losses in training mode, so nothing can be "
@@ -55,7 +40,12 @@ def training_loss(model, batch):
         )
     total = sum(losses.values())
     if not torch.isfinite(total):
-        raise PruningError("the losses on the calibration data are not finite; check the weights")
+        wrong = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        named = ", ".join(wrong) or "their sum"
+        raise PruningError(
+            f"the losses on the calibration data are not finite ({named}): check the weights and "
+            "the labels"
+        )
     return total
 
 

@@ -8,6 +8,7 @@ from ...errors import ConfigError
 from ..graph.channel_graph import ChannelGraph
 from ..graph.inputs import example_inputs_for
 from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
+from ..tracing.entry import entry_point, refuse_nonfinite
 from ..tracing.hooks import forward_hooks
 from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
@@ -19,6 +20,7 @@ from .sensitivity import GroupSensitivity, Sensitivity, digest, load_sensitivity
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+@entry_point
 def measure_sensitivity(
     model,
     example_inputs=None,
@@ -39,8 +41,8 @@ def measure_sensitivity(
 
     Args:
         model (nn.Module), example_inputs (list[dict]): as of :func:`blendprune.prune`.
-        data (Iterable[list[dict]]): finite batches as detectron2's training loaders give them; not
-            needed where ``path`` holds a measurement.
+        data (Iterable[list[dict]]): batches as detectron2's training loaders give them, read as by
+            :func:`blendprune.prune`; not needed where ``path`` holds a measurement.
         importance (str | Callable): decides which channels of a group go first.
         ratios (Sequence[float]): fractions of a group's channels to mask; :data:`RATIOS`, or what
             the file has.
@@ -53,7 +55,7 @@ def measure_sensitivity(
 
     Raises:
         ConfigError: an argument is invalid, or the file is of other weights, score or ratios.
-        PruningError: the model cannot be traced, or its losses are not finite.
+        PruningError: the model cannot be traced; its weights or its losses are not finite.
     """
     from detectron2.utils.file_io import PathManager
 
@@ -66,7 +68,8 @@ def measure_sensitivity(
         return found
     if data is None:
         raise ConfigError("sensitivity is measured on data: pass data=… (of a training loader)")
-    batches = as_batches(data)
+    refuse_nonfinite(model)
+    batches, _ = as_batches(data, model)
     inputs = example_inputs_for(model, example_inputs, batches)
     snapshot = Snapshot(model)
     try:

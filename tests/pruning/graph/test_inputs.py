@@ -35,12 +35,48 @@ def test_the_image_of_a_config_has_its_size_and_channels(blendmask_cfg):
     assert torch.equal(config_inputs(model)[0]["image"], image)
 
 
+@pytest.mark.parametrize(
+    "sizes, side",
+    [
+        (("MIN_SIZE_TEST", 0, "MIN_SIZE_TRAIN", (48, 64)), 64),
+        (("MIN_SIZE_TEST", 0, "MIN_SIZE_TRAIN", (0,)), 800),
+        (("MIN_SIZE_TEST", 0, "MIN_SIZE_TRAIN", (640,), "MAX_SIZE_TEST", 96), 96),
+        (("MIN_SIZE_TEST", 64, "MAX_SIZE_TEST", 32), 32),
+        (("MIN_SIZE_TEST", 64, "MAX_SIZE_TEST", 0), 64),
+    ],
+)
+def test_where_the_config_does_not_resize_another_key_gives_the_size(blendmask_cfg, sizes, side):
+    model, cfg = nn.Linear(1, 1), blendmask_cfg()
+    for key, value in zip(sizes[::2], sizes[1::2]):
+        cfg.INPUT[key] = value
+    structure.remember(model, cfg)
+    assert config_inputs(model)[0]["image"].shape == (3, side, side)
+
+
+def test_sizes_of_other_types(blendmask_cfg):
+    model, cfg = nn.Linear(1, 1), blendmask_cfg()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.MODEL.PIXEL_MEAN = (40, 48), [0.0] * 4
+    structure.remember(model, cfg)
+    assert config_inputs(model)[0]["image"].shape == (4, 48, 48)
+    cfg.INPUT.MIN_SIZE_TEST = "40"
+    structure.remember(model, cfg)
+    with pytest.raises(ConfigError, match="INPUT.MIN_SIZE_TEST is '40': set it to a number of pix"):
+        config_inputs(model)
+
+
+@pytest.mark.parametrize("text", ["MODEL: {}", "INPUT: {}", "INPUT: {MIN_SIZE_TEST: 8}"])
+def test_a_config_that_says_nothing_of_images_counts_as_none(text):
+    model = nn.Linear(1, 1)
+    model.blendprune_config = text
+    assert config_inputs(model) is None
+
+
 def test_no_input_at_all_is_refused():
     with pytest.raises(ConfigError, match="pass example_inputs="):
         example_inputs_for(nn.Linear(1, 1))
 
 
-@pytest.mark.parametrize("given", [[], [IMAGE], [{"picture": IMAGE}], [{"image": IMAGE}, 3]])
+@pytest.mark.parametrize("given", [5, [], [IMAGE], [{"picture": IMAGE}], [{"image": IMAGE}, 3]])
 def test_what_is_no_input_is_refused(given):
     with pytest.raises(ConfigError, match="example_inputs must be a list of dicts"):
         example_inputs_for(nn.Linear(1, 1), given)
@@ -51,3 +87,9 @@ def test_only_a_model_with_a_backbone_sees_a_smaller_image(blendmask):
     [found] = small_inputs(blendmask(), given)
     assert found["image"].shape == (3, 256, 256) and found["height"] == 7
     assert small_inputs(nn.Linear(1, 1), given) is given
+
+
+@pytest.mark.parametrize("image", [3, IMAGE[0], IMAGE[None], IMAGE.numpy(), IMAGE / 0])
+def test_an_input_whose_image_is_none_is_refused(image):
+    with pytest.raises(ConfigError, match='example_inputs has a.* "image"'):
+        example_inputs_for(nn.Linear(1, 1), [{"image": image}])

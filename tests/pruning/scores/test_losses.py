@@ -4,14 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from blendprune.errors import ConfigError
+from blendprune.errors import PruningError
 from blendprune.pruning import (
     prunable,
 )
-from blendprune.pruning.scores import (
-    accumulate_gradients,
-    as_batches,
-)
+from blendprune.pruning.scores import accumulate_gradients
+from blendprune.pruning.scores.losses import training_loss
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
@@ -32,8 +30,20 @@ def test_gradients_reach_frozen_stages_and_leave_no_trace(blendmask, batches, no
     assert outputs.moving_num_fg == moving
 
 
-def test_data_of_another_form_is_refused():
-    with pytest.raises(ConfigError, match="holds no images"):
-        as_batches([[]])
-    with pytest.raises(ConfigError, match='lists of dicts with "image"'):
-        as_batches([[torch.zeros(3, 4, 4)]])
+@pytest.mark.parametrize("error", [AssertionError("no gt"), KeyError("instances")])
+def test_batches_without_the_labels_of_the_training_are_refused(error):
+    class Labelled(nn.Linear):
+        def forward(self, batch):
+            raise error
+
+    with pytest.raises(PruningError, match="forward of Labelled fails on the .* with their labels"):
+        accumulate_gradients(Labelled(1, 1), [[{}]])
+
+
+def test_losses_that_are_not_finite_are_named():
+    class Broken(nn.Linear):
+        def forward(self, batch):
+            return {"loss_a": self.weight.sum(), "loss_b": self.weight.sum() / 0}
+
+    with pytest.raises(PruningError, match=r"not finite \(loss_b\): check the weights and the lab"):
+        training_loss(Broken(1, 1), [{}])

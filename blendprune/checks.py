@@ -1,0 +1,37 @@
+"""Checks of single values, with sentences that say what was found and what is wanted."""
+
+import difflib
+
+from .errors import ConfigError
+
+
+def check_count(name, value):
+    """Refuse a value that is not a whole number of at least 1.
+
+    Args:
+        name (str): what the message calls it.
+        value (object): to check.
+
+    Returns:
+        int: the value.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def similar(name, known):
+    """A question that offers the known names most like an unknown one.
+
+    Args:
+        name (str): not among ``known``.
+        known (Iterable[str]): names.
+
+    Returns:
+        str: ``" (did you mean 'taylor'?)"``; empty if none is similar.
+    """
+    found = difflib.get_close_matches(str(name), list(known), n=3)
+    return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""
