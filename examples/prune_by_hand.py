@@ -16,6 +16,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 import blendprune
+from blendprune.pruning import config_inputs
 
 try:
     from adet.config import get_cfg
@@ -40,7 +41,7 @@ def main():
 
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-    inputs = (blendprune.pruning.config_inputs(model),)  # one image of the config's size
+    inputs = (config_inputs(model),)  # one image of the config's size
 
     head = model.proposal_generator.fcos_head
     predictions = [head.cls_logits, head.bbox_pred, head.ctrness, model.top_layer]
