@@ -11,6 +11,8 @@ _WARMUP = 0.1
 _DISTILLED, _ALONE = 1.0, 0.5
 # Evaluations of the fine-tuning, at least, the last one included.
 _EVALUATIONS = 4
+# Keys that say how many stages stay as they are.
+_STAGES = ("FREEZE_AT", "FROZEN_STAGES")
 # Keys of the SOLVER node that depend on the length of the training.
 _SOLVER = (
     "BASE_LR",
@@ -31,8 +33,10 @@ def finetune_config(cfg, output_dir):
     - SOLVER.BASE_LR is half of the dense training's, or all of it with a teacher.
     - SOLVER.MAX_ITER is multiplied by PRUNER.FINETUNE_SCHEDULE. So are SOLVER.STEPS, for step
       schedules; the default here is a warm-up over the first tenth, then a cosine to the end.
-    - FrozenBN becomes BN, because pruning invalidates its statistics.
-    - MODEL.BACKBONE.FREEZE_AT is 0, because pruning changes these stages, too.
+    - FrozenBN becomes BN in every key of the MODEL node, because pruning invalidates its
+      statistics.
+    - MODEL.BACKBONE.FREEZE_AT is 0, because pruning changes these stages, too. Backbones that want
+      another value get it by :func:`blendprune.trial.try_config`.
     - With PRUNER.KEEP_BEST, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD are at most a quarter of
       the iterations.
 
@@ -60,9 +64,8 @@ def finetune_config(cfg, output_dir):
     cfg.MODEL.WEIGHTS = os.path.join(folder, "model_pruned.pth")
     # Not the dense run's folder: --resume would pick up its last_checkpoint.
     cfg.OUTPUT_DIR = os.path.join(folder, "finetune")
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
-        cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    for key, value in freezing_keys(cfg).items():
+        cfg.merge_from_list([key, "BN" if value == "FrozenBN" else 0])
 
     pruner = cfg.PRUNER
     distillation = pruner.DISTILLATION
@@ -79,6 +82,27 @@ def finetune_config(cfg, output_dir):
             distillation.TEACHER = os.path.abspath(distillation.TEACHER)
         cfg.PRUNER.DISTILLATION = distillation
     return cfg
+
+
+def freezing_keys(cfg):
+    """Keys of the MODEL node that freeze norms or stages.
+
+    Args:
+        cfg (CfgNode): any config.
+
+    Returns:
+        dict[str, str | int]: full name → value: every key that says FrozenBN, and every FREEZE_AT
+        or FROZEN_STAGES.
+    """
+    return dict(_freezing_keys(cfg.MODEL, "MODEL"))
+
+
+def _freezing_keys(node, name):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _freezing_keys(value, f"{name}.{key}")
+        elif value == "FrozenBN" or (key in _STAGES and type(value) is int):
+            yield f"{name}.{key}", value
 
 
 def _dense_training(cfg):
