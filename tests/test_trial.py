@@ -104,7 +104,8 @@ def _tried(cfg, data=None):
 
 
 @pytest.mark.parametrize(
-    ("kind", "users", "freeze_at"), [(Net, 2, 0), (Unfreezable, -1, -1), (FreezesNormsAtZero, 2, -1)]
+    ("kind", "users", "freeze_at"),
+    [(Net, 2, 0), (Unfreezable, -1, -1), (FreezesNormsAtZero, 2, -1)],
 )
 def test_nothing_stays_frozen_whatever_the_backbone_wants(cfg_of, kind, users, freeze_at):
     tuned, notes = _tried(cfg_of(kind, "MODEL.BACKBONE.FREEZE_AT", users))

@@ -49,7 +49,13 @@ def load_file(wrapped, instance, args, kwargs):
 
 
 def load_model(wrapped, instance, args, kwargs):
-    """Load weights, but refuse a pruned checkpoint in a model of other widths."""
+    """Load weights, but refuse a pruned checkpoint in a model of other widths.
+
+    A training that has pruned the model meanwhile resumes: the model takes these widths.
+    """
+    from ..training.resume import take_widths
+
+    take_widths(args[0], instance)
     refuse_other_widths(args[0], instance.model)
     return wrapped(*args, **kwargs)
 

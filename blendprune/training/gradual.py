@@ -1,5 +1,6 @@
 """Gradual pruning: rounds of pruning during a training; the optimizer follows."""
 
+import dataclasses
 import logging
 
 from detectron2.engine.train_loop import HookBase
@@ -9,11 +10,18 @@ from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
 from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
-from ..structure import unwrap
+from ..structure import restructure, unwrap
 from ..target import Target
 from .trainer_data import example_inputs_of, training_batches
 
-_log = logging.getLogger(__name__)
+# Below upstream's logger, which every training script sets up.
+_log = logging.getLogger("detectron2.blendprune.training")
+
+ONE_PROCESS = (
+    "gradual pruning cannot prune a model under DistributedDataParallel, whose buckets are made "
+    "for its present widths: train in one process, or prune first and fine-tune with "
+    "DistributedDataParallel"
+)
 
 
 class GradualPruning(HookBase):
@@ -22,7 +30,7 @@ class GradualPruning(HookBase):
     The first round comes after ``start`` iterations and the last after ``end``; each keeps the same
     fraction of what is left. The model trains on between them. Pruned parameters replace the old
     ones in the optimizer's groups and keep their state: momentum, moments, steps. Checkpoints carry
-    ``"struct"`` under the overlay, and the state of this hook.
+    ``"struct"`` under the overlay, and the state of this hook: a training resumes as any other.
 
     Args:
         start (int), end (int): iterations done before the first and the last round.
@@ -87,15 +95,11 @@ class GradualPruning(HookBase):
         )
         self.options.check_target(self.target)
         self.images, self.example_inputs = images, example_inputs
-        self._run, self._state = None, {}
+        self._run, self._state, self._rounds = None, {}, 0
 
     def before_train(self):
         if unwrap(self.trainer.model) is not self.trainer.model:
-            raise PruningError(
-                "gradual pruning cannot prune a model under DistributedDataParallel, whose buckets "
-                "are made for its present widths: train in one process, or prune first and "
-                "fine-tune with DistributedDataParallel"
-            )
+            raise PruningError(ONE_PROCESS)
         if self.times[-1] > self.trainer.max_iter:
             raise ConfigError(
                 f"gradual pruning ends after {self.times[-1]} iterations, but the training has "
@@ -109,14 +113,21 @@ class GradualPruning(HookBase):
         inputs = example_inputs_of(model, self.example_inputs, self.trainer)
         self._run = PruningRun(model, inputs, self.options, batches)
         # A training that resumes no longer has the model that it began with.
-        self._run.load_state_dict(self._state)
+        self._run.load_state_dict(self._state or self._beginning(inputs))
+        due = self._due(self.trainer.start_iter)
+        self._rounds = self._state.get("rounds", due)
+        if self._rounds < due:
+            # The checkpoint was saved in the iteration of a round, but before it.
+            self._prune(due)
 
     def after_step(self):
-        done = self.trainer.iter + 1
-        if done in self.times:
-            self._prune((self.times.index(done) + 1) / len(self.times))
-            if done == self.times[-1]:
-                self._run.check(self.target)
+        due = self._due(self.trainer.iter + 1)
+        if due > self._rounds:
+            self._prune(due)
+
+    def _due(self, iterations):
+        """Rounds that are due after a number of iterations."""
+        return sum(time <= iterations for time in self.times)
 
     def report(self):
         """What has been pruned so far.
@@ -127,25 +138,48 @@ class GradualPruning(HookBase):
         return self._run.report()
 
     def state_dict(self):
-        return self._state if self._run is None else self._run.state_dict()
+        if self._run is None:
+            return self._state
+        return {**self._run.state_dict(), "rounds": self._rounds}
 
     def load_state_dict(self, state_dict):
         self._state = dict(state_dict)
 
-    def _prune(self, part):
+    def _beginning(self, inputs):
+        """State of a run whose checkpoint has none: AdelaiDet's trainer saves no hooks."""
+        began_as = getattr(self.trainer.model, "blendprune_began_as", None)
+        if began_as is None:
+            return {}
+        if self.trainer.start_iter == 0:
+            raise ConfigError(
+                "the weights that this training starts from were pruned gradually already: pass "
+                "--resume, with the OUTPUT_DIR of that training, to go on with it, or set "
+                "MODEL.FINETUNE True to prune them further"
+            )
+        from ..build import build_dense
+
+        model = build_dense(self.trainer.cfg)
+        restructure(model, began_as)
+        # The first round finds what there is to know; how it scores does not matter.
+        options = dataclasses.replace(self.options, importance="magnitude", reconstruct=False)
+        run = PruningRun(model, inputs, options)
+        run.prune_once(self.target, 1 / len(self.times))
+        return run.state_dict()
+
+    def _prune(self, due):
         model, optimizer, run = self.trainer.model, self.trainer.optimizer, self._run
         before = parameters_of(model)
         snapshot = Snapshot(model)
         # The optimizer has followed the earlier rounds, and the model has learnt other features.
         run.begin_interval()
         try:
-            run.prune_once(self.target, part)
+            run.prune_once(self.target, due / len(self.times))
         except BaseException:
             snapshot.restore()
             raise
         optimizer.zero_grad(set_to_none=True)
         replace_parameters(optimizer, before, model, run.kept)
-        totals = run.totals()
+        self._rounds, totals = due, run.totals()
         kept = {unit: totals[unit] / dense for unit, dense in run.dense.items()}
         self.trainer.storage.put_scalars(**{f"kept_{unit}": x for unit, x in kept.items()})
         _log.info(
@@ -153,6 +187,8 @@ class GradualPruning(HookBase):
             self.trainer.iter + 1,
             ", ".join(f"{x:.3f} of the {unit}" for unit, x in kept.items()),
         )
+        if due == len(self.times):
+            run.check(self.target)
 
 
 def replace_parameters(optimizer, before, model, kept):

@@ -1,0 +1,67 @@
+"""A checkpoint of a training that pruned meanwhile: the model takes its widths first."""
+
+import torch
+import yaml
+from detectron2.utils import comm
+
+from ..errors import PruningError
+from ..pruning.graph.kept_entries import KeptEntries
+from ..structure import FORMAT, config_of, restructure, structure_of, unwrap
+from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
+
+
+def take_widths(checkpoint, checkpointer):
+    """Give a model the widths of a checkpoint that gradual pruning of this training has pruned.
+
+    ``--resume`` builds the dense model of the config first, and its optimizer. The model takes the
+    widths of the checkpoint, the optimizer the new parameters; weights and states then load as
+    ever. ``--eval-only`` has no optimizer. Nothing happens to other checkpoints, and nothing if
+    neither the model's config (PRUNER.GRADUAL) nor a hook of the trainer prunes gradually.
+
+    Args:
+        checkpoint (dict): with ``"model"`` and, if saved under the overlay, ``"struct"``.
+        checkpointer (DetectionCheckpointer): about to load it.
+
+    Raises:
+        PruningError: the training runs in several processes.
+        StructError: the ``"struct"`` is malformed or of another model.
+    """
+    model, struct = unwrap(checkpointer.model), checkpoint.get("struct")
+    if not isinstance(struct, dict) or struct.get("format") != FORMAT:
+        return
+    if not _prunes_gradually(model, checkpointer):
+        return
+    before = structure_of(model)
+    if struct.get("modules") == before["modules"]:
+        return
+    optimizers = _optimizers(checkpointer)
+    if optimizers and comm.get_world_size() > 1:
+        raise PruningError(ONE_PROCESS)
+    parameters = parameters_of(model)
+    restructure(model, struct)
+    for optimizer in optimizers:
+        replace_parameters(optimizer, parameters, model, KeptEntries())
+    # What the training began with, for a hook whose own state is not in the checkpoint.
+    model.blendprune_began_as = before
+
+
+def _prunes_gradually(model, checkpointer):
+    hooks = getattr(checkpointer.checkpointables.get("trainer"), "_hooks", ())
+    if any(isinstance(hook, GradualPruning) for hook in hooks):
+        return True
+    text = config_of(model)
+    if not text:
+        return False
+    config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return config.get("PRUNER", {}).get("GRADUAL", {}).get("END", 0) > 0
+
+
+def _optimizers(checkpointer):
+    """The optimizers of a training: AdelaiDet's checkpointer has one, upstream's the trainer."""
+    found = []
+    for each in checkpointer.checkpointables.values():
+        optimizer = each if isinstance(each, torch.optim.Optimizer) else None
+        optimizer = optimizer or getattr(each, "optimizer", None)
+        if optimizer is not None and not any(optimizer is other for other in found):
+            found.append(optimizer)
+    return found
