@@ -3,14 +3,13 @@
 import math
 
 import torch
-import torch_pruning as tp
 from torch import nn
 
 from ...errors import ConfigError
-from ..tracing.channel_wise import follows_constant, is_channel_wise
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
-from .dependencies import build_dependencies
+from .coupling import coupling_of
+from .dependencies import Dependencies
 from .groups import ChannelGroup, Member
 from .inputs import small_inputs
 from .layer_patterns import resolve_layers, resolve_ratios
@@ -68,7 +67,7 @@ class ChannelGraph:
         going = self.dependencies.get_pruning_group(root.target.module, root.handler, channels)
         if kept is not None:
             kept.follow(going)
-        going.prune()
+        self.dependencies.prune(going)
 
     def _trace(self, example_inputs):
         def forward(model, inputs):
@@ -79,13 +78,8 @@ class ChannelGraph:
         traced = None
         with torch.enable_grad():
             self.model.eval()
-            self.dependencies = build_dependencies(self.model, example_inputs, forward)
+            self.dependencies = Dependencies(self.model, example_inputs, forward)
             self.predictions = set(traced.prediction_layers())
-            strange = self._without_channels()
-            if strange:
-                for parameter in strange:
-                    parameter.requires_grad_(False)
-                self.dependencies = build_dependencies(self.model, example_inputs, forward)
 
     def _handles(self):
         # A depthwise conv makes no channels: what it reads may be several groups, concatenated.
@@ -101,48 +95,39 @@ class ChannelGraph:
                         seen.add(dep.target.module)
                 yield handle
 
-    def _without_channels(self):
-        """Parameters outside any layer whose entries are no channels: BiFPN's weights of inputs."""
-        if not self.dependencies.unwrapped_parameters:
-            return []
-        lengths = {p: p.shape[dim] for p, dim in self.dependencies.unwrapped_parameters}
-        return [
-            dep.target.module
-            for handle in self._handles()
-            for dep, indices in handle
-            if isinstance(dep.target.module, nn.Parameter)
-            and max(indices) >= lengths.get(dep.target.module, 0)
-        ]
-
     def _describe(self, handle):
         found = _Description(handle)
+        self._describe_coupling(found)
         for dep, indices in handle:
             module = dep.target.module
             name = self._name_of(module)
             if name is None:
-                self._describe_operator(found, module, len(indices))
+                self._describe_operator(found, module)
                 continue
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             found.members.append(Member(name, "out" if out else "in", len(indices) / found.width))
             self._describe_layer(found, module, name, out, len(indices))
         return self._build(found)
 
-    def _describe_operator(self, found, module, count):
-        grad_fn = self.dependencies.module2node[module].grad_fn
-        owner = getattr(grad_fn, "owner", None)
-        if isinstance(owner, CompositeOperator):
-            name = self.names[owner]
-            if owner.frozen_reason:
-                found.freeze(f"{name} {owner.frozen_reason}")
-            elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
-                found.parts.append(owner.num_parts)
-                found.aligned, found.block_size = True, owner.block_size
-                found.members.append(Member(name, "out", 1))
-        elif isinstance(module, (tp.ops._ElementWiseOp, tp.ops._ConcatOp)):
-            if follows_constant(grad_fn):
-                found.freeze("concatenated behind a constant")
-            elif not is_channel_wise(grad_fn, count):
-                found.freeze(f"unknown operator {module._grad_fn}")
+    def _describe_coupling(self, found):
+        classes, kept = self.dependencies.root_classes(found.root), self.dependencies.kept
+        reason = next((kept[each] for each in classes.tolist() if each in kept), None)
+        coupling = coupling_of(classes)
+        if reason is not None:
+            found.freeze(reason)
+        elif coupling is None:
+            found.freeze("its channels cannot go one by one")
+        else:
+            num_parts, found.block_size = coupling
+            found.parts.append(num_parts)
+            found.aligned = num_parts > 1
+
+    def _describe_operator(self, found, module):
+        owner = getattr(self.dependencies.module2node[module].grad_fn, "owner", None)
+        if isinstance(owner, CompositeOperator) and not owner.frozen_reason:
+            found.parts.append(owner.num_parts)
+            found.aligned, found.block_size = True, owner.block_size
+            found.members.append(Member(self.names[owner], "out", 1))
 
     def _describe_layer(self, found, module, name, out, count):
         if out:

@@ -42,15 +42,15 @@ class OneAttention(CompositeOperator):
     def frozen_inputs(self):
         return {self.qkv: "the residual stream that attention reads"}
 
-    def index_mappings(self, neighbour):
+    def join_channels(self, channels, parameters, join):
         """``qkv`` makes three channels per channel of ``proj``; a bias table has one per head."""
-        if neighbour is self.qkv:
-            return _modulo(self.proj.in_features), _nothing
-        if neighbour is self.proj:
-            return None, None
-        if neighbour is getattr(self, "relative_position_bias_table", None):
-            return _nothing, _floor(head_width(self))
-        return _nothing, _nothing
+        queries, keys, values = channels.view(3, -1)
+        join(queries, keys)
+        join(queries, values)
+        table = parameters.get("relative_position_bias_table")
+        if table is not None:
+            join(table, queries[:: head_width(self)].expand_as(table))
+        return queries
 
 
 def remember_head_width(attention):
@@ -63,23 +63,3 @@ def count_heads(attention):
     num_heads = attention.num_heads
     del attention._head_width
     vars(attention)["num_heads"] = num_heads
-
-
-def _nothing(indices):
-    return []
-
-
-def _modulo(width):
-    def mapping(indices):
-        return list(
-            {i.idx % width: i._replace(idx=i.idx % width) for i in reversed(indices)}.values()
-        )
-
-    return mapping
-
-
-def _floor(width):
-    def mapping(indices):
-        return list({i.idx // width: i._replace(idx=i.idx // width) for i in indices}.values())
-
-    return mapping

@@ -45,15 +45,16 @@ class CompositeOperator:
         """
         return {}
 
-    def index_mappings(self, neighbour):
-        """How channels of the operator map to those of a neighbouring node of the graph.
+    def join_channels(self, channels, parameters, join):
+        """Join what the operator couples, and say which channels it outputs.
 
         Args:
-            neighbour (nn.Module | nn.Parameter): of the node next to the operator.
+            channels (Tensor): (input channels,) ids of the channels that it reads.
+            parameters (dict[str, Tensor]): ids of the elements of each parameter that it reads, by
+                name.
+            join (Callable): called with two tensors of ids: each pair goes together.
 
         Returns:
-            tuple[Callable | None, Callable | None] | None: from the neighbour to the operator and
-            back, each from Torch-Pruning's indices to indices; None in the place of a function for
-            the same indices; None for Torch-Pruning's own mappings.
+            Tensor: (output channels,) ids.
         """
-        return None
+        return channels

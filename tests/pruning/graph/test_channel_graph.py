@@ -175,21 +175,27 @@ class TestParts:
 
 
 class TestFrozen:
-    def test_channels_behind_a_constant_stay(self):
+    def test_channels_between_two_constants_stay(self):
         net = SmallNet(
-            lambda net, x: net.p(torch.cat([torch.zeros(1, 2, 8, 8), net.a(x)], 1)),
+            lambda net, x: net.p(
+                torch.cat([torch.zeros(1, 2, 8, 8), net.a(x), torch.zeros(1, 1, 8, 8)], 1)
+            ),
             a=nn.Conv2d(3, 4, 1),
-            p=nn.Conv2d(6, 2, 1),
+            p=nn.Conv2d(7, 2, 1),
         )
         assert the_group(net).frozen_reason == "concatenated behind a constant"
 
-    def test_channels_before_a_constant_do_not(self):
-        net = SmallNet(
-            lambda net, x: net.p(torch.cat([net.a(x), torch.zeros(1, 2, 8, 8)], 1)),
-            a=nn.Conv2d(3, 4, 1),
-            p=nn.Conv2d(6, 2, 1),
-        )
-        assert the_group(net).prunable
+    @pytest.mark.parametrize("behind", [False, True])
+    def test_channels_beside_one_constant_do_not(self, behind):
+        def run(net, x):
+            parts = [net.a(x), torch.zeros(1, 2, 8, 8)]
+            return net.p(torch.cat(parts[::-1] if behind else parts, 1))
+
+        net = SmallNet(run, a=nn.Conv2d(3, 4, 1), p=nn.Conv2d(6, 2, 1))
+        group = the_group(net)
+        assert group.prunable
+        [reader] = group.readers
+        assert reader.entries.tolist() == [i + 2 * behind for i in range(4)]
 
     def test_channels_of_an_operator_that_mixes_them_stay(self):
         net = SmallNet(

@@ -1,0 +1,95 @@
+"""Channels that can only be removed together: a union of ids, and the classes that must stay."""
+
+import numpy as np
+import torch
+
+#: The id of what is no channel, or of no channel that can be followed.
+NO_CHANNEL = 0
+
+
+class ChannelClasses:
+    """Ids of channels, joined into classes that go together.
+
+    An id stands for one entry of one dimension: an output of a layer, an input of a layer, an entry
+    of a norm. Ids of the elements of a parameter are *loose*: which of its dimensions are channels
+    shows only when it meets a map with channels.
+    """
+
+    def __init__(self):
+        self._parent = np.zeros(1, np.int64)
+        self._loose = np.zeros(1, bool)
+        self._kept = [(np.array([NO_CHANNEL]), "meets channels that cannot be followed")]
+
+    def new(self, *shape, loose=False):
+        """Fresh ids.
+
+        Args:
+            shape (int): of the tensor of ids.
+            loose (bool): whether they are elements of a parameter.
+
+        Returns:
+            Tensor: int64.
+        """
+        start, count = len(self._parent), int(np.prod(shape, dtype=np.int64))
+        ids = np.arange(start, start + count)
+        self._parent = np.concatenate([self._parent, ids])
+        self._loose = np.concatenate([self._loose, np.full(count, loose)])
+        return torch.from_numpy(ids).reshape(shape)
+
+    def classes(self, ids):
+        """The class of each id, an id of the class (array of int64).
+
+        Args:
+            ids (Tensor | ndarray): any shape.
+        """
+        found = self._parent[np.asarray(ids)]
+        while True:
+            further = self._parent[found]
+            if np.array_equal(further, found):
+                return found
+            found = further
+
+    def is_loose(self, classes):
+        """Which classes hold elements of parameters alone (array of bool)."""
+        return self._loose[classes]
+
+    def join(self, ones, others):
+        """Make one class of the classes of each pair.
+
+        Args:
+            ones (Tensor | ndarray), others (Tensor | ndarray): ids, of the same shape.
+        """
+        pairs = np.stack([self.classes(ones).ravel(), self.classes(others).ravel()])
+        pairs = pairs[:, pairs[0] != pairs[1]]
+        if not pairs.size:
+            return
+        pairs = np.unique(pairs, axis=1)
+        for one, other in (pairs, pairs[::-1]):
+            if len(np.unique(one)) == len(one) and not np.isin(one, other).any():
+                self._point(one, other)
+                return
+        for one, other in pairs.T:
+            [one], [other] = self.classes(one[None]), self.classes(other[None])
+            if one != other:
+                self._point(np.array([one]), np.array([other]))
+
+    def _point(self, ones, others):
+        self._parent[ones] = others
+        np.logical_and.at(self._loose, others, self._loose[ones])
+
+    def keep(self, ids, reason):
+        """Say that channels stay.
+
+        Args:
+            ids (Tensor | ndarray): any shape.
+            reason (str): why.
+        """
+        self._kept.append((np.unique(np.asarray(ids)), reason))
+
+    def kept(self):
+        """Why classes stay (dict[int, str]): the first reason of each class."""
+        found = {}
+        for ids, reason in self._kept:
+            for each in self.classes(ids):
+                found.setdefault(int(each), reason)
+        return found
