@@ -18,6 +18,8 @@ from .errors import ConfigError
 from .finetune import finetune_config
 from .progress import Progress
 from .pruning.cost.latency import compare_latency
+from .reference import reference_of, reference_words
+from .trial import try_config
 
 
 def prune_from_config(cfg, output_dir, progress=None):
@@ -35,7 +37,8 @@ def prune_from_config(cfg, output_dir, progress=None):
 
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
-        ``after``), ``wall_s``, ``layers``, ``notes``.
+        ``after``), ``wall_s``, ``layers``, ``notes``, ``relative_to`` (see
+        :func:`blendprune.reference.reference_of`).
 
     Raises:
         ConfigError: a key of the config is invalid, or the folder is not writable.
@@ -51,26 +54,32 @@ def prune_from_config(cfg, output_dir, progress=None):
 
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    dense = copy.deepcopy(model)
+    dense, reference = copy.deepcopy(model), reference_of(cfg, model)
     data = None
     if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
         data = _read(cfg, progress)
     if arguments["sensitivity"]:
         arguments["sensitivity"] = _sensitivity(cfg, model, data, progress)
+    # Before the long work: what the dense model refuses, the pruned one would, too.
+    try_config(finetune_config(cfg, output_dir), cfg, model, data)
 
     def write(result, folder):
         progress.stage("measuring latency")
         models, inputs = {"before": dense, "after": model}, pruning.config_inputs(model)
+        tuning = finetune_config(cfg, folder)
+        frozen = try_config(tuning, cfg, model, data)
         report = {
             **result.to_dict(),
+            "relative_to": reference,
             "latency_ms": compare_latency(models, inputs, runs=7, warmup=1),
             "threads": torch.get_num_threads(),
             "device": cfg.MODEL.DEVICE,
             "wall_s": round(time.perf_counter() - start, 1),
         }
-        _write(folder, model, finetune_config(cfg, folder), report)
+        report["notes"] = [*report["notes"], *frozen]
+        _write(folder, model, tuning, report)
         kept = report["flops"]["after"] / report["flops"]["before"]
-        progress.stage(f"{kept:.3f} of the FLOPs: {folder}")
+        progress.stage(f"{kept:.3f} of the FLOPs of {reference_words(reference)}: {folder}")
         return report
 
     result = pruning.prune(

@@ -134,12 +134,21 @@ def test_the_dense_model_teaches_if_it_is_to(trained, wanted):
     assert teacher == (str(trained / "dense.pth") if wanted else None)
 
 
-def test_a_pruned_model_can_be_pruned_again(trained):
+def test_a_pruned_model_can_be_pruned_again(trained, capsys):
     assert _prune(trained, "--max-flops", 0.7, "--output", trained / "one") == 0
     weights = ["MODEL.WEIGHTS", trained / "one/model_pruned.pth"]
     assert _prune(trained, "--max-flops", 0.7, "--output", trained / "two", *weights) == 0
     one, two = (json.loads((trained / d / "report.json").read_text()) for d in ("one", "two"))
     assert two["flops"]["before"] == one["flops"]["after"]
+    # It is said whose FLOPs the target was a fraction of.
+    assert one["relative_to"] == {"weights": str(trained / "dense.pth"), "flops": 1, "params": 1}
+    left = one["flops"]["after"] / one["flops"]["before"]
+    assert two["relative_to"]["weights"] == str(weights[1])
+    assert two["relative_to"]["flops"] == pytest.approx(left)
+    said = f"one/model_pruned.pth (already pruned: {left:.3f} of the dense one's FLOPs)"
+    shown = capsys.readouterr().out
+    assert f"before: the model at {trained}/{said}" in shown
+    assert f"of the FLOPs of the model at {trained}/{said}: " in shown
 
 
 def test_the_config_node_sets_what_a_flag_sets_and_the_tail_wins(trained):

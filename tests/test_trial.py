@@ -1,5 +1,7 @@
 """The fine-tuning config, tried: what stays frozen, and what does not run."""
 
+import os
+
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -12,6 +14,7 @@ from blendprune.build import build_dense
 from blendprune.config import add_prune_config
 from blendprune.errors import ConfigError
 from blendprune.finetune import finetune_config
+from blendprune.pruning import prune
 from blendprune.trial import try_config
 
 
@@ -167,3 +170,25 @@ def test_a_trial_leaves_the_random_numbers_alone(cfg_of):
     model, before = _pruned(cfg), torch.get_rng_state()
     try_config(finetune_config(cfg, "pruned"), cfg, model)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("FCOS_RT/MS_DLA_34_4x_syncbn", "DLA"), ("vovnet/MS_V_39_3x", "VOVNET")],
+)
+def test_nothing_stays_frozen_of_adelaidets_backbones(adelaidet, registered, name, norm):
+    from adet.config import get_cfg
+
+    cfg = get_cfg()
+    folder = os.path.join(os.path.dirname(adelaidet.__path__[0]), "configs", "FCOS-Detection")
+    cfg.merge_from_file(os.path.join(folder, f"{name}.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.INPUT.MIN_SIZE_TEST = "cpu", "", 128
+    cfg.MODEL[norm].NORM = "FrozenBN"
+    model = build_dense(cfg)
+    prune(model, max_flops=0.8, importance="magnitude", rounds=1)
+    tuned = finetune_config(cfg, "pruned")
+    assert try_config(tuned, cfg, model) == []
+    assert tuned.MODEL.BACKBONE.FREEZE_AT == -1 and tuned.MODEL[norm].NORM == "BN"
+    built = build_dense(tuned)
+    assert all(p.requires_grad for p in built.parameters())
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in built.modules())

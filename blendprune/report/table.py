@@ -2,6 +2,8 @@
 
 from tabulate import tabulate
 
+from ..reference import reference_words, was_pruned
+
 _METRICS = {"segm": "mask AP", "bbox": "box AP"}
 
 
@@ -25,7 +27,8 @@ def report_table(report):
     Args:
         report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
             ``after``; optionally ``wall_s``, ``ap``, ``threads``, ``device``,
-            ``reloaded_identical``, ``notes``.
+            ``reloaded_identical``, ``notes``, ``relative_to``: with a model that was pruned before,
+            the first column is "before" instead of "dense".
 
     Returns:
         str: several lines, without a trailing line break.
@@ -41,10 +44,18 @@ def report_table(report):
         values = {stage: scores[key] for stage, scores in report.get("ap", {}).items()}
         if values:
             rows.append(_ap_row(name, values, tuned))
-    headers = ["", "dense", "pruned", *(["fine-tuned"] if tuned else []), "change"]
+    reference = report.get("relative_to")
+    again = reference is not None and was_pruned(reference)
+    first = "before" if again else "dense"
+    headers = ["", first, "pruned", *(["fine-tuned"] if tuned else []), "change"]
     align = ["left"] + ["right"] * (len(headers) - 1)
     table = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    facts = _facts(report)
+    facts = "\n".join(
+        [
+            *([f"before: {reference_words(reference)}"] if again else []),
+            *filter(None, [_facts(report)]),
+        ]
+    )
     notes = [f"- {note}" for note in report.get("notes", [])]
     return "\n".join([table, *(["", facts] if facts else []), *(["", *notes] if notes else [])])
 

@@ -45,6 +45,17 @@ def test_the_demo_report_has_the_ap_of_every_stage_and_its_difference():
     assert lines[-1] == "2 threads on cpu; 9.5 min in all; reloaded in a new process: identical"
 
 
+def test_a_model_that_was_pruned_before_is_not_called_dense():
+    reference = {"weights": "one/model_pruned.pth", "flops": 0.7, "params": 0.3}
+    lines = report_table({**PRUNED, "relative_to": reference}).splitlines()
+    assert lines[0].split() == ["before", "pruned", "change"]
+    assert lines[-2] == (
+        "before: the model at one/model_pruned.pth (already pruned: 0.700 of the dense one's FLOPs)"
+    )
+    dense = report_table({**PRUNED, "relative_to": {**reference, "flops": 1.0, "params": 1.0}})
+    assert dense == report_table(PRUNED)
+
+
 def test_outputs_that_differ_after_reloading_are_not_hidden():
     assert "reloaded in a new process: DIFFERENT" in report_table(
         {**DEMO, "reloaded_identical": False}
