@@ -42,7 +42,7 @@ def reference_words(reference):
         reference (dict): from :func:`reference_of`.
 
     Returns:
-        str: ``"the model at out/model_final.pth (already pruned: 0.480 of the dense one's FLOPs)"``.
+        str: ``"the model at tuned.pth (already pruned: 0.480 of the dense one's FLOPs)"``.
     """
     words = f"the model at {reference['weights']}"
     if not was_pruned(reference):

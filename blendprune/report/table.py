@@ -50,12 +50,8 @@ def report_table(report):
     headers = ["", first, "pruned", *(["fine-tuned"] if tuned else []), "change"]
     align = ["left"] + ["right"] * (len(headers) - 1)
     table = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    facts = "\n".join(
-        [
-            *([f"before: {reference_words(reference)}"] if again else []),
-            *filter(None, [_facts(report)]),
-        ]
-    )
+    lines = [f"before: {reference_words(reference)}" if again else "", _facts(report)]
+    facts = "\n".join(filter(None, lines))
     notes = [f"- {note}" for note in report.get("notes", [])]
     return "\n".join([table, *(["", facts] if facts else []), *(["", *notes] if notes else [])])
 
