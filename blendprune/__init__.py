@@ -4,9 +4,11 @@
 """
 
 from . import errors
-from .checkpoint import convert, load
+from .checkpoint import convert
+from .loading import load
 from .overlay import applied, apply, revert, status
-from .structure import restructure, structure_of
+from .structure import structure_of
+from .widths import restructure
 
 __version__ = "0.1.0"
 __all__ = [

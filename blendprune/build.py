@@ -7,6 +7,7 @@ import torch
 from . import modeling, structure
 from .checkpoint import first_line, read_checkpoint
 from .errors import CheckpointError, ConfigError
+from .loading import restructure_from
 from .target import TARGETS
 
 
@@ -55,20 +56,6 @@ def build_dense(cfg):
         raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
     structure.remember(model, cfg)
     return model
-
-
-def restructure_from(model, checkpoint):
-    """Give a dense model the widths of a checkpoint, if that has a ``"struct"`` of plain data.
-
-    Args:
-        model (nn.Module): dense.
-        checkpoint (dict): from :func:`blendprune.checkpoint.read_checkpoint`.
-
-    Raises:
-        StructError: the ``"struct"`` is malformed or of another model.
-    """
-    if isinstance(checkpoint.get("struct"), dict):
-        structure.restructure(model, checkpoint["struct"])
 
 
 def prune_arguments(cfg, function):
@@ -126,7 +113,7 @@ def _load_weights(model, path):
 
     class Recorder(DetectionCheckpointer):
         def _load_model(self, checkpoint):
-            restructure_from(self.model, checkpoint)
+            restructure_from(self.model, checkpoint, strict=False)
             self.incompatible = super()._load_model(checkpoint)
             return self.incompatible
 

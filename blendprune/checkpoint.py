@@ -1,4 +1,4 @@
-"""Checkpoints with a structure: read them safely, rebuild models, convert old files."""
+"""Checkpoints with a structure: read safely, converted, written whole."""
 
 import contextlib
 import os
@@ -9,39 +9,8 @@ from torch import nn
 
 from .config import prune_mode, prunes_in_script
 from .errors import CheckpointError, StructError, UnsafeStructError
-from .structure import FORMAT, is_pruned, remember, restructure, structure_of, validate
-
-
-def load(path, *, model=None, device=None):
-    """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
-
-    Args:
-        path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
-        model (nn.Module): the dense model, if it was not built from a detectron2 config.
-        device (str): defaults to the config's device, or to the CPU if that is absent.
-
-    Returns:
-        nn.Module: the model in eval mode.
-
-    Raises:
-        CheckpointError: the file is missing, unreadable, or contradicts its own structure.
-        StructError: the structure is missing, malformed, or of another model.
-    """
-    checkpoint = read_checkpoint(path)
-    struct = _struct_in(checkpoint, path)
-    if model is None:
-        model = _build_dense(struct, device, path)
-    elif device is not None:
-        model.to(device)
-    restructure(model, struct)
-    try:
-        model.load_state_dict(checkpoint["model"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f'the weights in {path} do not fit its own "struct" ({first_line(error)}): '
-            "the file was altered; save it again from the original model."
-        ) from None
-    return model.eval()
+from .structure import is_pruned, structure_of, validate
+from .wrappers import is_compiled, plain_names, plain_state
 
 
 def read_struct(path):
@@ -57,7 +26,13 @@ def read_struct(path):
         CheckpointError: the file is missing or unreadable.
         StructError: the structure is missing or malformed.
     """
-    return _struct_in(read_checkpoint(path), path)
+    checkpoint = read_checkpoint(path)
+    if "struct" not in checkpoint:
+        raise StructError(
+            f'{path!r} has no "struct": save it with blendprune.apply() in effect, or set '
+            "MODEL.FINETUNE False to load a dense model."
+        )
+    return validate(checkpoint["struct"])
 
 
 def build_mode(cfg):
@@ -68,31 +43,78 @@ def build_mode(cfg):
 
     Returns:
         tuple[bool, dict | None]: whether ``forward`` returns the raw head outputs, and the
-        structure that gives the widths. A script that prunes takes those of a pruned file at
-        MODEL.WEIGHTS, so that a pruned model can be pruned again.
+        checkpoint that gives the widths, for :func:`blendprune.loading.restructure_from`. A script
+        that prunes takes those of a pruned file at MODEL.WEIGHTS, so that a pruned model can be
+        pruned again.
 
     Raises:
         ConfigError: as for :func:`blendprune.config.prune_mode`.
         CheckpointError: MODEL.FINETUNE is True, and the file cannot be read.
-        StructError: MODEL.FINETUNE is True, and the structure is missing or malformed.
+        StructError: MODEL.FINETUNE is True, and the structure is malformed.
     """
     prune, finetune = prune_mode(cfg)
     if finetune:
-        return False, read_struct(cfg.MODEL.WEIGHTS)
+        return False, read_checkpoint(cfg.MODEL.WEIGHTS)
     if prunes_in_script(cfg):
-        return False, _pruned_struct(cfg.MODEL.WEIGHTS.partition("?")[0])
+        return False, _pruned_checkpoint(cfg.MODEL.WEIGHTS.partition("?")[0])
     return prune, None
 
 
-def _pruned_struct(path):
+def _pruned_checkpoint(path):
     # The script loads the file itself, in formats that only upstream reads, too.
     if not path or path.endswith(".pkl"):
         return None
     try:
-        struct = read_checkpoint(path).get("struct")
+        checkpoint = read_checkpoint(path)
     except CheckpointError:
         return None
-    return struct if isinstance(struct, dict) and is_pruned(validate(struct)) else None
+    struct = struct_in(checkpoint)
+    return checkpoint if struct is not None and is_pruned(struct) else None
+
+
+def struct_in(checkpoint):
+    """The structure in a checkpoint.
+
+    Args:
+        checkpoint (dict): from :func:`read_checkpoint`.
+
+    Returns:
+        dict | None: validated; None if there is none, or another tool's entry of that name.
+
+    Raises:
+        StructError: it is malformed.
+    """
+    struct = checkpoint.get("struct")
+    ours = isinstance(struct, dict) and str(struct.get("format", "")).startswith("blendprune")
+    return validate(struct) if ours else None
+
+
+def module_names(checkpoint):
+    """Names of the modules, or at least of the tensors, of the model in a checkpoint.
+
+    Args:
+        checkpoint (dict): from :func:`read_checkpoint`.
+
+    Returns:
+        list[str]: names as upstream's state dict has them.
+    """
+    struct = struct_in(checkpoint)
+    if struct is not None:
+        return list(struct["modules"])
+    return list(plain_names(weights_in(checkpoint)).values())
+
+
+def weights_in(checkpoint):
+    """The state dict in a checkpoint.
+
+    Args:
+        checkpoint (dict): with ``"model"``, or a state dict itself, as detectron2 reads it.
+
+    Returns:
+        dict: name → tensor.
+    """
+    weights = checkpoint.get("model", checkpoint)
+    return weights if isinstance(weights, dict) else {}
 
 
 def read_checkpoint(path):
@@ -148,34 +170,6 @@ def refuse_pickled_module(local, path):
         )
 
 
-def refuse_other_widths(checkpoint, model):
-    """Refuse to load a pruned checkpoint into a model of other widths.
-
-    fvcore would only warn, skip these weights, and leave random ones.
-
-    Args:
-        checkpoint (dict): with ``"model"`` and, if it was saved under the overlay, ``"struct"``.
-        model (nn.Module): the model to load it into.
-
-    Raises:
-        CheckpointError: the checkpoint is pruned, and a tensor's shape differs.
-    """
-    struct = checkpoint.get("struct")
-    if not isinstance(struct, dict) or struct.get("format") != FORMAT:
-        return
-    if not is_pruned(validate(struct)):
-        return
-    current = model.state_dict()
-    for key, value in checkpoint["model"].items():
-        if key in current and tuple(current[key].shape) != tuple(value.shape):
-            raise CheckpointError(
-                f"the checkpoint is pruned ({struct['size'] / 1e6:.1f} M of "
-                f"{struct['dense_size'] / 1e6:.1f} M values; {key} is {tuple(value.shape)}), but "
-                f"the model has {tuple(current[key].shape)}: set MODEL.FINETUNE True and "
-                "MODEL.WEIGHTS to this checkpoint, or call blendprune.load(path)."
-            )
-
-
 def convert(path, output, *, allow_pickle=False):
     """Convert a checkpoint whose ``"struct"`` is a pickled module to the plain form.
 
@@ -207,6 +201,22 @@ def convert(path, output, *, allow_pickle=False):
     else:
         validate(struct)
     save_atomically(checkpoint, output)
+
+
+def extras(model):
+    """What a checkpoint holds of a model beside what fvcore saves.
+
+    Args:
+        model (nn.Module): wrapped or not.
+
+    Returns:
+        dict: ``"struct"``; and ``"model"`` where ``torch.compile`` adds to the names of the
+        weights, with the names that they have without it.
+    """
+    found = {"struct": structure_of(model)}
+    if any(map(is_compiled, model.modules())):
+        found["model"] = plain_state(model)
+    return found
 
 
 def save_atomically(obj, path):
@@ -268,52 +278,6 @@ def _remove(path):
         shutil.rmtree(path, ignore_errors=True)
     elif PathManager.exists(path):
         PathManager.rm(path)
-
-
-def _build_dense(struct, device, path):
-    from detectron2.config import CfgNode, get_cfg
-    from detectron2.modeling import build_model
-
-    from . import modeling
-    from .config import add_prune_config
-
-    if not struct["config"]:
-        raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
-    modeling.register()
-    cfg = get_cfg()
-    add_prune_config(cfg)
-    cfg.set_new_allowed(True)
-    try:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
-    except Exception as error:  # yaml and yacs raise many types
-        raise StructError(
-            f"the config in {path} cannot be read ({first_line(error)}): pass the dense model, "
-            "load(path, model=…)."
-        ) from None
-    if device is None:
-        absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-        device = "cpu" if absent else cfg.MODEL.DEVICE
-    cfg.MODEL.DEVICE = str(device)
-    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
-    cfg.MODEL.WEIGHTS = ""
-    if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
-        raise StructError(
-            f"the config in {path} builds a {cfg.MODEL.META_ARCHITECTURE}, but its structure is of "
-            f"a {struct['meta_architecture']}: the file was altered; save it again from the "
-            "original model."
-        )
-    model = build_model(cfg)
-    remember(model, cfg)
-    return model
-
-
-def _struct_in(checkpoint, path):
-    if "struct" not in checkpoint:
-        raise StructError(
-            f'{path!r} has no "struct": save it with blendprune.apply() in effect, or set '
-            "MODEL.FINETUNE False to load a dense model."
-        )
-    return validate(checkpoint["struct"])
 
 
 def first_line(error):

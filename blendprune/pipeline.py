@@ -10,12 +10,13 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from . import pruning, structure
-from .build import arguments_of, build_dense, build_trained, prune_arguments, restructure_from
-from .checkpoint import read_checkpoint, read_struct, staged
+from .build import arguments_of, build_dense, build_trained, prune_arguments
+from .checkpoint import read_checkpoint, staged
 from .config import prune_mode
 from .data.calibration import calibration_batches
 from .errors import ConfigError
 from .finetune import finetune_config
+from .loading import restructure_from
 from .progress import Progress
 from .pruning.cost.latency import compare_latency
 from .reference import reference_of, reference_words
@@ -111,10 +112,8 @@ def plan_from_config(cfg):
     """
     prune_mode(cfg)
     model, path = build_dense(cfg), cfg.MODEL.WEIGHTS.partition("?")[0]
-    if cfg.MODEL.FINETUNE:
-        structure.restructure(model, read_struct(path))
-    elif os.path.isfile(path) and not path.endswith(".pkl"):
-        restructure_from(model, read_checkpoint(path))
+    if cfg.MODEL.FINETUNE or os.path.isfile(path) and not path.endswith(".pkl"):
+        restructure_from(model, read_checkpoint(path), strict=cfg.MODEL.FINETUNE)
     return pruning.plan(model, **arguments_of(pruning.plan, cfg))
 
 

@@ -9,19 +9,27 @@ A structure (the ``"struct"`` of a checkpoint) is a dict of str, int and list.
      "dense_size": 32301234, "size": 8912345,         # values in the state dict, dense and now
      "modules": {"backbone.bottom_up.stem.conv1":
                      {"in_channels": 3, "out_channels": 32, "groups": 1, "weight": [32, 3, 7, 7]},
-                 "backbone": {"_out_feature_channels": {"p3": 128, "p4": 128}}, ...}}
+                 "backbone": {"_out_feature_channels": {"p3": 128, "p4": 128}}, ...},
+     # Of a pruned model; files of earlier versions lack both:
+     "dense": {"backbone.bottom_up.stem.conv1": {"out_channels": 64, "weight": [64, 3, 7, 7]}, ...},
+     "prediction_layers": ["proposal_generator.fcos_head.cls_logits", ...]}
 
 In a module's entry, an int is an attribute. A list is the shape of one of the module's own tensors,
 or the attribute ``normalized_shape``. A dict is an attribute that maps names to ints. Module names
-are those of upstream's state dict, with and without the overlay.
+are those of upstream's state dict, with and without the overlay or ``torch.compile``.
+
+``"dense"`` holds what pruning changed, as it was before. ``"prediction_layers"`` are the layers
+whose output width the config decides (classes, anchors): :mod:`blendprune.widths` leaves it to the
+model that is fine-tuned.
 """
 
+import math
 from itertools import chain
 
 import torch
-from torch import nn
 
 from .errors import StructError
+from .wrappers import is_compiled, plain_name, plain_state, unwrap
 
 FORMAT = "blendprune.struct"
 VERSION = 1
@@ -54,24 +62,35 @@ def structure_of(model):
     """Describe a model, dense or pruned.
 
     Args:
-        model (nn.Module): any model, DDP-wrapped or not.
+        model (nn.Module): any model, wrapped or not (:func:`blendprune.wrappers.unwrap`).
 
     Returns:
-        dict: the structure, see the module's docstring. :func:`restructure` is its inverse.
+        dict: the structure, see the module's docstring. :func:`blendprune.restructure` is its
+        inverse.
     """
     model = unwrap(model)
-    size = state_size(model)
-    return {
+    modules, size = entries_of(model), state_size(model)
+    struct = {
         "format": FORMAT,
         "version": VERSION,
         "meta_architecture": type(model).__name__,
         "config": config_of(model),
         "dense_size": getattr(model, "blendprune_dense_size", size),
         "size": size,
-        "modules": {
-            name: entry for name, module in named_modules(model) if (entry := _entry(module))
-        },
+        "modules": modules,
     }
+    if not is_remembered_dense(model):
+        return struct
+    dense = _changed(dense_entries(model), modules)
+    removed = sum(
+        _numel(entry, key) - _numel(modules[name], key)
+        for name, entry in dense.items()
+        for key in entry
+    )
+    struct["dense_size"] = getattr(model, "blendprune_dense_size", size + removed)
+    predictions = getattr(model, "blendprune_predictions", None)
+    known = {} if predictions is None else {"prediction_layers": list(predictions)}
+    return {**struct, "dense": dense, **known}
 
 
 def remember(model, cfg):
@@ -81,20 +100,54 @@ def remember(model, cfg):
         model (nn.Module): a model just built from ``cfg``, not pruned yet.
         cfg (CfgNode): the config it was built from.
     """
+    model = unwrap(model)
     model.blendprune_config = cfg.dump()
     model.blendprune_dense_size = state_size(model)
 
 
 def is_remembered(model):
     """Whether :func:`remember` was called on the model."""
-    return hasattr(model, "blendprune_config")
+    return hasattr(unwrap(model), "blendprune_config")
+
+
+def remember_dense(model, entries):
+    """Store the widths of a model before its first pruning; a second call changes nothing.
+
+    Args:
+        model (nn.Module): just pruned or restructured.
+        entries (dict): from :func:`entries_of`, before that.
+    """
+    model = unwrap(model)
+    if not is_remembered_dense(model):
+        model.blendprune_dense = entries
+
+
+def is_remembered_dense(model):
+    """Whether :func:`remember_dense` was called on the model."""
+    return hasattr(unwrap(model), "blendprune_dense")
+
+
+def dense_entries(model):
+    """Widths of a model before its first pruning (dict): its own if it was not pruned."""
+    model = unwrap(model)
+    return getattr(model, "blendprune_dense", None) or entries_of(model)
+
+
+def remember_predictions(model, names):
+    """Store the layers whose output width the config decides.
+
+    Args:
+        model (nn.Module): any model.
+        names (Iterable[str]): module names as of :func:`named_modules`.
+    """
+    unwrap(model).blendprune_predictions = list(names)
 
 
 def config_of(model):
     """Return the config that :func:`remember` stored on a model.
 
     Args:
-        model (nn.Module): any model, DDP-wrapped or not.
+        model (nn.Module): any model, wrapped or not.
 
     Returns:
         str: the config as YAML, or ``""`` if none was stored.
@@ -102,71 +155,43 @@ def config_of(model):
     return getattr(unwrap(model), "blendprune_config", "")
 
 
-def unwrap(model):
-    """Return the model inside a DataParallel or DistributedDataParallel wrapper."""
-    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, parallel) else model
-
-
 def state_size(model):
     """Count the values in a model's state dict."""
-    return sum(t.numel() for t in model.state_dict().values() if isinstance(t, torch.Tensor))
+    return sum(t.numel() for t in plain_state(model).values() if isinstance(t, torch.Tensor))
 
 
 def named_modules(model):
     """Yield ``(name, module)`` with the names of upstream's state dict.
 
-    Only a BasicBlock under the overlay differs: its ``norm1`` is upstream's ``conv1.norm``.
+    Two names differ from torch's: under the overlay, ``norm1`` of a BasicBlock is upstream's
+    ``conv1.norm``; and a part inside ``torch.compile`` has the name that it has without.
+
+    Args:
+        model (nn.Module): not wrapped; its parts may be compiled.
     """
     modules = dict(model.named_modules())
     for name, module in modules.items():
+        if is_compiled(module):
+            continue
         parent, _, leaf = name.rpartition(".")
         if leaf in BLOCK_NORMS:
             conv = getattr(modules[parent], BLOCK_NORMS[leaf], None)
             if getattr(conv, "norm", module) is None:
                 name = f"{name[: -len(leaf)]}{BLOCK_NORMS[leaf]}.norm"
-        yield name, module
+        yield plain_name(name), module
 
 
-def restructure(model, struct):
-    """Reshape a dense model in place to the widths of a structure.
-
-    Call it before the optimizer and DDP exist. Everything is checked before anything changes.
-    Weights keep their leading slice; load the checkpoint's weights afterwards.
+def entries_of(model):
+    """Widths and shapes of every module that has any.
 
     Args:
-        model (nn.Module): dense, of the same architecture and config.
-        struct (dict): from :func:`structure_of`, possibly through a file.
+        model (nn.Module): any model, wrapped or not.
 
-    Raises:
-        StructError: ``struct`` is malformed or belongs to another model.
+    Returns:
+        dict[str, dict]: module name → entry, see the module's docstring.
     """
-    model = unwrap(model)
-    struct = validate(struct)
-    if struct["meta_architecture"] != type(model).__name__:
-        raise StructError(
-            f'the "struct" is of a {struct["meta_architecture"]}, but the model is a '
-            f"{type(model).__name__}: set MODEL.META_ARCHITECTURE to {struct['meta_architecture']}."
-        )
-    current = {name: (module, _entry(module)) for name, module in named_modules(model)}
-    _compare_names(struct["modules"], {name for name, (_, entry) in current.items() if entry})
-    for name, entry in struct["modules"].items():
-        _compare_entry(name, entry, *current[name])
-
-    moved = {}
-    for name, entry in struct["modules"].items():
-        module = current[name][0]
-        for key, value in entry.items():
-            if key in WIDTH_TUPLES:
-                setattr(module, key, tuple(value))
-            elif isinstance(value, list):
-                _shrink(module, key, value, moved)
-            else:
-                setattr(module, key, dict(value) if isinstance(value, dict) else value)
-    # Imported here because it needs detectron2.
-    from .modeling.attention import fit_heads
-
-    fit_heads(model)
+    modules = named_modules(unwrap(model))
+    return {name: entry for name, module in modules if (entry := entry_of(module))}
 
 
 def validate(struct):
@@ -189,8 +214,18 @@ def validate(struct):
         _require(isinstance(struct.get(key), kind), f"its {key!r} is not a {kind.__name__}")
     for key in ("size", "dense_size"):
         _require(_is_width(struct.get(key), 1 << 62), f"its {key!r} is not a positive int")
-    _require(len(struct["modules"]) <= _MAX_MODULES, "it lists too many modules")
-    for name, entry in struct["modules"].items():
+    _check_entries(struct["modules"])
+    dense, predictions = struct.get("dense", {}), struct.get("prediction_layers", [])
+    _require(isinstance(dense, dict), "its 'dense' is not a dict")
+    _check_entries(dense)
+    known = isinstance(predictions, list) and all(isinstance(x, str) for x in predictions)
+    _require(known, "its 'prediction_layers' are not a list of names")
+    return struct
+
+
+def _check_entries(modules):
+    _require(len(modules) <= _MAX_MODULES, "it lists too many modules")
+    for name, entry in modules.items():
         _require(isinstance(name, str) and len(name) <= _MAX_NAME, "a module's name is not a str")
         _require(isinstance(entry, dict), f"the entry of {name!r} is not a dict")
         for key, value in entry.items():
@@ -202,15 +237,15 @@ def validate(struct):
             else:
                 fits = key in WIDTHS and _is_width(value)
             _require(fits, f"{name}.{key} = {str(value)[:40]} is not a width")
-    return struct
 
 
 def is_pruned(struct):
     """Whether a validated structure is of a pruned model."""
-    return struct["size"] < struct["dense_size"]
+    return struct["size"] < struct["dense_size"] or bool(struct.get("dense"))
 
 
-def _entry(module):
+def entry_of(module):
+    """Widths of one module and shapes of its own tensors (dict), see the module's docstring."""
     tensors = chain(
         module._parameters.items(),
         ((k, v) for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set),
@@ -222,78 +257,20 @@ def _entry(module):
     return {**widths, **shapes, **dicts, **tuples}
 
 
-def _compare_names(wanted, found):
-    for name in wanted:
-        if name not in found:
-            raise StructError(
-                f'the "struct" has a module {name!r} that the model lacks: build the model from '
-                "the config the checkpoint was pruned with."
-            )
-    for name in found:
-        if name not in wanted:
-            raise StructError(
-                f'the model has a module {name!r} that the "struct" lacks: build the model from '
-                "the config the checkpoint was pruned with."
-            )
+def _changed(before, now):
+    """Those entries of ``before`` that differ now, and of them what differs."""
+    pairs = ((name, before.get(name, entry), entry) for name, entry in now.items())
+    found = {
+        name: {key: value for key, value in old.items() if value != entry.get(key)}
+        for name, old, entry in pairs
+    }
+    return {name: entry for name, entry in found.items() if entry}
 
 
-def _compare_entry(name, entry, module, dense):
-    if entry.keys() != dense.keys():
-        odd = sorted(entry.keys() ^ dense.keys())[0]
-        raise StructError(
-            f'the "struct" and the model differ in {name}.{odd}: build the model from the config '
-            "the checkpoint was pruned with."
-        )
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            fits = value.keys() == dense[key].keys()
-            pairs = [(v, dense[key].get(k, 0)) for k, v in value.items()]
-        elif isinstance(value, list):
-            fits = isinstance(dense[key], list) and len(value) == len(dense[key])
-            pairs = list(zip(value, dense[key])) if fits else []
-        else:
-            fits, pairs = isinstance(dense[key], int), [(value, dense[key])]
-        if not fits or any(new > old for new, old in pairs):
-            raise StructError(
-                f'the "struct" has {name}.{key} = {value}, the model has {dense[key]}, and '
-                "pruning only reduces widths: build the model from the config the checkpoint was "
-                "pruned with (class counts included)."
-            )
-    if not _agrees(entry, module):
-        raise StructError(
-            f'the "struct" contradicts itself in {name} ({entry}): save the checkpoint again.'
-        )
-
-
-def _agrees(entry, module):
-    """Whether the widths of a layer fit the shapes of its tensors."""
-    weight = entry.get("weight")
-    if weight is None:
-        return True
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return weight[:2] == [entry["in_channels"], entry["out_channels"] // entry["groups"]]
-    if {"in_channels", "out_channels"} <= entry.keys():
-        inputs = weight[1] * entry.get("groups", getattr(module, "groups", 1))
-        return [weight[0], inputs] == [entry["out_channels"], entry["in_channels"]]
-    if {"in_features", "out_features"} <= entry.keys():
-        return weight == [entry["out_features"], entry["in_features"]]
-    if "normalized_shape" in entry:
-        return weight == entry["normalized_shape"]
-    width = entry.get("num_features", entry.get("num_channels"))
-    return width is None or all(v == [width] for v in entry.values() if isinstance(v, list))
-
-
-def _shrink(module, key, shape, moved):
-    old = module._parameters.get(key)
-    is_parameter = old is not None
-    if not is_parameter:
-        old = module._buffers[key]
-    if list(old.shape) == shape:
-        return
-    if id(old) not in moved:  # a tensor that two modules share stays shared
-        new = old.data[tuple(slice(n) for n in shape)].clone()
-        moved[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new, old
-    setattr(module, key, moved[id(old)][0])
+def _numel(entry, key):
+    """Numbers in a tensor; an attribute has none."""
+    is_shape = isinstance(entry[key], list) and key not in WIDTH_TUPLES
+    return math.prod(entry[key]) if is_shape else 0
 
 
 def _is_width(value, limit=_MAX_WIDTH):

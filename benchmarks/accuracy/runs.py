@@ -13,9 +13,10 @@ from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from blendprune.build import build_trained
-from blendprune.checkpoint import load, staged
+from blendprune.checkpoint import staged
 from blendprune.demo.trainer import DigitTrainer, average_precisions
 from blendprune.finetune import finetune_config
+from blendprune.loading import load
 from blendprune.pipeline import prune_from_config
 from blendprune.pruning.cost.latency import compare_latency
 

@@ -16,23 +16,24 @@ def add_blendmask_config(cfg):
     _add_mask_config(cfg)
 
 
-def basis_loss_config(cfg, struct):
+def basis_loss_config(cfg, names):
     """Derive a config that builds the segmentation head if and only if the checkpoint has it.
 
     Args:
         cfg (CfgNode): config of a BlendMask; it is not modified.
-        struct (dict): validated structure of the checkpoint.
+        names (Iterable[str]): of the modules, or of the tensors, of the checkpoint.
 
     Returns:
-        CfgNode: ``cfg`` with MODEL.BASIS_MODULE.LOSS_ON set. If ``struct`` is of another
+        CfgNode: ``cfg`` with MODEL.BASIS_MODULE.LOSS_ON set. If the names are of another
         architecture, ``cfg`` itself; :func:`blendprune.restructure` then raises.
 
     Raises:
         StructError: LOSS_ON is True, but the checkpoint has no segmentation head.
     """
-    if struct["meta_architecture"] != cfg.MODEL.META_ARCHITECTURE:
+    inside = [name for name in names if name.startswith("basis_module.")]
+    if not inside:
         return cfg
-    has_head = any(name.startswith("basis_module.seg_head.") for name in struct["modules"])
+    has_head = any(name.startswith("basis_module.seg_head.") for name in inside)
     if cfg.MODEL.BASIS_MODULE.LOSS_ON and not has_head:
         raise StructError(
             "MODEL.BASIS_MODULE.LOSS_ON is True, but the model was pruned without its segmentation "

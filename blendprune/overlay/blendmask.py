@@ -11,7 +11,8 @@ the same seed gives the same weights.
 from torch import nn
 
 from .. import structure
-from ..checkpoint import build_mode
+from ..checkpoint import build_mode, module_names
+from ..loading import restructure_from
 from ._patch import Patch, importable
 
 
@@ -26,16 +27,16 @@ def build(model, cfg, upstream):
     from ..modeling.blendmask import build_parts
     from ..modeling.blendmask_config import basis_loss_config
 
-    prune, struct = build_mode(cfg)
+    prune, checkpoint = build_mode(cfg)
     loss_on = cfg.MODEL.BASIS_MODULE.LOSS_ON
-    if struct is not None:
-        cfg = basis_loss_config(cfg, struct)
+    if checkpoint is not None:
+        cfg = basis_loss_config(cfg, module_names(checkpoint))
 
     nn.Module.__init__(model)
     build_parts(model, cfg, upstream.build_blender, upstream.build_basis_module)
     structure.remember(model, cfg)
-    if struct is not None:
-        structure.restructure(model, struct)
+    if checkpoint is not None:
+        restructure_from(model, checkpoint)
         model.basis_module.loss_on = loss_on
     model.model_prune = model.proposal_generator.model_prune = prune
 

@@ -10,6 +10,7 @@ import torch
 
 from .. import structure
 from ..checkpoint import build_mode
+from ..loading import restructure_from
 from ._patch import Patch
 
 
@@ -34,12 +35,12 @@ def _install(module, edits):
 
     def build_model(wrapped, instance, args, kwargs):
         cfg = args[0] if args else kwargs["cfg"]
-        prune, struct = build_mode(cfg)
+        prune, checkpoint = build_mode(cfg)
         model = wrapped(*args, **kwargs)
         if not structure.is_remembered(model):
             structure.remember(model, cfg)
-            if struct is not None:
-                structure.restructure(model, struct)
+            if checkpoint is not None:
+                restructure_from(model, checkpoint)
         if prune and not hasattr(model, "model_prune"):
             if type(model) not in extended:
                 extended.add(type(model))

@@ -11,15 +11,16 @@ disable the check. Left alone: all other loading.
 
 import pickle
 
-from ..checkpoint import refuse_other_widths, refuse_pickled_module
-from ..structure import structure_of
+from ..checkpoint import extras, refuse_pickled_module
+from ..mismatch import refuse_other_widths
+from ..wrappers import name_as
 from ._patch import Patch
 
 
 def save(wrapped, instance, args, kwargs):
     """Save ``"struct"`` beside ``"model"``."""
     if instance.save_dir and instance.save_to_disk and "struct" not in kwargs:
-        kwargs = {**kwargs, "struct": structure_of(instance.model)}
+        kwargs = {**kwargs, **extras(instance.model)}
     return wrapped(*args, **kwargs)
 
 
@@ -49,14 +50,16 @@ def load_file(wrapped, instance, args, kwargs):
 
 
 def load_model(wrapped, instance, args, kwargs):
-    """Load weights, but refuse a pruned checkpoint in a model of other widths.
+    """Load weights under the model's own names, but refuse those of other widths.
 
     A training that has pruned the model meanwhile resumes: the model takes these widths.
     """
     from ..training.resume import take_widths
 
-    take_widths(args[0], instance)
-    refuse_other_widths(args[0], instance.model)
+    checkpoint = args[0]
+    take_widths(checkpoint, instance)
+    refuse_other_widths(checkpoint, instance.model)
+    checkpoint["model"] = name_as(checkpoint["model"], instance.model)
     return wrapped(*args, **kwargs)
 
 

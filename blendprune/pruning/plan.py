@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 from tabulate import tabulate
 
+from ..wrappers import unwrap
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
 from .graph.channel_graph import ChannelGraph
@@ -107,6 +108,7 @@ def plan(
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
     )
+    model = unwrap(model)
     inputs = example_inputs_for(model, example_inputs)
     options.check_layers(model)
     snapshot = Snapshot(model)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from ..errors import ConfigError
 from ..target import Target
+from ..wrappers import unwrap
 from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
 from .search.options import PruningOptions, check_rounds
@@ -111,7 +112,7 @@ def prune(
         PruningError: the model cannot be traced, scored or run; its weights hold NaN, or are of
             half precision or on the meta device.
     """
-    start = time.perf_counter()
+    start, model = time.perf_counter(), unwrap(model)
     target = Target.only(
         {
             "pruning_ratio": pruning_ratio,

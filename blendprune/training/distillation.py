@@ -9,14 +9,14 @@ import torch
 from detectron2.engine.train_loop import HookBase
 from torch import nn
 
-from ..checkpoint import load
 from ..errors import ConfigError
+from ..loading import load
 from ..pruning.architectures import architecture_of
 from ..pruning.graph.outputs import prediction_layers
 from ..pruning.scores.predictions import MIN_VARIANCE
 from ..pruning.tracing.hooks import evaluating, forward_hooks
 from ..pruning.tracing.view import prunable
-from ..structure import unwrap
+from ..wrappers import unwrap
 from .regression import FeatureRegression
 
 _log = logging.getLogger(__name__)

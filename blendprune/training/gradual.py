@@ -10,8 +10,9 @@ from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
 from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
-from ..structure import restructure, unwrap
 from ..target import Target
+from ..widths import restructure
+from ..wrappers import unwrap
 from .trainer_data import example_inputs_of, training_batches
 
 # Below upstream's logger, which every training script sets up.

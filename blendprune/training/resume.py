@@ -6,7 +6,9 @@ from detectron2.utils import comm
 
 from ..errors import PruningError
 from ..pruning.graph.kept_entries import KeptEntries
-from ..structure import FORMAT, config_of, restructure, structure_of, unwrap
+from ..structure import FORMAT, config_of, structure_of
+from ..widths import restructure
+from ..wrappers import unwrap
 from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
 
 

@@ -7,7 +7,7 @@ from ..errors import ConfigError
 from ..pruning.graph.channel_graph import ChannelGraph
 from ..pruning.graph.layer_sides import sum_by_input
 from ..pruning.tracing.view import prunable
-from ..structure import unwrap
+from ..wrappers import unwrap
 from .trainer_data import example_inputs_of
 
 

@@ -200,10 +200,10 @@ def test_finetune_without_weights_is_refused(registered, blendmask_cfg):
         build_model(blendmask_cfg("MODEL.FINETUNE", True))
 
 
-def test_finetune_of_a_checkpoint_without_struct_is_refused(registered, blendmask_cfg, tmp_path):
-    path = str(tmp_path / "old.pth")
-    torch.save({"model": build_model(blendmask_cfg()).state_dict()}, path)
-    with pytest.raises(StructError, match='has no "struct"'):
+def test_finetune_of_other_weights_without_struct_is_refused(registered, blendmask_cfg, tmp_path):
+    path = str(tmp_path / "backbone.pth")
+    torch.save({"model": build_model(blendmask_cfg()).backbone.state_dict()}, path)
+    with pytest.raises(StructError, match='has no "struct", and its weights lack'):
         build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
 
 

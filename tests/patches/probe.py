@@ -248,9 +248,9 @@ def build(*options, **raw):
 
 def cut(model):
     """Halve the inner width of one block, by its structure alone, and move every weight."""
-    from blendprune import structure
+    import blendprune
 
-    struct = structure.structure_of(model)
+    struct = blendprune.structure_of(model)
     prefix = "backbone.bottom_up.res3.0"
     for name in ("conv1", "conv1.norm", "conv2"):
         entry = struct["modules"][f"{prefix}.{name}"]
@@ -260,7 +260,7 @@ def cut(model):
                 entry[key] = value // 2
             elif isinstance(value, list):
                 value[axis] //= 2
-    structure.restructure(model, struct)
+    blendprune.restructure(model, struct)
     # Away from what the seed gives, so that loading has something to do.
     for value in model.state_dict().values():
         if value.is_floating_point():

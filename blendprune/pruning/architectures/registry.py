@@ -3,6 +3,7 @@
 from fvcore.common.registry import Registry
 
 from ...errors import ConfigError
+from ...wrappers import unwrap
 from .default import Architecture
 
 ARCHITECTURES = Registry("ARCHITECTURE")
@@ -49,10 +50,11 @@ def architecture_of(model):
     """How a model runs.
 
     Args:
-        model (nn.Module): inside or outside the prunable view.
+        model (nn.Module): wrapped or not, inside or outside the prunable view.
 
     Returns:
         Architecture: of the registered class that matches and was registered last, or the default.
     """
+    model = unwrap(model)
     found = [cls for _, cls in ARCHITECTURES if cls.matches(model)]
     return (found[-1] if found else Architecture)(model)

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ...wrappers import unwrap
 from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.view import prunable
@@ -104,6 +105,7 @@ def count_costs(model, batched_inputs):
     Returns:
         Counts: by module.
     """
+    model = unwrap(model)
     counter = _Counter(model)
     # In the view a layer is the same operator on every device.
     with prunable(model), evaluating(model), EventStorage(), counter:

@@ -6,6 +6,7 @@ from detectron2.modeling.backbone import Backbone
 
 from ...errors import ConfigError
 from ...structure import config_of
+from ...wrappers import unwrap
 
 # Side of the image where the config of a model gives none: detectron2's default.
 _SIDE = 800
@@ -148,6 +149,6 @@ def small_inputs(model, batched_inputs):
     Returns:
         list[dict]: images cropped to at most 256 pixels a side, for models with a backbone.
     """
-    if not isinstance(getattr(model, "backbone", None), Backbone):
+    if not isinstance(getattr(unwrap(model), "backbone", None), Backbone):
         return batched_inputs
     return [{**x, "image": x["image"][:, :256, :256]} for x in batched_inputs]

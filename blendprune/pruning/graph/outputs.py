@@ -7,6 +7,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ...wrappers import unwrap
 from ..architectures import architecture_of, run_training_forward
 from ..tracing.autograd import ancestors
 from ..tracing.composite import CompositeOperator
@@ -42,7 +43,7 @@ class TracedForward:
     """
 
     def __init__(self, model, batched_inputs, inference_only=False, all_regions=False):
-        self.model = model
+        self.model = model = unwrap(model)
         stages = architecture_of(model).stages(batched_inputs, not inference_only)
         # Raw outputs as the stages return them; empty unless all do.
         self._returned = []

@@ -5,6 +5,7 @@ import contextlib
 import torch
 
 from ...errors import ConfigError
+from ...wrappers import unwrap
 from ..graph.channel_graph import ChannelGraph
 from ..graph.inputs import example_inputs_for
 from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
@@ -59,6 +60,7 @@ def measure_sensitivity(
     """
     from detectron2.utils.file_io import PathManager
 
+    model = unwrap(model)
     if ratios is not None:
         ratios = _check_ratios(ratios)
     options = PruningOptions(importance=importance)

@@ -6,11 +6,13 @@ import math
 from functools import partial
 
 from ...errors import PruningError, TargetUnreachable
+from ...structure import remember_predictions
 from ...target import Target
 from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, total_costs
 from ..cost.latency import compare_latency
 from ..graph.channel_graph import ChannelGraph
+from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
 from ..graph.inputs import small_inputs
 from ..graph.kept_entries import KeptEntries
@@ -110,6 +112,7 @@ class PruningRun:
                 self.options.pruning_ratio_dict,
             )
             groups = graph.groups()
+            remember_predictions(self.model, config_layers(graph, groups))
             channels = self._choose(target, part, goal or target, graph, groups)
             if self._wants_reconstruction() and self._reconstruction is None:
                 self._reconstruction = Reconstruction(self.model, self.batches)

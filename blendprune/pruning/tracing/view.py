@@ -15,8 +15,11 @@ import contextlib
 import functools
 import sys
 
+import torch
 from torch import nn
 
+from ...structure import entries_of, remember_dense
+from ...wrappers import is_compiled, unwrap
 from .attributes import sync_attributes
 from .hooks import keeping_modes
 from .stand_ins import STAND_INS
@@ -30,10 +33,11 @@ def prunable(model):
     state-dict keys are unchanged, and outputs are the same (FrozenBN: to rounding). On leaving,
     also by an exception, classes, ``requires_grad`` flags and training modes are restored. Where
     widths changed, the attributes that upstream reads (``output_shape()``, …) follow them.
-    Views nest.
+    Views nest. A compiled model, or part, runs without its compiler. The model remembers the widths
+    that it had before its first pruning, for the ``"struct"`` of its checkpoints.
 
     Args:
-        model (nn.Module): changed in place while the view is open.
+        model (nn.Module): changed in place while the view is open; wrapped or not.
 
     Yields:
         nn.Module: ``model`` itself.
@@ -44,16 +48,35 @@ def prunable(model):
             pruner = tp.pruner.MagnitudePruner(model, inputs, ..., forward_fn=head_outputs)
             pruner.step()
     """
-    before = _shapes(model)
+    given, model = model, unwrap(model)
+    before, dense = _shapes(model), entries_of(model)
     try:
-        with keeping_modes(model), _stand_ins(model):
-            yield model
+        with keeping_modes(model), _uncompiled(given), _stand_ins(model):
+            yield given
     finally:
         if _shapes(model) != before:
+            remember_dense(model, dense)
             # After an exception the model may be half pruned and not run; that exception says more.
             failing = sys.exc_info()[0] is not None
             with contextlib.suppress(Exception) if failing else contextlib.nullcontext():
                 sync_attributes(model)
+
+
+@contextlib.contextmanager
+def _uncompiled(model):
+    """Run compiled modules as they were before, so that every operator is seen."""
+    in_place = [m for m in model.modules() if getattr(m, "_compiled_call_impl", None) is not None]
+    calls = [(module, module._compiled_call_impl) for module in in_place]
+    wrapped = any(map(is_compiled, model.modules()))
+    for module in in_place:
+        module._compiled_call_impl = None
+    try:
+        # Its import takes seconds, and only a compiled model has paid for it.
+        with torch.compiler.set_stance("force_eager") if wrapped else contextlib.nullcontext():
+            yield
+    finally:
+        for module, call in calls:
+            module._compiled_call_impl = call
 
 
 @contextlib.contextmanager

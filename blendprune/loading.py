@@ -1,0 +1,163 @@
+"""From a checkpoint: the widths of a model, or the whole model."""
+
+import torch
+
+from .checkpoint import first_line, read_checkpoint, struct_in, weights_in
+from .errors import CheckpointError, StructError
+from .shapes import structure_of_weights
+from .structure import entries_of, is_pruned, named_modules, remember
+from .widths import restructure
+from .wrappers import name_as, unwrap
+
+
+def load(path, *, model=None, device=None):
+    """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
+
+    Args:
+        path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
+        model (nn.Module): the dense model, if it was not built from a detectron2 config. With it,
+            the file needs no structure: its weights tell the widths.
+        device (str): defaults to the config's device, or to the CPU if that is absent.
+
+    Returns:
+        nn.Module: the model in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or contradicts its own structure.
+        StructError: the structure is missing, malformed, or of another model.
+    """
+    checkpoint = read_checkpoint(path)
+    struct, given = struct_in(checkpoint), model is not None
+    if model is None:
+        if struct is None:
+            raise StructError(
+                f'{path!r} has no "struct": pass the dense model, load(path, model=…), or build it '
+                "under MODEL.FINETUNE True with MODEL.WEIGHTS set to the file."
+            )
+        model = _build_dense(struct, device, path)
+    elif device is not None:
+        model.to(device)
+    restructure_from(model, checkpoint)
+    weights = name_as(weights_in(checkpoint), model)
+    if given:
+        _refuse_other_predictions(weights, model, path)
+    try:
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f'the weights in {path} do not fit its own "struct" ({first_line(error)}): '
+            "the file was altered; save it again from the original model."
+        ) from None
+    return model.eval()
+
+
+def restructure_from(model, checkpoint, strict=True):
+    """Give a dense model the widths of a checkpoint; load the weights afterwards.
+
+    They are those of its ``"struct"``, or those that its weights have: a pruned file that lost its
+    structure still fine-tunes.
+
+    Args:
+        model (nn.Module): dense, wrapped or not; the number of classes and anchors may differ.
+        checkpoint (dict): from :func:`blendprune.checkpoint.read_checkpoint`.
+        strict (bool): False leaves the model alone if there is no ``"struct"`` and the weights are
+            of another model, for example an ImageNet backbone.
+
+    Raises:
+        StructError: the ``"struct"`` is malformed or of another model; or there is none, and the
+            weights are not those of this model or of a narrower one.
+    """
+    struct = struct_in(checkpoint)
+    if struct is not None:
+        # Built from a config and not pruned: whatever differs does so by the configs.
+        known_dense = struct["config"] and not is_pruned(struct)
+        restructure(model, {**struct, "dense": {}} if known_dense else struct)
+        return
+    try:
+        _restructure_by_weights(unwrap(model), weights_in(checkpoint))
+    except StructError:
+        if strict:
+            raise
+
+
+def _restructure_by_weights(model, weights):
+    # Imported here: a model that is only loaded needs no Torch-Pruning.
+    from .pruning.tracing.attributes import sync_attributes
+
+    if structure_of_weights(model, weights)["modules"] == entries_of(model):
+        return
+    struct = structure_of_weights(model, weights, _predictions(model))
+    try:
+        restructure(model, struct)
+    except StructError as error:
+        raise StructError(
+            f'the checkpoint has no "struct", and its weights do not fit this config\'s model '
+            f"({first_line(error)}): set MODEL.WEIGHTS to a checkpoint of this model, or "
+            "MODEL.FINETUNE False to start from other weights."
+        ) from None
+    sync_attributes(model)
+
+
+def _predictions(model):
+    """Names of the prediction layers, where the model carries a config to trace it with."""
+    from .pruning.graph.inputs import config_inputs, small_inputs
+    from .pruning.graph.outputs import prediction_layers
+    from .pruning.tracing.hooks import evaluating
+    from .pruning.tracing.view import prunable
+
+    inputs = config_inputs(model)
+    if inputs is None:
+        return []
+    with prunable(model), evaluating(model):
+        layers = prediction_layers(model, small_inputs(model, inputs))
+    return [name for name, module in named_modules(model) if module in layers]
+
+
+def _refuse_other_predictions(weights, model, path):
+    """Refuse weights of a model with other classes: what runs must be trained."""
+    own = model.state_dict()
+    for key, value in weights.items():
+        if key in own and tuple(own[key].shape) != tuple(getattr(value, "shape", ())):
+            raise CheckpointError(
+                f"{path} has {key} of {tuple(getattr(value, 'shape', ()))}, and the model wants "
+                f"{tuple(own[key].shape)}: give load(path, model=…) a model with the classes of "
+                "the file; to fine-tune it on others, call restructure(model, struct), then "
+                "DetectionCheckpointer(model).load(path)."
+            )
+
+
+def _build_dense(struct, device, path):
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.modeling import build_model
+
+    from . import modeling
+    from .config import add_prune_config
+
+    if not struct["config"]:
+        raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
+    modeling.register()
+    cfg = get_cfg()
+    add_prune_config(cfg)
+    cfg.set_new_allowed(True)
+    try:
+        cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
+    except Exception as error:  # yaml and yacs raise many types
+        raise StructError(
+            f"the config in {path} cannot be read ({first_line(error)}): pass the dense model, "
+            "load(path, model=…)."
+        ) from None
+    if device is None:
+        absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
+        device = "cpu" if absent else cfg.MODEL.DEVICE
+    cfg.MODEL.DEVICE = str(device)
+    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
+    cfg.MODEL.WEIGHTS = ""
+    if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
+        raise StructError(
+            f"the config in {path} builds a {cfg.MODEL.META_ARCHITECTURE}, but its structure is of "
+            f"a {struct['meta_architecture']}: the file was altered; save it again from the "
+            "original model."
+        )
+    model = build_model(cfg)
+    remember(model, cfg)
+    return model

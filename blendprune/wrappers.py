@@ -1,0 +1,103 @@
+"""Models inside wrappers: DataParallel, DistributedDataParallel, torch.compile."""
+
+from torch import nn
+
+_COMPILED = "_orig_mod"
+_PARALLEL = "module."
+
+
+def unwrap(model):
+    """Return the model inside its wrappers.
+
+    Args:
+        model (nn.Module): in DataParallel, DistributedDataParallel and what ``torch.compile``
+            returns, in any order and number.
+
+    Returns:
+        nn.Module: the model itself if nothing wraps it.
+    """
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        if isinstance(model, parallel):
+            model = model.module
+        elif is_compiled(model):
+            model = model._modules[_COMPILED]
+        else:
+            return model
+
+
+def is_compiled(module):
+    """Whether ``torch.compile`` returned this module."""
+    # By the name that it gives its only child: to import its class takes seconds.
+    return isinstance(module, nn.Module) and _COMPILED in module._modules
+
+
+def is_distributed(model):
+    """Whether a DistributedDataParallel is among the wrappers of a model."""
+    while not isinstance(model, nn.parallel.DistributedDataParallel):
+        inner = model.module if isinstance(model, nn.DataParallel) else model
+        inner = inner._modules[_COMPILED] if is_compiled(inner) else inner
+        if inner is model:
+            return False
+        model = inner
+    return True
+
+
+def plain_name(name):
+    """The name of a module or tensor without the parts that ``torch.compile`` adds.
+
+    Args:
+        name (str): for example ``"backbone._orig_mod.fpn_output2.weight"``.
+    """
+    if _COMPILED not in name:
+        return name
+    return ".".join(part for part in name.split(".") if part != _COMPILED)
+
+
+def plain_names(names):
+    """Names of the tensors of a state dict without those of wrappers.
+
+    Args:
+        names (Iterable[str]): all keys of the state dict, of a wrapped model or a plain one.
+
+    Returns:
+        dict[str, str]: name → plain name.
+    """
+    found = {name: plain_name(name) for name in names}
+    while found and all(name.startswith(_PARALLEL) for name in found.values()):
+        found = {key: name[len(_PARALLEL) :] for key, name in found.items()}
+    return found
+
+
+def plain_state(model):
+    """The state dict of a model with the names that it has without wrappers.
+
+    Args:
+        model (nn.Module): wrapped or not; parts of it may be compiled, too.
+
+    Returns:
+        dict[str, Tensor]: upstream's own state dict if no name differs.
+    """
+    return _renamed(unwrap(model).state_dict(), plain_name)
+
+
+def name_as(state, model):
+    """Give the weights of a file the names that a model's own state dict has.
+
+    Args:
+        state (dict[str, Tensor]): of a wrapped model or a plain one.
+        model (nn.Module): wrapped or not.
+
+    Returns:
+        dict[str, Tensor]: ``state`` itself if no name differs; unknown names are kept.
+    """
+    own = {plain: name for name, plain in plain_names(model.state_dict()).items()}
+    plain = plain_names(state)
+    return _renamed(state, lambda name: own.get(plain[name], plain[name]))
+
+
+def _renamed(state, rename):
+    names = {name: rename(name) for name in state}
+    if all(old == new for old, new in names.items()):
+        return state
+    return {new: state[old] for old, new in names.items()}
