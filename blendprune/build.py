@@ -7,15 +7,17 @@ import torch
 from . import modeling, structure
 from .checkpoint import first_line, read_checkpoint
 from .errors import CheckpointError, ConfigError
-from .loading import restructure_from
+from .loading import adopt_predictions, restructure_from
 from .target import TARGETS
 
 
-def build_trained(cfg):
+def build_trained(cfg, other_predictions=False):
     """Build the model of a config and load its trained weights; a pruned model keeps its widths.
 
     Args:
         cfg (CfgNode): with MODEL.WEIGHTS set; MODEL.PRUNE and MODEL.FINETUNE do not matter.
+        other_predictions (bool): allow weights of other classes or anchors: the model then has the
+            prediction layers of the file.
 
     Returns:
         nn.Module: in training mode, as detectron2 builds it.
@@ -27,7 +29,7 @@ def build_trained(cfg):
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model to prune.")
     model = build_dense(cfg)
-    _load_weights(model, cfg.MODEL.WEIGHTS)
+    _load_weights(model, cfg.MODEL.WEIGHTS, other_predictions)
     return model
 
 
@@ -108,11 +110,13 @@ def _check_device(cfg):
         ) from None
 
 
-def _load_weights(model, path):
+def _load_weights(model, path, other_predictions):
     from detectron2.checkpoint import DetectionCheckpointer
 
     class Recorder(DetectionCheckpointer):
         def _load_model(self, checkpoint):
+            if other_predictions:
+                adopt_predictions(self.model, checkpoint)
             restructure_from(self.model, checkpoint, strict=False)
             self.incompatible = super()._load_model(checkpoint)
             return self.incompatible

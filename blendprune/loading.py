@@ -6,7 +6,7 @@ from .checkpoint import first_line, read_checkpoint, struct_in, weights_in
 from .errors import CheckpointError, StructError
 from .shapes import structure_of_weights
 from .structure import entries_of, is_pruned, named_modules, remember
-from .widths import restructure
+from .widths import restructure, set_entries
 from .wrappers import name_as, unwrap
 
 
@@ -78,6 +78,23 @@ def restructure_from(model, checkpoint, strict=True):
     except StructError:
         if strict:
             raise
+
+
+def adopt_predictions(model, checkpoint):
+    """Give prediction layers the output widths of a file: it is of other classes or anchors.
+
+    The model no longer fits its config; it is for its raw outputs only (a teacher).
+
+    Args:
+        model (nn.Module): dense; it carries its config.
+        checkpoint (dict): with ``"model"``; left alone if these are not weights of this model.
+    """
+    modules = dict(named_modules(model))
+    try:
+        found = structure_of_weights(model, weights_in(checkpoint))["modules"]
+    except StructError:
+        return
+    set_entries(modules, {name: found[name] for name in _predictions(model) if name in found})
 
 
 def _restructure_by_weights(model, weights):

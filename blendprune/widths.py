@@ -53,15 +53,7 @@ def restructure(model, struct):
     fit = _Fit(struct, current)
     wanted = {name: fit.entry(name, module) for name, module in modules.items()}
 
-    moved = {}
-    for name, entry in wanted.items():
-        for key, value in entry.items():
-            if key in WIDTH_TUPLES:
-                setattr(modules[name], key, tuple(value))
-            elif isinstance(value, list):
-                _shrink(modules[name], key, value, moved)
-            else:
-                setattr(modules[name], key, dict(value) if isinstance(value, dict) else value)
+    set_entries(modules, wanted)
     if wanted != current:
         remember_dense(model, dense)
     if "prediction_layers" in struct:
@@ -70,6 +62,24 @@ def restructure(model, struct):
     from .modeling.attention import fit_heads
 
     fit_heads(model)
+
+
+def set_entries(modules, entries):
+    """Give modules the widths and shapes of their entries; weights keep what overlaps.
+
+    Args:
+        modules (dict[str, nn.Module]): by name.
+        entries (dict[str, dict]): by name, as of :func:`blendprune.structure.entries_of`.
+    """
+    moved = {}
+    for name, entry in entries.items():
+        for key, value in entry.items():
+            if key in WIDTH_TUPLES:
+                setattr(modules[name], key, tuple(value))
+            elif isinstance(value, list):
+                _resize(modules[name], key, value, moved)
+            else:
+                setattr(modules[name], key, dict(value) if isinstance(value, dict) else value)
 
 
 class _Fit:
@@ -227,7 +237,7 @@ def _agrees(entry, module):
     return width is None or all(v == [width] for v in entry.values() if isinstance(v, list))
 
 
-def _shrink(module, key, shape, moved):
+def _resize(module, key, shape, moved):
     old = module._parameters.get(key)
     is_parameter = old is not None
     if not is_parameter:
@@ -235,6 +245,7 @@ def _shrink(module, key, shape, moved):
     if list(old.shape) == shape:
         return
     if id(old) not in moved:  # a tensor that two modules share stays shared
-        new = old.data[tuple(slice(n) for n in shape)].clone()
+        new, common = old.data.new_zeros(shape), tuple(map(slice, map(min, shape, old.shape)))
+        new[common] = old.data[common]
         moved[id(old)] = nn.Parameter(new, old.requires_grad) if is_parameter else new, old
     setattr(module, key, moved[id(old)][0])

@@ -27,7 +27,8 @@ class Distillation(HookBase):
 
     Features are those of the backbone, level by level. A pruned model has fewer channels; therefore
     the loss compares the teacher's features with what linear regression predicts of them from the
-    student's (:class:`FeatureRegression`). Heads are the prediction layers, which keep their width.
+    student's (:class:`FeatureRegression`). Heads are the prediction layers, which keep their width;
+    those of a teacher with other classes are left out.
     Both losses are mean squared differences, divided by the variance of the teacher's values over
     the positions of all levels: 0 is equal, 1 is no better than the mean. The heads of an R-CNN see
     the student's regions in both models. Left out are later stages of a cascade, which depend on
@@ -152,7 +153,14 @@ class Distillation(HookBase):
                 f"the teacher has a {missing[0]} that the {type(student).__name__} in training "
                 "lacks: give the dense model that it was pruned from"
             )
-        return names
+        theirs = dict(self.teacher.named_modules())
+        other = [name for name in names if _width(known[name]) != _width(theirs[name])]
+        if other:
+            _log.warning(
+                "distillation leaves out %s: the teacher has other classes or anchors",
+                ", ".join(other),
+            )
+        return [name for name in names if name not in other]
 
 
 class _Calls:
@@ -186,6 +194,10 @@ class _Calls:
 
     def _keep_features(self, backbone, inputs, features):
         self.features = dict(features)
+
+
+def _width(layer):
+    return getattr(layer, "out_channels", None) or getattr(layer, "out_features", None)
 
 
 def _head_loss(ours, theirs):

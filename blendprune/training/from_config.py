@@ -10,8 +10,9 @@ def hooks_from_config(cfg):
     ``PRUNER.SPARSITY.STRENGTH`` above 0: :class:`GroupSparsity`. ``PRUNER.GRADUAL.END`` above 0:
     :class:`GradualPruning`, to the target and with the score of the node.
     ``PRUNER.DISTILLATION.TEACHER`` set: :class:`Distillation` from that file, a trained model of
-    this config, with or without ``"struct"``. MODEL.FINETUNE and ``PRUNER.KEEP_BEST`` (which is on
-    by default): :class:`KeepBest`, unless one of the first two is on.
+    this config, with or without ``"struct"``; the classes may be others. MODEL.FINETUNE and
+    ``PRUNER.KEEP_BEST`` (which is on by default): :class:`KeepBest`, unless one of the first two is
+    on.
 
     Args:
         cfg (CfgNode): of the training; keys that it lacks have their defaults.
@@ -78,11 +79,18 @@ def hooks_from_config(cfg):
 
 
 def _teacher(cfg):
+    """The teacher, with the classes that it was trained on."""
     from ..build import build_trained
+    from ..checkpoint import read_checkpoint, struct_in
+    from ..loading import load
 
-    cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
+    path = cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
     try:
-        return build_trained(cfg)
+        if not path.endswith(".pkl"):
+            struct = struct_in(read_checkpoint(path))
+            if struct is not None and struct["config"]:
+                return load(path, device=cfg.MODEL.DEVICE)
+        return build_trained(cfg, other_predictions=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error} It is PRUNER.DISTILLATION.TEACHER: set that to the dense model's file, or to "

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
@@ -90,6 +91,25 @@ def test_an_unmodified_trainer_prunes_while_it_trains(train, tmp_path):
 
 def test_an_unmodified_trainer_distils(train, dense):
     trainer = train("PRUNER.DISTILLATION.TEACHER", dense, "MODEL.WEIGHTS", dense)
+    for name in ("loss_distill_heads", "loss_distill_features"):
+        assert trainer.storage.history(name).latest() > 0
+
+
+@pytest.mark.parametrize("has_struct", [True, False])
+def test_a_teacher_of_other_classes_teaches_what_both_predict(train, dense, caplog, has_struct):
+    if not has_struct:
+        torch.save({"model": torch.load(dense)["model"]}, dense)
+    with caplog.at_level("WARNING"):
+        trainer = train(
+            *("PRUNER.DISTILLATION.TEACHER", dense, "MODEL.FCOS.NUM_CLASSES", 7),
+            *("MODEL.BASIS_MODULE.NUM_CLASSES", 7, "SOLVER.MAX_ITER", 2),
+        )
+    (hook,) = (hook for hook in trainer._hooks if isinstance(hook, Distillation))
+    assert hook.teacher.proposal_generator.fcos_head.cls_logits.out_channels == 3
+    state = hook.teacher.state_dict()
+    assert all(torch.equal(state[key], x) for key, x in torch.load(dense)["model"].items())
+    said = [r.getMessage() for r in caplog.records if "distillation leaves out" in r.getMessage()]
+    assert len(said) == 1 and "cls_logits" in said[0] and "bbox_pred" not in said[0]
     for name in ("loss_distill_heads", "loss_distill_features"):
         assert trainer.storage.history(name).latest() > 0
 
