@@ -34,13 +34,11 @@ def refuse_other_widths(checkpoint, model):
     """
     model, struct = unwrap(model), struct_in(checkpoint)
     pruned_model = is_pruned(structure_of(model))
-    if checkpoint.get("matching_heuristics", False):
-        if pruned_model:
-            raise CheckpointError(
-                "the model is pruned, but the weights to load are of a dense one, under names of "
-                f"another tool: {_LOAD_PRUNED}"
-            )
-        return
+    if pruned_model and _has_other_names(checkpoint, model):
+        raise CheckpointError(
+            "the model is pruned, but the weights to load are of a dense one, under names of "
+            f"another tool: {_LOAD_PRUNED}"
+        )
     found, layers = _differences(weights_in(checkpoint), model, struct)
     if not found:
         return
@@ -59,6 +57,13 @@ def refuse_other_widths(checkpoint, model):
             f"the model is pruned ({key} is {ours}), but the checkpoint is dense ({theirs}): "
             f"{_LOAD_PRUNED}"
         )
+
+
+def _has_other_names(checkpoint, model):
+    # AdelaiDet turns these heuristics on by the name of the file, too.
+    if not checkpoint.get("matching_heuristics", False):
+        return False
+    return not plain_state(model).keys() & set(plain_names(weights_in(checkpoint)).values())
 
 
 _LOAD_PRUNED = (

@@ -9,6 +9,8 @@ from .checkpoint import first_line
 from .errors import ConfigError
 from .finetune import freezing_keys
 from .pruning.graph.inputs import config_inputs, small_inputs
+from .widths import restructure
+from .wrappers import unwrap
 
 # Values of FREEZE_AT and its like, the first that frees all. For some backbones 0 still freezes
 # norms, or is not allowed.
@@ -35,7 +37,7 @@ def try_config(cfg, dense_cfg, model, data=None, build=build_dense):
     Raises:
         ConfigError: the model of the config cannot be built or run.
     """
-    model = structure.unwrap(model)
+    model = unwrap(model)
     with _same_random_numbers(model):
         twin, frozen = _most_free(cfg, dense_cfg, structure.structure_of(model), build)
         try:
@@ -106,7 +108,7 @@ def _set(cfg, values):
 def _build(cfg, struct, build):
     twin = build(cfg)
     dense = {name: p.shape for name, p in twin.named_parameters()}
-    structure.restructure(twin, struct)
+    restructure(twin, struct)
     names = {
         name
         for name, module in twin.named_modules()

@@ -103,6 +103,7 @@ def pruned_model():
 def test_a_pruned_model_takes_its_own_weights_with_or_without_structure(pruned_model):
     for file in (PRUNED, _earlier(PRUNED), _stripped(PRUNED)):
         refuse_other_widths(file, pruned_model)
+        refuse_other_widths({**file, "matching_heuristics": True}, pruned_model)
 
 
 @pytest.mark.parametrize("strip", [lambda file: file, _stripped])

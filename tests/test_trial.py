@@ -16,6 +16,7 @@ from blendprune.errors import ConfigError
 from blendprune.finetune import finetune_config
 from blendprune.pruning import prune
 from blendprune.trial import try_config
+from blendprune.widths import restructure
 
 
 class Net(nn.Module):
@@ -97,7 +98,7 @@ def _pruned(cfg):
     entries["first"].update(out_channels=4, weight=[4, 3, 3, 3], bias=[4])
     entries["norm"] = {key: [4] if isinstance(x, list) else 4 for key, x in entries["norm"].items()}
     entries["second"].update(in_channels=4, weight=[4, 4, 3, 3])
-    structure.restructure(model, struct)
+    restructure(model, struct)
     return model
 
 

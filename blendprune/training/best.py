@@ -12,7 +12,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import read_checkpoint, save_atomically, staged
-from ..structure import structure_of, unwrap
+from ..structure import structure_of
+from ..wrappers import unwrap
 
 # Below upstream's logger, which every training script sets up.
 _log = logging.getLogger("detectron2.blendprune.training")

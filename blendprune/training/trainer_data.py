@@ -2,7 +2,7 @@
 
 from ..pruning.graph.inputs import config_inputs, example_inputs_for
 from ..pruning.scores import first_batches
-from ..structure import unwrap
+from ..wrappers import unwrap
 
 
 def training_batches(trainer, images):
