@@ -39,7 +39,7 @@ def build_mode(cfg):
     """How ``MODEL.PRUNE`` and ``MODEL.FINETUNE`` want the model of a config to be built.
 
     Args:
-        cfg (CfgNode): with or without the two keys.
+        cfg (CfgNode): with or without the two keys, or an object of another kind.
 
     Returns:
         tuple[bool, dict | None]: whether ``forward`` returns the raw head outputs, and the
@@ -52,6 +52,8 @@ def build_mode(cfg):
         CheckpointError: MODEL.FINETUNE is True, and the file cannot be read.
         StructError: MODEL.FINETUNE is True, and the structure is malformed.
     """
+    if not hasattr(getattr(cfg, "MODEL", None), "get"):
+        return False, None
     prune, finetune = prune_mode(cfg)
     if finetune:
         return False, read_checkpoint(cfg.MODEL.WEIGHTS)

@@ -98,10 +98,10 @@ def remember(model, cfg):
 
     Args:
         model (nn.Module): a model just built from ``cfg``, not pruned yet.
-        cfg (CfgNode): the config it was built from.
+        cfg (CfgNode): the config it was built from. Of one of another kind nothing is stored.
     """
     model = unwrap(model)
-    model.blendprune_config = cfg.dump()
+    model.blendprune_config = cfg.dump() if hasattr(cfg, "dump") else ""
     model.blendprune_dense_size = state_size(model)
 
 
@@ -179,6 +179,31 @@ def named_modules(model):
             if getattr(conv, "norm", module) is None:
                 name = f"{name[: -len(leaf)]}{BLOCK_NORMS[leaf]}.norm"
         yield plain_name(name), module
+
+
+def separate_norms(block):
+    """Make each conv's norm a child of its BasicBlock, right after the conv.
+
+    The position matters: optimizers number parameters in module order, and resuming relies on it.
+
+    Args:
+        block (BasicBlock): with norms in its convs. A norm separated before gives way to the norm
+            of a conv that came later.
+
+    Returns:
+        bool: whether there was a norm.
+    """
+    modules, norms = {}, {conv: norm for norm, conv in BLOCK_NORMS.items()}
+    found = False
+    for name, child in block._modules.items():
+        if name not in modules:
+            modules[name] = child
+        norm = getattr(child, "norm", None) if name in norms else None
+        if norm is not None:
+            child.norm, modules[norms[name]], found = None, norm, True
+    block._modules.clear()
+    block._modules.update(modules)
+    return found
 
 
 def entries_of(model):

@@ -21,6 +21,7 @@ from . import (
     checkpointer,
     deform_conv,
     fcos,
+    functional_call,
     launch,
     meinst,
     trainer,
@@ -39,6 +40,7 @@ PATCHES = [
         adelaidet,
         deform_conv,
         basic_block,
+        functional_call,
         build_model,
         checkpointer,
         fcos,
@@ -63,10 +65,13 @@ class PatchStatus:
         name (str): the patch's name.
         target (str): dotted path of what it changes.
         upstream (str): the upstream package and its version.
-        state (str): ``"applied"``, ``"pending"`` (its module is not imported yet, or
-            :func:`apply` was not called), ``"drifted"`` (applied to a source that differs from the
-            expected one) or ``"missing"`` (upstream is not installed).
-        detail (str): the digests, if drifted.
+        state (str): ``"applied"``; ``"overridden"`` (applied, but others have patched the same name
+            or key since); ``"pending"`` (its module is not imported yet, or :func:`apply` was not
+            called); ``"drifted"`` (upstream differs from what the patch expects, and
+            ``on_drift`` is ``"warn"``); or ``"missing"`` (upstream is not installed).
+        detail (str): the digests, if drifted, and the patches of others, each with file and line:
+            what they put in the place of ours or on top of it (``is``), and what they had put there
+            before (``extends``).
     """
 
     name: str
@@ -80,7 +85,8 @@ def apply(on_drift="raise"):
     """Apply the patch set; a second call changes nothing.
 
     Modules that are already imported are patched now, all or none of them. The others are patched
-    when they are imported. Names imported earlier (``from … import BasicBlock``) are patched, too.
+    when they are imported; if one of them drifts, its import raises, and the rest stays as it is.
+    Names imported earlier (``from … import BasicBlock``) are patched, too.
 
     Args:
         on_drift (str): what to do if upstream's source differs from what a patch expects:
@@ -88,33 +94,37 @@ def apply(on_drift="raise"):
 
     Raises:
         ConfigError: ``on_drift`` is neither.
-        UpstreamDrift: a source differs, and ``on_drift`` is ``"raise"``. Nothing is changed.
+        UpstreamDrift: a source differs, or others patched a function that the overlay replaces,
+            and ``on_drift`` is ``"raise"``. Nothing is changed.
     """
     global _on_drift
     if on_drift not in ("raise", "warn"):
         raise ConfigError(f'on_drift is {on_drift!r}: pass "raise" or "warn".')
+    targets = dict.fromkeys(name for p in PATCHES for name in (p.module, *p.after) if name)
+    for name in targets:
+        if _is_partial(name):  # another thread imports it: wait
+            importlib.import_module(name)
     with _lock:
         if _on_drift is not None:
             return
-        present = [patch for patch in PATCHES if patch.when()]
-        loaded = [(p, sys.modules.get(p.module)) for p in present if _is_loaded(p.module)]
-        for patch, module in loaded:
-            patch.check(module, on_drift)
         _on_drift = on_drift
         try:
-            for patch, module in loaded:
-                patch.apply(module)
-            for name in dict.fromkeys(p.module for p in PATCHES if p.module):
-                if name not in _hooked:
-                    _hooked.add(name)
-                    wrapt.register_post_import_hook(_on_import, name)
+            _patch_loaded(PATCHES)
         except BaseException:
-            revert()
+            _on_drift = None
             raise
+        for name in targets:
+            if name not in _hooked:
+                _hooked.add(name)
+                wrapt.register_post_import_hook(_on_import, name)
 
 
 def revert():
-    """Undo :func:`apply` exactly; a second call changes nothing."""
+    """Undo :func:`apply` exactly; a second call changes nothing.
+
+    Models that were built under the overlay keep working, also while other threads use them.
+    Patches that others put on top of the overlay's stay; the overlay's pass calls through.
+    """
     global _on_drift
     with _lock:
         if _on_drift is None:
@@ -147,7 +157,6 @@ def status():
             patch.name,
             patch.target or "adet._C",
             *_upstream(patch),
-            detail=patch.detail,
         )
         for patch in PATCHES
         if patch.when()
@@ -167,32 +176,52 @@ def import_targets():
 
 
 def _on_import(module):
+    name = module.__name__
     with _lock:
         if _on_drift is None:
             return
         try:
-            for patch in PATCHES:
-                if patch.module == module.__name__ and not patch.edits and patch.when():
-                    patch.check(module, _on_drift)
-                    patch.apply(module)
+            _patch_loaded([p for p in PATCHES if name == p.module or name in p.after], name)
         except BaseException:
-            revert()
+            # The import fails, and Python drops the module. The next import calls the hook again
+            # if it is registered while the module is not there.
+            sys.modules.pop(name, None)
+            wrapt.register_post_import_hook(_on_import, name)
             raise
 
 
-def _is_loaded(name):
-    if not name:
-        return True
+def _patch_loaded(patches, just_imported=""):
+    """Apply the patches whose modules are loaded, all or none of them."""
+    ready = []
+    for patch in patches:
+        partial = [name for name in (patch.module, *patch.after) if _is_partial(name)]
+        loaded = not patch.module or patch.module in sys.modules
+        if loaded and not {*partial} - {just_imported} and not patch.edits.is_active():
+            if patch.when():
+                ready.append((patch, sys.modules.get(patch.module)))
+    for patch, module in ready:
+        patch.check(module, _on_drift)
+    try:
+        for patch, module in ready:
+            patch.apply(module)
+    except BaseException:
+        for patch, _ in reversed(ready):
+            patch.revert()
+        raise
+
+
+def _is_partial(name):
+    """Whether a module is being imported, in this thread or in another one."""
     spec = getattr(sys.modules.get(name), "__spec__", None)
-    return spec is not None and not getattr(spec, "_initializing", False)
+    return getattr(spec, "_initializing", False)
 
 
 def _upstream(patch):
     package = (patch.module or "adet").partition(".")[0]
     if not importable(package):
-        return f"{package}, not installed", "missing"
+        return f"{package}, not installed", "missing", ""
     version = getattr(sys.modules.get(package), "__version__", None) or _version(package)
-    return f"{package} {version}", patch.state
+    return f"{package} {version}", *patch.report()
 
 
 def _version(package):

@@ -5,18 +5,18 @@ other file sets an attribute on upstream. Every edit records how to undo it exac
 that was inherited is deleted, one that was replaced is restored by identity.
 """
 
-import ast
-import hashlib
+import contextlib
 import importlib.util
 import inspect
 import sys
-import textwrap
+import threading
+import types
 import warnings
 from dataclasses import dataclass, field
 
-import wrapt
-
 from ..errors import UpstreamDrift
+from ._keys import Keys
+from ._provenance import Wrapper, describe, digest, foreign, foreign_at, mark_as_ours, versions
 
 _ABSENT = object()
 
@@ -28,71 +28,78 @@ def importable(package):
     return importlib.util.find_spec(package) is not None
 
 
-def digest(module, watches):
-    """Digest the source of ``watches`` in ``module``, without comments, layout and docstrings.
-
-    Args:
-        module (module): an imported upstream module.
-        watches (tuple[str]): dotted names in it.
-
-    Returns:
-        str: 16 hexadecimal digits, or ``"missing NAME"``.
-    """
-    sha = hashlib.sha256()
-    for name in watches:
-        target = module
-        for part in name.split("."):
-            target = inspect.getattr_static(target, part, None)
-        if target is None:
-            return f"missing {name}"
-        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(target))))
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-                node.body = node.body[1:] or [ast.Pass()]
-        sha.update(ast.unparse(tree).encode())
-    return sha.hexdigest()[:16]
-
-
 class Edits:
-    """Changes to upstream, each with its undo function."""
+    """Changes to upstream, each with its undo function.
+
+    Others may patch the same names, before or after. What is below ours keeps working. What is on
+    top of ours stays when the edits are undone, and ours passes every call through from then on.
+    """
 
     def __init__(self):
         self._undo = []
+        self._places = []
+        self._keys = []
+        self._active = False
+        self._lock = threading.RLock()
 
     def set(self, owner, name, value):
         """Set the attribute ``name`` of a class or module."""
-        before = vars(owner).get(name, _ABSENT)
+        theirs = "" if isinstance(owner, types.ModuleType) else foreign(owner, name)
+        place = _Place(owner, name, mark_as_ours(value), _current(owner, name), theirs)
         setattr(owner, name, value)
-        if before is _ABSENT:
-            self.on_undo(lambda: delattr(owner, name))
-        else:
-            self.on_undo(lambda: setattr(owner, name, before))
+        self._places.append(place)
+        self.on_undo(place.restore)
+
+    def replace(self, owner, name, function):
+        """Set a function in place of upstream's; one that others put there stays."""
+        if not foreign(owner, name):
+            self.set(owner, name, function)
 
     def wrap(self, owner, name, wrapper):
         """Wrap the method ``owner.name`` in ``wrapper(wrapped, instance, args, kwargs)``."""
-        before = inspect.getattr_static(owner, name)
-        self.set(owner, name, wrapt.FunctionWrapper(before, wrapper))
+        self.set(owner, name, self._wrapped(inspect.getattr_static(owner, name), wrapper))
 
     def wrap_function(self, module, name, wrapper):
-        """Wrap a function in its module and in every module that imported it by name."""
-        before = getattr(module, name)
-        # References outside modules cannot be restored, so the wrapper is disabled on undo.
-        self.rebind(before, wrapt.FunctionWrapper(before, wrapper, enabled=self.__bool__))
+        """Wrap a function in its module and in every module that imported it by name.
 
-    def rebind(self, before, after):
+        What others put around it or in its place, in any of these modules, is wrapped in turn.
+        """
+        for before in versions(module, name):
+            theirs = foreign(module, name, before)
+            self.rebind(before, self._wrapped(before, wrapper), theirs)
+
+    def rebind(self, before, after, theirs=""):
         """Replace ``before`` by ``after`` in every module that has it as a global name."""
-        _rebind(before, after)
+        for owner, name in _rebind(before, mark_as_ours(after)):
+            self._places.append(_Place(owner, name, after, before, theirs))
         self.on_undo(lambda: _rebind(after, before))
 
     def additions(self, mapping, add, *args):
-        """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts)."""
-        before = set(_paths(mapping))
-        add(*args)
-        added = [path for path in _paths(mapping) if path not in before]
-        self.on_undo(lambda: _remove(mapping, added))
+        """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts).
 
-    def __bool__(self):
-        return bool(self._undo)
+        Keys that others added below ours stay, and so do keys of ours whose value they changed.
+        """
+        keys = Keys(mapping)
+        add(*args)
+        keys.note_additions()
+        self._keys.append(keys)
+        self.on_undo(keys.remove)
+
+    @contextlib.contextmanager
+    def late(self):
+        """Add edits after the installation, inside a ``with`` block.
+
+        Yields:
+            bool: whether the edits are in effect. They stay so until the block ends.
+        """
+        with self._lock:
+            yield self._active
+
+    def begin(self):
+        """Put the edits that follow into effect."""
+        self._places.clear()
+        self._keys.clear()
+        self._active = True
 
     def on_undo(self, function):
         """Call ``function()`` when the edits are undone."""
@@ -100,8 +107,65 @@ class Edits:
 
     def undo(self):
         """Undo all edits, the last one first."""
-        while self._undo:
-            self._undo.pop()()
+        with self._lock:
+            self._active = False
+            while self._undo:
+                self._undo.pop()()
+
+    def is_active(self):
+        """Whether the edits are in effect."""
+        return self._active
+
+    def above(self):
+        """Describe what others put on top of the edits, or in their place.
+
+        Returns:
+            list[str]: one phrase per name or key.
+        """
+        names = [
+            f"{_dotted(place.owner, place.name)} is {_who(now)}"
+            for place in self._places
+            if (now := _current(place.owner, place.name)) is not place.value
+            and now is not place.before
+        ]
+        keys = [phrase for keys in self._keys if self._active for phrase in keys.changed()]
+        return names + keys
+
+    def below(self):
+        """Describe what others had put in place before, which the edits extend.
+
+        Returns:
+            list[str]: one phrase per name.
+        """
+        return [
+            f"{_dotted(place.owner, place.name)} extends {place.foreign}"
+            for place in self._places
+            if self._active and place.foreign
+        ]
+
+    def _wrapped(self, before, wrapper):
+        # What holds a reference of its own cannot be restored; it gets a wrapper that does nothing.
+        return Wrapper(before, wrapper, enabled=self.is_active)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A name that was set, the values after and before, and who had patched it before."""
+
+    owner: object
+    name: str
+    value: object
+    before: object
+    foreign: str
+
+    def restore(self):
+        """Put the value before back, unless others have set the name since."""
+        if _current(self.owner, self.name) is not self.value:
+            return
+        if self.before is _ABSENT:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, self.before)
 
 
 @dataclass
@@ -115,6 +179,10 @@ class Patch:
         digests (tuple[str]): accepted digests of that source. Empty: not checked.
         install (callable): ``install(module, edits)``.
         when (callable): whether this environment needs the patch.
+        replaces (tuple[str]): functions in the module that are replaced, not extended. A function
+            that others put there would be lost, so it counts as drift.
+        after (tuple[str]): modules that ``install`` imports. While one of them is only partly
+            imported, the patch waits.
     """
 
     name: str
@@ -123,6 +191,8 @@ class Patch:
     digests: tuple
     install: callable
     when: callable = lambda: True
+    replaces: tuple = ()
+    after: tuple = ()
     edits: Edits = field(default_factory=Edits, repr=False)
     state: str = "pending"
     detail: str = ""
@@ -133,30 +203,47 @@ class Patch:
         return f"{self.module}: {', '.join(self.watches)}" if self.watches else self.module
 
     def check(self, module, on_drift):
-        """Compare upstream's source with the digests.
+        """Compare upstream's source with the digests, and look for functions of others.
 
         Raises:
-            UpstreamDrift: it differs, and ``on_drift`` is ``"raise"``.
+            UpstreamDrift: something differs, and ``on_drift`` is ``"raise"``.
         """
         self.state, self.detail = "pending", ""
-        if not self.digests:
-            return
-        found = digest(module, self.watches)
-        if found in self.digests:
+        problem = self._foreign(module) or self._other_source(module)
+        if not problem:
             return
         self.state = "drifted"
+        if on_drift == "raise":
+            raise UpstreamDrift(problem)
+        warnings.warn(problem, stacklevel=2)
+
+    def _foreign(self, module):
+        for watch in self.replaces:
+            if who := foreign_at(module, watch):
+                self.detail = f"{watch} is {who}"
+                return (
+                    f"{self.module}.{watch} is patched by {who}, and patch {self.name!r} would "
+                    "replace it: call blendprune.apply() before that patch, or keep it and do "
+                    'without ours with blendprune.apply(on_drift="warn").'
+                )
+        return ""
+
+    def _other_source(self, module):
+        if not self.digests:
+            return ""
+        found = digest(module, self.watches)
+        if found in self.digests:
+            return ""
         self.detail = f"expected {' or '.join(self.digests)}, found {found}"
-        message = (
+        return (
             f"{self.target} differs from the source that patch {self.name!r} was written against "
             f"({self.detail}): install a release named in the README, or accept the difference "
             'with blendprune.apply(on_drift="warn").'
         )
-        if on_drift == "raise":
-            raise UpstreamDrift(message)
-        warnings.warn(message, stacklevel=2)
 
     def apply(self, module):
         """Edit ``module``; if an edit fails, undo all of them."""
+        self.edits.begin()
         try:
             self.install(module, self.edits)
         except BaseException:
@@ -170,26 +257,37 @@ class Patch:
         self.edits.undo()
         self.state, self.detail = "pending", ""
 
+    def report(self):
+        """Return the state and a detail, both as they are now.
+
+        Returns:
+            tuple[str, str]: see :class:`blendprune.overlay.PatchStatus`.
+        """
+        above = self.edits.above()
+        state = "overridden" if above and self.state == "applied" else self.state
+        return state, "; ".join(filter(None, [self.detail, *above, *self.edits.below()]))
+
+
+def _current(owner, name):
+    return vars(owner).get(name, _ABSENT)
+
+
+def _dotted(owner, name):
+    kind = isinstance(owner, type)
+    return f"{owner.__module__}.{owner.__qualname__}.{name}" if kind else f"{owner.__name__}.{name}"
+
+
+def _who(value):
+    return "deleted" if value is _ABSENT else describe(value)
+
 
 def _rebind(old, new):
+    """Replace a value in the globals of every module; return the ``(module, name)`` pairs."""
+    places = []
     for module in list(sys.modules.values()):
         names = getattr(module, "__dict__", None)
         if isinstance(names, dict):
             for name in [name for name, value in list(names.items()) if value is old]:
                 names[name] = new
-
-
-def _paths(mapping, prefix=()):
-    """Yield the path of every key in nested dicts, parents before children."""
-    for key, value in mapping.items():
-        yield (*prefix, key)
-        if isinstance(value, dict):
-            yield from _paths(value, (*prefix, key))
-
-
-def _remove(mapping, paths):
-    for *parents, key in paths:
-        node = mapping
-        for parent in parents:
-            node = node.get(parent, {})
-        node.pop(key, None)
+                places.append((module, name))
+    return places

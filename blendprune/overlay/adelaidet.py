@@ -71,5 +71,10 @@ PATCHES = [
         digests=(),
         install=_register_own,
         when=lambda: not importable("adet"),
+        # Each of these imports detectron2.modeling.
+        after=tuple(
+            f"blendprune.modeling.{name}"
+            for name in ("backbone", "basis_module", "blender", "blendmask", "fcos")
+        ),
     ),
 ]

@@ -55,10 +55,15 @@ def forward(wrapped, instance, args, kwargs):
 
 
 def _install(module, edits):
-    def __init__(self, cfg):  # noqa: N807
-        build(self, cfg, module)
+    upstream = module.BlendMask.__init__
 
-    edits.set(module.BlendMask, "__init__", __init__)
+    def __init__(self, cfg):  # noqa: N807
+        if edits.is_active():
+            build(self, cfg, module)
+        else:
+            upstream(self, cfg)
+
+    edits.replace(module.BlendMask, "__init__", __init__)
     edits.wrap(module.BlendMask, "forward", forward)
 
 
@@ -68,6 +73,7 @@ PATCHES = [
         module="adet.modeling.blendmask.blendmask",
         watches=("BlendMask",),
         digests=("11e24795b778c20d",),
+        replaces=("BlendMask.__init__",),
         install=_install,
         when=lambda: importable("adet"),
     ),
@@ -76,6 +82,7 @@ PATCHES = [
         module="blendprune.modeling.blendmask",
         watches=("BlendMask",),
         digests=(),
+        replaces=("BlendMask.__init__",),
         install=_install,
         when=lambda: not importable("adet"),
     ),

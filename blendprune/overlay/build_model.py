@@ -34,7 +34,7 @@ def _install(module, edits):
     extended = set()
 
     def build_model(wrapped, instance, args, kwargs):
-        cfg = args[0] if args else kwargs["cfg"]
+        cfg = args[0] if args else kwargs.get("cfg")
         prune, checkpoint = build_mode(cfg)
         model = wrapped(*args, **kwargs)
         if not structure.is_remembered(model):
@@ -42,9 +42,10 @@ def _install(module, edits):
             if checkpoint is not None:
                 restructure_from(model, checkpoint)
         if prune and not hasattr(model, "model_prune"):
-            if type(model) not in extended:
-                extended.add(type(model))
-                edits.wrap(type(model), "forward", leave_early)
+            with edits.late() as applied:
+                if applied and type(model) not in extended:
+                    extended.add(type(model))
+                    edits.wrap(type(model), "forward", leave_early)
             model.model_prune = True
         return model
 

@@ -13,12 +13,15 @@ import sys
 from ._patch import Patch
 
 _MODULE = "detectron2.layers.deform_conv"
+_DUMMIES = "detectron2.utils.develop"
 
 
 def _install(module, edits):
     from ..modeling.operators import deform_conv
 
     for name in ("DeformConv", "ModulatedDeformConv"):
+        if getattr(module, name).__module__ != _DUMMIES:
+            continue  # somebody's own
         # A new class, so that undo finds its references and no others.
         own = type(name, (getattr(deform_conv, name),), {"__module__": _MODULE})
         edits.rebind(getattr(module, name), own)

@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+import torch
 
 import blendprune
 from blendprune import overlay
@@ -15,9 +16,9 @@ from blendprune.errors import UpstreamDrift
 from blendprune.overlay import _patch
 
 
-def _python(code):
+def _python(code, *args):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *args],
         capture_output=True,
         text=True,
     )
@@ -77,7 +78,7 @@ def test_every_order_of_import_apply_and_revert():
             assert block is BasicBlock
             assert hasattr(block(4, 8), "norm3") is applied, order
             assert set(vars(block)) >= {"__init__", "forward"}
-            assert ("state_dict" in vars(block)) is applied, order
+            assert ("_load_from_state_dict" in vars(block)) is applied, order
             build = scope.get("build_model", m.build_model)
             assert build is m.build_model is m.meta_arch.build.build_model, order
             assert hasattr(build, "__wrapped__") is applied, order
@@ -183,25 +184,117 @@ def test_drift_can_be_accepted_with_a_warning(monkeypatch):
     assert set(states.values()) == {"applied"}
 
 
-def test_drift_found_at_import_reverts_everything():
+def test_drift_found_at_import_fails_that_import_and_changes_nothing_else():
     _python(
         """
+        import sys
         import blendprune
         from blendprune import overlay
         from blendprune.errors import UpstreamDrift
         import detectron2.modeling.backbone.resnet as r
         patch = next(p for p in overlay.PATCHES if p.name == "carry-overlay-to-workers")
-        patch.digests = ("0" * 16,)
+        digests, patch.digests = patch.digests, ("0" * 16,)
         blendprune.apply()
-        assert hasattr(r.BasicBlock(4, 8), "norm1")
+        before = {row.name: row.state for row in blendprune.status()}
+        for attempt in range(2):
+            try:
+                import detectron2.engine.launch
+            except UpstreamDrift as error:
+                assert "0" * 16 in str(error)
+            else:
+                raise SystemExit("no drift was found")
+            assert "detectron2.engine.launch" not in sys.modules
+            assert hasattr(r.BasicBlock(4, 8), "norm1")
+            assert overlay.drift_policy() == "raise"
+            after = {row.name: row.state for row in blendprune.status()}
+            assert after.pop("carry-overlay-to-workers") == "drifted"
+            assert after.items() <= before.items()
+        patch.digests = digests
+        import detectron2.engine.launch
+        assert {row.name: row.state for row in blendprune.status()}[patch.name] == "applied"
+        """
+    )
+
+
+def test_an_import_that_fails_leaves_the_overlay_as_it_was():
+    _python(
+        """
+        import sys
+        import blendprune
+        from blendprune import overlay
+        import detectron2.modeling.backbone.resnet as r
+        blendprune.apply()
+        def applied():
+            return {row.name for row in blendprune.status() if row.state == "applied"}
+        before = applied()
+        sys.modules["detectron2.utils.events"] = None
         try:
             import detectron2.engine
-        except UpstreamDrift:
+        except ImportError:
             pass
         else:
-            raise SystemExit("no drift was found")
-        assert not hasattr(r.BasicBlock(4, 8), "norm1")
+            raise SystemExit("the import did not fail")
+        assert "separate-basic-block-norms" in before <= applied()
+        assert "add-training-hooks" not in applied()
+        assert overlay.drift_policy() == "raise"
+        assert hasattr(r.BasicBlock(4, 8), "norm1")
+        del sys.modules["detectron2.utils.events"]
+        import detectron2.engine
+        assert {"add-training-hooks", "carry-overlay-to-workers"} <= applied()
         """
+    )
+
+
+OWN = ["backbone", "basis_module", "blender", "blendmask", "blendmask_config", "fcos", "layers"]
+
+
+def test_any_module_of_our_own_blendmask_can_be_imported_first():
+    script = """
+        import multiprocessing, sys
+        def check(name):
+            import blendprune
+            blendprune.apply()
+            __import__(f"blendprune.modeling.{name}")
+            import detectron2.modeling as m
+            from blendprune.modeling.blendmask import BlendMask
+            assert m.META_ARCH_REGISTRY.get("BlendMask") is BlendMask
+            assert blendprune.overlay.drift_policy() == "raise"
+            blendprune.overlay.import_targets()
+            assert {row.state for row in blendprune.status()} == {"applied"}, name
+            blendprune.revert()
+            assert "BlendMask" not in m.META_ARCH_REGISTRY
+        if __name__ == "__main__":
+            import blendprune, torchvision, fvcore.nn  # what takes long, but nothing of detectron2
+            assert not any(name.startswith("detectron2") for name in sys.modules)
+            context = multiprocessing.get_context("fork")
+            for name in sys.argv[1:]:
+                process = context.Process(target=check, args=(name,))
+                process.start()
+                process.join()
+                assert process.exitcode == 0, name
+    """
+    _python(script, *OWN)
+
+
+def test_a_pickled_blendmask_loads_in_a_fresh_process(registered, blendmask_cfg, tmp_path):
+    from detectron2.modeling import build_model
+
+    model = build_model(blendmask_cfg("MODEL.PRUNE", True))
+    image = torch.rand(3, 64, 64) * 255
+    expected = model([{"image": image}])["bases"][0]
+    torch.save((model, image, expected), tmp_path / "model.pth")
+    _python(
+        """
+        import sys, torch, blendprune
+        torch.set_num_threads(1)
+        blendprune.apply()
+        model, image, expected = torch.load(sys.argv[1], weights_only=False)
+        assert blendprune.overlay.drift_policy() == "raise"
+        assert torch.equal(model([{"image": image}])["bases"][0], expected)
+        from detectron2.modeling import META_ARCH_REGISTRY
+        assert META_ARCH_REGISTRY.get("BlendMask") is type(model)
+        """,
+        str(tmp_path / "model.pth"),
     )
 
 

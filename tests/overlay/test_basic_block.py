@@ -3,11 +3,14 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.layers import FrozenBatchNorm2d
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 
 import blendprune
@@ -104,6 +107,133 @@ def test_a_block_that_outlives_the_overlay_keeps_its_norms():
     assert list(block.state_dict()) == list(_block((8, 16)).state_dict())
 
 
+def test_separate_norms_stay_where_they_are_when_the_overlay_is_reverted():
+    with blendprune.applied():
+        block = _block((8, 16))
+        norms = block.norm1, block.norm2, block.norm3
+    assert (block.norm1, block.norm2, block.norm3) == norms
+    assert isinstance(block, BasicBlock) and repr(block).startswith("BasicBlock(")
+    block.load_state_dict(_block((8, 16)).state_dict())
+
+
+def test_a_pickled_block_runs_in_a_process_without_the_overlay(overlay, tmp_path):
+    block, x = _block((8, 16)).eval(), torch.randn(1, 8, 4, 4)
+    torch.save((block, x, block(x)), tmp_path / "block.pth")
+    code = (
+        "import sys, torch; block, x, expected = torch.load(sys.argv[1], weights_only=False);"
+        "assert torch.equal(block(x), expected) and block.norm1 is not None;"
+        "print(type(block).__name__, *list(block.state_dict())[:2])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "block.pth")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["BasicBlock", "shortcut.weight", "shortcut.norm.weight"], (
+        done.stderr
+    )
+
+
+class SEBasicBlock(BasicBlock):
+    """Squeeze and excitation, written after upstream's block: the convs run their norms."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        c = self.out_channels
+        self.se = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(c, c // 4, 1), torch.nn.ReLU(),
+            torch.nn.Conv2d(c // 4, c, 1), torch.nn.Sigmoid(),
+        )  # fmt: skip
+
+    def forward(self, x):
+        out = F.relu_(self.conv1(x))
+        out = self.conv2(out)
+        out = out * self.se(out)
+        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+
+
+class WithoutNorm(BasicBlock):
+    """Inherits forward and replaces a conv by one without a norm."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.conv2 = Conv2d(self.out_channels, self.out_channels, 3, padding=1)
+
+
+class Scaled(BasicBlock):
+    """Calls the forward that it extends."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def _built(kind):
+    torch.manual_seed(0)
+    return kind(8, 16, norm="BN")
+
+
+@pytest.mark.parametrize("kind", [SEBasicBlock, WithoutNorm, Scaled])
+def test_a_subclass_of_its_own_kind_computes_and_saves_what_it_does_upstream(kind):
+    x = torch.randn(2, 8, 8, 8)
+    upstream = _built(kind)
+    expected = upstream(x)
+    expected.sum().backward()
+    with blendprune.applied():
+        block = _built(kind)
+        found = block(x)
+        found.sum().backward()
+        assert torch.equal(found, expected)
+        assert [name for name, _ in block.named_parameters()] == [
+            name for name, _ in upstream.named_parameters()
+        ]
+        for ours, theirs in zip(block.parameters(), upstream.parameters(), strict=True):
+            assert torch.equal(ours.grad, theirs.grad)
+        assert list(block.state_dict()) == list(upstream.state_dict())
+        fork = {k.replace("conv1.norm", "norm1"): v for k, v in upstream.state_dict().items()}
+        block.load_state_dict(fork)
+        assert torch.equal(block(x), upstream(x))
+
+
+def test_a_subclass_that_inherits_everything_has_separate_norms(overlay):
+    class Named(BasicBlock):
+        found = []
+
+        def __init_subclass__(cls):
+            cls.found.append(cls)
+
+    block = Named(8, 16)
+    assert block.norm3 is not None and block.conv1.norm is None
+    assert isinstance(block, Named) and type(block).__name__ == "Named"
+    assert Named.found == []
+
+
+def test_a_conv_that_is_assigned_later_brings_its_own_norm(overlay):
+    block, x = _block((8, 16)), torch.randn(2, 8, 8, 8)
+    blendprune.revert()
+    plain = _block((8, 16))
+    for each in (block, plain):
+        torch.manual_seed(1)
+        each.conv1 = Conv2d(8, 16, 3, padding=1, bias=False, norm=torch.nn.BatchNorm2d(16, eps=1.0))
+    assert torch.equal(block(x), plain(x))
+    assert block.norm1.eps == 1.0
+    assert list(block.state_dict()) == list(plain.state_dict())
+
+
+def test_functional_call_takes_the_names_of_the_state_dict(overlay):
+    model = torch.nn.Sequential(_block((8, 16)), SEBasicBlock(16, 16)).eval()
+    x = torch.randn(1, 8, 4, 4)
+    tensors = {k: v * 1.5 for k, v in model.state_dict().items()}
+    expected = copy.deepcopy(model)
+    expected.load_state_dict(tensors)
+    call = torch.func.functional_call
+    assert torch.equal(call(model, tensors, (x,)), expected(x))
+    halves = {k: v for k, v in tensors.items() if "norm" in k}, tensors
+    assert torch.equal(call(model, halves[:1] + ({},), x), call(model, halves[0], x))
+    named = {**dict(expected.named_parameters()), **dict(expected.named_buffers())}
+    assert torch.equal(call(model, named, x, strict=True), expected(x))
+    assert torch.equal(call(model[0], model[0].state_dict(), x), model[0](x))
+    blendprune.revert()
+    assert torch.func.functional_call is not call
+    assert torch.equal(call(model, named, x), expected(x))
+
+
 @pytest.mark.parametrize("channels", [(8, 16), (8, 8)])
 def test_script_trace_pickle_and_copy_keep_the_norms(overlay, channels):
     block = _block(channels).eval()
@@ -118,6 +248,8 @@ def test_script_trace_pickle_and_copy_keep_the_norms(overlay, channels):
         pickle.loads(pickle.dumps(block)),
         torch.load(buffer, weights_only=False),
         copy.deepcopy(block),
+        copy.copy(block),
+        torch.compile(block, backend="eager", fullgraph=True),
     ):
         assert torch.equal(other(x), expected)
 

@@ -287,24 +287,6 @@ def test_a_panoptic_model_is_pruned_and_finetuned(
     sum(losses.values()).backward()
 
 
-@pytest.fixture
-def retinanet_cfg():
-    """A function that makes the config of a small RetinaNet R-18."""
-    from detectron2 import model_zoo
-
-    def make(*opts):
-        cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-        cfg.merge_from_list([
-            "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18,
-            "MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.FPN.OUT_CHANNELS", 32,
-            "MODEL.RETINANET.NUM_CLASSES", 3, "INPUT.MIN_SIZE_TEST", 64,
-            "MODEL.RETINANET.SCORE_THRESH_TEST", 0.0, *opts,
-        ])  # fmt: skip
-        return cfg
-
-    return make
-
-
 def test_other_architectures_leave_early_under_prune(overlay, retinanet_cfg):
     model = build_model(retinanet_cfg("MODEL.PRUNE", True))
     outputs = model([{"image": torch.rand(3, 64, 64)}])
@@ -333,3 +315,48 @@ def test_other_architectures_are_pruned_and_finetuned(overlay, retinanet_cfg, tm
         ours, theirs = finetuned.eval()(image)[0], model.eval()(image)[0]
     assert len(theirs["instances"]) > 0
     assert torch.equal(ours["instances"].scores, theirs["instances"].scores)
+
+
+def test_a_config_of_another_kind_builds_what_upstream_builds(overlay, retinanet_cfg, tmp_path):
+    from omegaconf import OmegaConf
+
+    image = [{"image": torch.rand(3, 64, 64) * 255}]
+    cfg = retinanet_cfg()
+    torch.manual_seed(0)
+    expected = build_model(cfg).eval()(image)[0]["instances"]
+    torch.manual_seed(0)
+    model = build_model(OmegaConf.create(cfg.dump()))
+    found = model.eval()(image)[0]["instances"]
+    assert len(found) > 0 and torch.equal(found.scores, expected.scores)
+    DetectionCheckpointer(model, str(tmp_path)).save("model")
+    assert torch.load(tmp_path / "model.pth")["struct"]["config"] == ""
+
+
+def test_a_config_without_the_overlays_keys_builds(overlay):
+    from types import SimpleNamespace
+
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    META_ARCH_REGISTRY._obj_map["Tiny"] = lambda cfg: torch.nn.Linear(1, cfg.WIDTH)
+    try:
+        node = SimpleNamespace(META_ARCHITECTURE="Tiny", DEVICE="cpu")
+        assert build_model(cfg=SimpleNamespace(MODEL=node, WIDTH=3)).out_features == 3
+        with pytest.raises(TypeError, match="cfg"):
+            build_model()
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Tiny"]
+
+
+def test_a_file_saved_from_another_kind_of_config_finetunes(overlay, retinanet_cfg, tmp_path):
+    from omegaconf import OmegaConf
+
+    model = build_model(OmegaConf.create(retinanet_cfg().dump()))
+    image = [{"image": torch.rand(3, 64, 64)}]
+    blendprune.prune(model, image, pruning_ratio=0.3, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    path = str(tmp_path / "pruned.pth")
+    cfg = retinanet_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
+    for each in (cfg, OmegaConf.create(cfg.dump())):
+        again = build_model(each)
+        DetectionCheckpointer(again).load(path)
+        assert again.backbone.output_shape() == model.backbone.output_shape()
