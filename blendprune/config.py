@@ -19,13 +19,14 @@ def add_prune_config(cfg):
     # Set exactly one of the next five to a fraction, 0 < x < 1.
     # Fraction of the channels to remove.
     pruner.setdefault("PRUNING_RATIO", 0.0)
-    # FLOPs to keep, as a fraction of the dense model's (one multiply-add is one FLOP).
+    # FLOPs to keep, as a fraction of those of the model at MODEL.WEIGHTS, dense or pruned before
+    # (one multiply-add is one FLOP).
     pruner.setdefault("MAX_FLOPS", 0.0)
-    # Parameters to keep, as a fraction of the dense model's.
+    # Parameters to keep, as a fraction of those of that model.
     pruner.setdefault("MAX_PARAMS", 0.0)
-    # Activations (outputs of convs and linears) to keep, as a fraction of the dense model's.
+    # Activations (outputs of convs and linears) to keep, as a fraction of that model's.
     pruner.setdefault("MAX_ACTIVATIONS", 0.0)
-    # Latency to keep, as a fraction of the dense model's, measured on this machine.
+    # Latency to keep, as a fraction of that model's, measured on this machine.
     pruner.setdefault("MAX_LATENCY", 0.0)
     # Importance score; the lowest scores are pruned first. See blendprune.pruning.IMPORTANCES.
     pruner.setdefault("IMPORTANCE", "obs")

@@ -56,8 +56,8 @@ def prune(
             the config that the model carries, else the first image of ``data``.
         pruning_ratio (float): fraction of the channels to remove, of every group if ranked
             locally, of all together if globally.
-        max_flops (float): FLOPs to keep, as a fraction of the dense model's. One multiply-add is
-            one FLOP. The target is met from below, within 2 %.
+        max_flops (float): FLOPs to keep, as a fraction of the given model's, which may have been
+            pruned before. One multiply-add is one FLOP. The target is met from below, within 2 %.
         max_params (float): parameters to keep, as a fraction; met likewise.
         max_activations (float): numbers in the outputs of all convs and linears to keep, as a
             fraction; met likewise.

@@ -32,7 +32,8 @@ class KeepBest(HookBase):
     so far is ``model_best.pth``: weights and ``"struct"``. If the last model is not the best,
     ``model_final.pth`` becomes the best one at the end, and the last state stays as
     ``model_last.pth``; ``trainer._last_eval_results``, which upstream's ``train`` returns, is then
-    that of ``model_final.pth``, too. The model in memory stays the last one.
+    that of ``model_final.pth``, too. The model in memory stays the last one. Of a trainer without a
+    checkpointer, ``model_final.pth`` is left alone, and the log names ``model_best.pth``.
 
     A training that resumes reads from ``model_best.pth`` what was best until then. If detectron2's
     ``BestCheckpointer`` runs, too, whose file has the same name, the file is ``model_kept.pth``.
@@ -129,10 +130,10 @@ class KeepBest(HookBase):
             return
         message = "the last model is %.2f worse than %s: "
         facts = best.value - last[1], best
-        if not PathManager.isfile(final):
+        checkpointer = getattr(self.trainer, "checkpointer", None)
+        if checkpointer is None or not PathManager.isfile(final):
             _log.warning(message + "use %s", *facts, self.path)
             return
-        checkpointer = self.trainer.checkpointer
         if os.path.basename(checkpointer.get_checkpoint_file()) == _FINAL:
             # The state to resume from.
             _copy(final, os.path.join(self._folder, _LAST))

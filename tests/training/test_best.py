@@ -1,5 +1,6 @@
 """The best model is what is left: the start, a checkpoint, or the last one."""
 
+import copy
 import logging
 import os
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 import blendprune
@@ -61,6 +63,21 @@ class Trainer(DefaultTrainer):
         if cls.aps is None:
             raise NotImplementedError
         return Scripted(cls.aps)
+
+
+class AdetTrainer(Trainer):
+    """With the loop of AdelaiDet's trainer: ``iter`` ends one lower."""
+
+    def train(self):
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            self.before_train()
+            steps = range(self.start_iter, self.max_iter)
+            for self.iter in steps:
+                self.before_step()
+                self.run_step()
+                self.after_step()
+            self.after_train()
 
 
 class Kill(HookBase):
@@ -127,9 +144,12 @@ def _equal(one, other):
     return all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_a_fine_tuning_that_harms_leaves_the_start_as_the_final_model(tuned_cfg, log, tmp_path):
+@pytest.mark.parametrize("kind", [Trainer, AdetTrainer])
+def test_a_fine_tuning_that_harms_leaves_the_start_as_the_final_model(
+    tuned_cfg, log, tmp_path, kind
+):
     cfg = tuned_cfg()
-    trainer = _train(cfg, [36.5, 34.0, 35.0, 33.2])
+    trainer = _train(cfg, [36.5, 34.0, 35.0, 33.2], kind=kind)
     start = _start(cfg)
     assert _equal(start, _weights(cfg, "model_final.pth"))
     assert _equal(trainer.model.state_dict(), _weights(cfg, "model_last.pth"))
@@ -172,6 +192,30 @@ def test_a_training_that_resumes_remembers_what_was_best(tuned_cfg):
     _train(cfg, [20.0], resume=True)
     assert _equal(_weights(cfg, "model_final.pth"), _weights(cfg, "model_0000001.pth"))
     assert _equal(_weights(cfg, "model_last.pth"), last)
+
+
+def test_a_training_that_is_made_longer_goes_on_from_the_last_state(tuned_cfg):
+    _train(tuned_cfg(), [40.0, 1.0, 1.0, 1.0])
+    cfg = tuned_cfg("SOLVER.MAX_ITER", 8)
+    trainer = _train(cfg, [50.0], resume=True)
+    assert trainer.start_iter == 6
+    assert _equal(trainer.model.state_dict(), _weights(cfg, "model_final.pth"))
+
+
+def test_a_trainer_without_a_checkpointer_is_told_the_file(overlay, log, tmp_path):
+    aps = iter([2.0, 1.0])
+    model = Tiny()
+    start = copy.deepcopy(model.state_dict())
+    (tmp_path / "model_final.pth").write_text("of an earlier run")
+    trainer = SimpleTrainer(
+        model, [torch.ones(1, 2)] * 9, torch.optim.SGD(model.parameters(), lr=0.1)
+    )
+    trainer.register_hooks([KeepBest(lambda: {"bbox": {"AP": next(aps)}}, str(tmp_path))])
+    trainer.train(0, 2)
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)["model"]
+    assert _equal(start, best)
+    assert any(line.endswith(f"use {tmp_path}/model_best.pth") for line in log)
+    assert (tmp_path / "model_final.pth").read_text() == "of an earlier run"
 
 
 def test_a_training_that_begins_anew_forgets_the_one_before(tuned_cfg):
