@@ -7,8 +7,8 @@ from tabulate import tabulate
 from ..wrappers import unwrap
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
-from .graph.channel_graph import ChannelGraph
 from .graph.inputs import example_inputs_for
+from .graph.proof import proven_graph
 from .search.options import PruningOptions
 from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.entry import entry_point
@@ -116,8 +116,7 @@ def plan(
         parameters = {name: p.numel() for name, p in model.named_parameters()}
         with prunable(model):
             counts = count_costs(model, inputs)
-            graph = ChannelGraph(model, inputs, ignored_layers, pruning_ratio_dict)
-            groups = graph.groups()
+            graph, groups = proven_graph(model, inputs, ignored_layers, pruning_ratio_dict)
             graph.check_ratios(groups)
             costs = CostModel(model, groups, counts, parameters)
         total = total_costs(model, counts)

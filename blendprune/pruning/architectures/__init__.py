@@ -19,8 +19,8 @@ from . import (  # noqa: F401
 )
 from .blendmask import blendmask_outputs
 from .default import Architecture, Stage
+from .own_forward import dummy_batch, run_own_inference, run_own_training
 from .registry import ARCHITECTURES, architecture_of, register_architecture
-from .training_forward import run_training_forward
 
 __all__ = [
     "ARCHITECTURES",
@@ -28,6 +28,8 @@ __all__ = [
     "Stage",
     "architecture_of",
     "blendmask_outputs",
+    "dummy_batch",
     "register_architecture",
-    "run_training_forward",
+    "run_own_inference",
+    "run_own_training",
 ]

@@ -10,6 +10,7 @@ from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
 from .coupling import coupling_of
 from .dependencies import Dependencies
+from .forwards import error_line
 from .groups import ChannelGroup, Member
 from .inputs import small_inputs
 from .layer_patterns import resolve_layers, resolve_ratios
@@ -26,14 +27,29 @@ class ChannelGraph:
             or glob patterns of names; a container stands for everything in it.
         pruning_ratio_dict (dict[str | nn.Module, float]): layers, given likewise → the fraction
             of the channels that their groups lose; the last entry that names a layer counts.
+        frozen (dict[str, str]): names of layers whose groups keep their width → reason.
+        batch (list[dict]): labelled images to see what training runs; None: made-up labels.
 
     Attributes:
         names (dict[nn.Module, str]): of every module.
+        frozen (dict[str, str]): as given.
+        inputs (list[dict]): small images that were traced.
+        batch (list[dict] | None): as given.
+        forwards (int): how many of :func:`forwards_of` showed all layers.
         notes (list[str]): what does not take part in pruning and why, one sentence each.
     """
 
-    def __init__(self, model, example_inputs, ignored_layers=(), pruning_ratio_dict=None):
+    def __init__(
+        self,
+        model,
+        example_inputs,
+        ignored_layers=(),
+        pruning_ratio_dict=None,
+        frozen=None,
+        batch=None,
+    ):
         self.model = model
+        self.frozen, self.batch = dict(frozen or {}), batch
         self.names = {module: name for name, module in model.named_modules()}
         self._modules = {name: module for module, name in self.names.items()}
         self.ignored = resolve_layers(model, ignored_layers)
@@ -43,8 +59,8 @@ class ChannelGraph:
         for composite in self._composites:
             self._frozen_inputs.update(composite.frozen_inputs())
         self.notes = []
-        self._trace(small_inputs(model, example_inputs))
-        self._note_unreached()
+        self.inputs = small_inputs(model, example_inputs)
+        self._note_unreached(self._trace(self.inputs))
 
     def groups(self):
         """All groups at their present widths.
@@ -72,7 +88,7 @@ class ChannelGraph:
     def _trace(self, example_inputs):
         def forward(model, inputs):
             nonlocal traced
-            traced = TracedForward(model, inputs)
+            traced = TracedForward(model, inputs, batch=self.batch)
             return traced.outputs()
 
         traced = None
@@ -80,6 +96,8 @@ class ChannelGraph:
             self.model.eval()
             self.dependencies = Dependencies(self.model, example_inputs, forward)
             self.predictions = set(traced.prediction_layers())
+        self.forwards = 1 + len(traced.own_calls)
+        return traced
 
     def _handles(self):
         # A depthwise conv makes no channels: what it reads may be several groups, concatenated.
@@ -138,6 +156,8 @@ class ChannelGraph:
             found.reasons[f"only {count} of them are its own"] = module
         if out and module in self.predictions:
             found.reasons["prediction layer"] = module
+        if out and name in self.frozen:
+            found.reasons[self.frozen[name]] = module
         if isinstance(module, nn.GroupNorm):
             found.parts.append(module.num_groups)
             found.min_part_width = 2
@@ -222,15 +242,25 @@ class ChannelGraph:
             return self.dependencies._param_to_name.get(module)
         return self.names.get(module)
 
-    def _note_unreached(self):
+    def _note_unreached(self, traced):
         reached = self.dependencies.module2node
         inside = set().union(*(composite.inner_modules() for composite in self._composites))
         self.notes += dict.fromkeys(composite.note for composite in self._composites)
         self.notes = [note for note in self.notes if note]
+        unrun = traced.unrun_layers()
+        failures = [
+            f"{name} failed ({error_line(error)})" for name, error in traced.failures.items()
+        ]
         for module, name in self.names.items():
             layer = (is_prunable_layer(module) or is_norm(module)) and module not in inside
             if layer and module not in reached:
-                self.notes.append(f"{name}: no output depends on it in the traced forward")
+                why = "no output depends on it in the traced forward"
+                if module in unrun and failures:
+                    why = (
+                        f"nothing was seen to run it, and {failures[-1]}; what feeds it may be "
+                        "pruned without it: pass data with the labels of its loss"
+                    )
+                self.notes.append(f"{name}: {why}")
 
 
 class _Description:

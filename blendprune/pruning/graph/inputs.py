@@ -139,16 +139,29 @@ def _size(sizes, key):
     return int(max(0, *values))
 
 
-def small_inputs(model, batched_inputs):
+def small_inputs(model, batched_inputs, side=256):
     """The inputs with smaller images, where the graph of the model does not depend on their size.
 
     Args:
         model (nn.Module): a detectron2-style model.
         batched_inputs (list[dict]): detectron2's format.
+        side (int): most pixels a side.
 
     Returns:
-        list[dict]: images cropped to at most 256 pixels a side, for models with a backbone.
+        list[dict]: images cropped to at most that, for models with a backbone.
     """
     if not isinstance(getattr(unwrap(model), "backbone", None), Backbone):
         return batched_inputs
-    return [{**x, "image": x["image"][:, :256, :256]} for x in batched_inputs]
+    return [{**x, "image": x["image"][:, :side, :side]} for x in batched_inputs]
+
+
+def labelled_batch(batches):
+    """The images to see a training with: at most two, whole, with their labels.
+
+    Args:
+        batches (list[list[dict]] | None): data.
+
+    Returns:
+        list[dict] | None: None without data.
+    """
+    return batches[0][:2] if batches else None

@@ -8,11 +8,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...wrappers import unwrap
-from ..architectures import architecture_of, run_training_forward
+from ..architectures import architecture_of
 from ..tracing.autograd import ancestors
 from ..tracing.composite import CompositeOperator
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.layer_kinds import is_dynamic_head, is_norm, is_prunable_layer
+from .forwards import forwards_of, run_stages
 
 
 class Call(NamedTuple):
@@ -32,7 +33,8 @@ class Call(NamedTuple):
 class TracedForward:
     """All stages of a model, run once, with what its layers gave.
 
-    With gradients on, a training forward on dummy labels follows if the stages leave layers out.
+    With gradients on, the model's own inference and its training follow as long as there are layers
+    that nothing has run yet, see :func:`forwards_of`.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode, inside or outside the prunable
@@ -40,19 +42,29 @@ class TracedForward:
         batched_inputs (list[dict]): detectron2's format.
         inference_only (bool): leave out branches that only training runs.
         all_regions (bool): run the heads on as many regions as inference keeps, not on one.
+        batch (list[dict]): labelled images to train on; None: made-up labels.
+
+    Attributes:
+        calls (list[Call]): of the stages.
+        own_calls (list[list[Call]]): of the model's own forwards that ran.
+        failures (dict[str, Exception]): own forward → why it broke off.
     """
 
-    def __init__(self, model, batched_inputs, inference_only=False, all_regions=False):
+    def __init__(self, model, batched_inputs, inference_only=False, all_regions=False, batch=None):
         self.model = model = unwrap(model)
-        stages = architecture_of(model).stages(batched_inputs, not inference_only)
         # Raw outputs as the stages return them; empty unless all do.
         self._returned = []
-        self.calls = _record_calls(model, lambda: self._run(stages, all_regions))
-        self.training_calls = []
-        if torch.is_grad_enabled() and not inference_only and self._leaves_layers_out():
-            self.training_calls = _record_calls(
-                model, lambda: run_training_forward(model, batched_inputs)
-            )
+        self.own_calls, self.failures = [], {}
+
+        def stages():
+            self._returned = run_stages(model, batched_inputs, not inference_only, all_regions)
+
+        self.calls = _record_calls(model, stages)
+        if not torch.is_grad_enabled() or inference_only:
+            return
+        own = iter(forwards_of(model, batched_inputs, batch)[1:])
+        while self.unseen_layers() and (forward := next(own, None)):
+            self.own_calls.append(_record_calls(model, forward, self.failures))
 
     def outputs(self):
         """Raw outputs that together depend on every branch.
@@ -73,8 +85,8 @@ class TracedForward:
             ends = [c for c in self.calls if c.module in sinks and c.node not in read]
         else:
             ends = _ends(self.calls)
-        seen = _seen(self.calls)
-        ends += [call for call in _ends(self.training_calls) if call.module not in seen]
+        for calls, seen in self._news():
+            ends += _ends_of_new(calls, seen)
         return outputs + [call.output for call in ends]
 
     def prediction_layers(self):
@@ -92,23 +104,37 @@ class TracedForward:
             inside = set(part.modules())
             sinks |= _sinks([call for call in self.calls if call.module in inside])
         # A prediction of inference stays one, even if training feeds it to another layer.
-        sinks |= _sinks(self.training_calls) - _seen(self.calls)
-        calls = (*self.calls, *self.training_calls)
+        for calls, seen in self._news():
+            sinks |= _sinks(calls) - seen
+        calls = (call for calls in (self.calls, *self.own_calls) for call in calls)
         return [m for m in dict.fromkeys(call.module for call in calls) if m in sinks]
 
-    def _run(self, stages, all_regions):
-        # Some detectors log scalars while they run and look for a storage.
-        with EventStorage():
-            found = [stage.run(stage.count if all_regions else 1) for stage in stages]
-        # A stage may also return something else, which counts as nothing.
-        if all(isinstance(outputs, list) for outputs in found):
-            self._returned = [output for outputs in found for output in outputs]
+    def unseen_layers(self):
+        """The convs and linears that nothing has run where gradients could follow.
 
-    def _leaves_layers_out(self):
+        Returns:
+            list[nn.Module]: in the order of the model.
+        """
         modules = list(self.model.modules())
         composites = [m.inner_modules() for m in modules if isinstance(m, CompositeOperator)]
-        seen = _seen(self.calls).union(*composites)
-        return any(is_prunable_layer(module) and module not in seen for module in modules)
+        seen = _seen(self.calls).union(*composites, *map(_seen, self.own_calls))
+        return [m for m in modules if is_prunable_layer(m) and m not in seen]
+
+    def unrun_layers(self):
+        """The layers that no forward has run at all.
+
+        Returns:
+            set[nn.Module]: convs, linears and norms.
+        """
+        ran = {call.module for calls in (self.calls, *self.own_calls) for call in calls}
+        return {m for m in self.model.modules() if is_prunable_layer(m) or is_norm(m)} - ran
+
+    def _news(self):
+        """Calls of each own forward, with the layers that ran before it."""
+        seen = _seen(self.calls)
+        for calls in self.own_calls:
+            yield calls, set(seen)
+            seen |= _seen(calls)
 
 
 def head_outputs(model, batched_inputs, inference_only=False, all_regions=False):
@@ -156,8 +182,11 @@ def inference_layers(model, batched_inputs):
     return found
 
 
-def _record_calls(model, run):
-    """Calls of every conv, linear, norm and dynamic head, as executed."""
+def _record_calls(model, run, failures=None):
+    """Calls of every conv, linear, norm and dynamic head, as executed.
+
+    With ``failures``, an exception ends the run and goes there, under the name of what ran.
+    """
     calls = []
 
     def record(module, inputs, output):
@@ -171,7 +200,12 @@ def _record_calls(model, run):
         if is_prunable_layer(module) or is_norm(module) or is_dynamic_head(module)
     ]
     with forward_hooks(layers, record):
-        run()
+        try:
+            run()
+        except Exception as error:
+            if failures is None:
+                raise
+            failures[run.name] = error
     return calls
 
 
@@ -192,6 +226,16 @@ def _ends(calls):
     traced = [call for call in calls if call.node is not None]
     read = ancestors(source for call in traced for source, _ in call.node.next_functions)
     return [call for call in traced if call.node not in read]
+
+
+def _ends_of_new(calls, seen):
+    """The ends that depend on layers that have not been seen."""
+    new = {call.node for call in calls if call.module not in seen}
+
+    def depends(call):
+        return call.node in new or not new.isdisjoint(ancestors([call.node]))
+
+    return [call for call in _ends(calls) if depends(call)] if new else []
 
 
 def _seen(calls):

@@ -1,16 +1,12 @@
 """Measuring sensitivity: the losses with channels of one group after the other masked."""
 
-import contextlib
-
-import torch
-
 from ...errors import ConfigError
 from ...wrappers import unwrap
-from ..graph.channel_graph import ChannelGraph
-from ..graph.inputs import example_inputs_for
+from ..graph.inputs import example_inputs_for, labelled_batch
+from ..graph.masking import masking
+from ..graph.proof import proven_graph
 from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
 from ..tracing.entry import entry_point, refuse_nonfinite
-from ..tracing.hooks import forward_hooks
 from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
 from .options import PruningOptions
@@ -35,10 +31,10 @@ def measure_sensitivity(
     """Measure how the training losses rise when single groups lose channels.
 
     The model stays unchanged. In one group after the other, the least important channels are
-    masked: set to zero wherever they are read. That equals removing them, unless a group norm sees
-    them. The losses are those of the model in training mode with norms at their running statistics,
-    as for scores from data. Random choices of the training are the same each time. Nothing is
-    reconstructed: the rises are above those of pruning with reconstruction.
+    masked, which equals removing them. The losses are those of the model in training mode with
+    norms at their running statistics, as for scores from data. Random choices of the training are
+    the same each time. Nothing is reconstructed: the rises are above those of pruning with
+    reconstruction.
 
     Args:
         model (nn.Module), example_inputs (list[dict]): as of :func:`blendprune.prune`.
@@ -83,7 +79,8 @@ def measure_sensitivity(
             loss=0.0,
         )
         with prunable(model):
-            groups = [group for group in ChannelGraph(model, inputs).groups() if group.prunable]
+            _, groups = proven_graph(model, inputs, batch=labelled_batch(batches))
+            groups = [group for group in groups if group.prunable]
             scores = score_groups(model, groups, build_importance(options.importance), batches)
             found.loss = mean_loss(model, batches)
             for done, (group, score) in enumerate(zip(groups, scores), 1):
@@ -105,37 +102,10 @@ def _measure(model, group, score, batches, ratios):
         # Whole blocks, the same in each part; at least one goes and at least one stays.
         count = group.block_size * min(max(1, round(ratio * blocks)), blocks - 1)
         gone = order[:, :count].flatten()
-        with masking(group, gone):
+        with masking([(group, gone)]):
             losses.append(mean_loss(model, batches))
         masked.append(len(gone))
     return GroupSensitivity(group.width, masked, losses)
-
-
-@contextlib.contextmanager
-def masking(group, channels):
-    """Set channels of a group to zero wherever a layer reads them.
-
-    Args:
-        group (ChannelGroup): of a model inside the prunable view.
-        channels (Tensor): indices in ``range(group.width)``.
-    """
-    masks = {}
-    for side in group.readers:
-        layer = side.layer
-        if layer not in masks:
-            count = getattr(layer, "in_channels", None) or layer.in_features
-            masks[layer] = layer.weight.new_ones(count)
-        masks[layer][side.entries[torch.isin(side.channels, channels)]] = 0
-
-    def mask(layer, inputs):
-        x, *rest = inputs
-        wide = masks[layer]
-        if not isinstance(layer, torch.nn.Linear):
-            wide = wide.view(-1, *[1] * (x.dim() - 2))
-        return x * wide, *rest
-
-    with forward_hooks(masks, mask, before=True):
-        yield
 
 
 def _check_ratios(ratios):

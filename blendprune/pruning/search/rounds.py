@@ -11,12 +11,12 @@ from ...target import Target
 from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, total_costs
 from ..cost.latency import compare_latency
-from ..graph.channel_graph import ChannelGraph
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
-from ..graph.inputs import small_inputs
+from ..graph.inputs import labelled_batch, small_inputs
 from ..graph.kept_entries import KeptEntries
 from ..graph.outputs import head_outputs
+from ..graph.proof import proven_graph
 from ..reconstruction import Reconstruction
 from ..scores import build_importance, normalize_scores, score_groups
 from ..tracing.attributes import sync_attributes
@@ -62,6 +62,8 @@ class PruningRun:
         self._counts = count_costs(model, inputs)
         self.dense = self.totals()
         self.widths = _layer_widths(model)
+        # Groups that the proof has frozen: names → reasons; None before it.
+        self._frozen = None
         # Cost, or share of the channels, where the way to the present target began.
         self.dense_widths, self.start = None, None
         # For a latency: the dense model to compare with, the last FLOPs target, the latency.
@@ -105,13 +107,15 @@ class PruningRun:
             PruningError: the model cannot be traced, scored or, once pruned, run.
         """
         with prunable(self.model):
-            graph = ChannelGraph(
+            graph, groups = proven_graph(
                 self.model,
                 self.inputs,
                 self.options.ignored_layers,
                 self.options.pruning_ratio_dict,
+                self._frozen,
+                labelled_batch(self.batches),
             )
-            groups = graph.groups()
+            self._frozen = graph.frozen
             remember_predictions(self.model, config_layers(graph, groups))
             channels = self._choose(target, part, goal or target, graph, groups)
             if self._wants_reconstruction() and self._reconstruction is None:

@@ -24,11 +24,24 @@ def sync_attributes(model):
     Raises:
         PruningError: a BiFPN has a width that its forward would misread.
     """
+    sync_widths(model)
+    for backbone in _outermost_backbones(model):
+        _sync_backbone(backbone)
+
+
+def sync_widths(model):
+    """The part of :func:`sync_attributes` that needs no forward: what forwards read.
+
+    Args:
+        model (nn.Module): a detectron2-style model.
+
+    Raises:
+        PruningError: a BiFPN has a width that its forward would misread.
+    """
     fit_heads(model)
     for backbone in _outermost_backbones(model):
         for module in backbone.modules():
             _sync_fusion(module)
-        _sync_backbone(backbone)
     for head in model.modules():
         if hasattr(head, "in_channels_to_top_module") and hasattr(head, "bbox_pred"):
             head.in_channels_to_top_module = head.bbox_pred.in_channels

@@ -1,7 +1,9 @@
 """Forward hooks and modes that end with their ``with`` block."""
 
 import contextlib
+import random
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -95,3 +97,23 @@ def no_gradients_from_recurrent_layers(model):
         torch.set_grad_enabled(torch.is_grad_enabled()),
     ):
         yield
+
+
+@contextlib.contextmanager
+def keeping_random_state(model):
+    """Draw the same random numbers each time, and restore the generators when the block ends.
+
+    Args:
+        model (nn.Module): whose devices' generators count beside those of torch, NumPy and Python.
+    """
+    numbers, python = np.random.get_state(), random.getstate()
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(0)
+            np.random.seed(0)
+            random.seed(0)
+            yield
+    finally:
+        np.random.set_state(numbers)
+        random.setstate(python)

@@ -5,7 +5,7 @@ import torch
 
 from blendprune.errors import ConfigError
 from blendprune.pruning import ChannelGraph, load_sensitivity, measure_sensitivity, prunable
-from blendprune.pruning.search.measure import masking
+from blendprune.pruning.graph.masking import masking
 from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.groups import group_of
 from tests.helpers.small_net import SmallNet, small_inputs
@@ -93,7 +93,7 @@ def test_masked_channels_are_zero_where_they_are_read_and_nowhere_else():
         model.a.register_forward_hook(lambda module, inputs, output: seen.append(output))
         with torch.no_grad():
             plain = model(small_inputs())
-            with masking(group, torch.tensor([1, 3])):
+            with masking([(group, torch.tensor([1, 3]))]):
                 masked = model(small_inputs())
             assert torch.equal(model(small_inputs()), plain)
     assert torch.equal(seen[0], seen[1])

@@ -18,8 +18,8 @@ from blendprune.pruning import (
     prune,
     sensitivity_table,
 )
+from blendprune.pruning.graph.masking import masking
 from blendprune.pruning.scores import mean_loss
-from blendprune.pruning.search.measure import masking
 from blendprune.pruning.search.sensitivity import digest
 from tests.helpers.blendmask_options import WIDE
 from tests.helpers.chain import Chain, chain_inputs
@@ -48,7 +48,7 @@ def test_masking_channels_gives_the_loss_that_removing_them_gives(blendmask, ima
         other = copy.deepcopy(model)
         with prunable(model):
             groups = [group for group in ChannelGraph(model, images).groups() if group.prunable]
-            with masking(groups[4 * index], channels):
+            with masking([(groups[4 * index], channels)]):
                 masked = mean_loss(model, batches)
             assert mean_loss(model, batches) == dense
         with prunable(other):

@@ -1,0 +1,139 @@
+"""Proof of the groups: without some channels, a model gives what it gives with them masked.
+
+A graph of channels is found by looking at operators, and may be wrong about one: about a map gated
+by one of its own channels, about a layer that reads where no gradient follows. Whether it is wrong
+shows when channels go. So some channels of all groups are removed at once, for a moment, and every
+layer must give what it gives in the dense model with the same channels masked. If one does not, the
+guilty group is found by bisection, and its width stays.
+"""
+
+from torch import nn
+
+from ..tracing.hooks import evaluating
+from ..tracing.snapshot import Snapshot
+from .channel_graph import ChannelGraph
+from .comparison import Recorder, first_difference, make_lively
+from .forwards import error_line, forwards_of
+from .inputs import small_inputs
+from .masking import masking
+from .removal import chosen_channels, kept_outputs, removing
+
+# Side of the images in pixels, and in steps of the coarsest features.
+_SIDE, _STEPS = 64, 2
+
+
+def proven_graph(
+    model, example_inputs, ignored_layers=(), pruning_ratio_dict=None, frozen=None, batch=None
+):
+    """The groups of a model, proven.
+
+    Args:
+        model (nn.Module), example_inputs, ignored_layers, pruning_ratio_dict, batch: as for
+            :class:`ChannelGraph`.
+        frozen (dict[str, str]): what an earlier proof of the model has frozen, which is not proven
+            again; None to prove.
+
+    Returns:
+        tuple[ChannelGraph, list[ChannelGroup]]: the graph, whose ``frozen`` says what the proof
+        froze, and all its groups.
+    """
+    graph = ChannelGraph(model, example_inputs, ignored_layers, pruning_ratio_dict, frozen, batch)
+    groups = graph.groups()
+    if frozen is None:
+        _Proof(graph, groups)()
+    return graph, groups
+
+
+class _Proof:
+    """Freezes the groups whose channels cannot be removed as the graph says."""
+
+    def __init__(self, graph, groups):
+        self.graph, self.model = graph, graph.model
+        self.groups = [group for group in groups if group.prunable]
+        # Images as small as the model takes.
+        backbone = getattr(self.model, "backbone", None)
+        side = max(_SIDE, _STEPS * (getattr(backbone, "size_divisibility", 0) or 0))
+        self.inputs = small_inputs(self.model, graph.inputs, side)
+
+    def __call__(self):
+        if not self.groups:
+            return
+        snapshot = Snapshot(self.model)
+        try:
+            with evaluating(self.model):
+                make_lively(self.model)
+                self.recorder = Recorder(self.model)
+                self._freeze_the_guilty()
+        finally:
+            snapshot.restore()
+
+    def _freeze_the_guilty(self):
+        groups, passing = self.groups, 0
+        while reason := self._fault(groups):
+            if passing == 0 and self._fault([]):
+                self.graph.notes.append(
+                    "the groups are not proven: the model gives something else each time it runs"
+                )
+                return
+            # The first groups pass, with the next one they fail.
+            failing = len(groups)
+            while failing - passing > 1:
+                middle = (passing + failing) // 2
+                found = self._fault(groups[:middle])
+                if found:
+                    failing, reason = middle, found
+                else:
+                    passing = middle
+            guilty = groups[failing - 1]
+            guilty.frozen_reason = self.graph.frozen[guilty.root] = reason
+            groups = groups[: failing - 1] + groups[failing:]
+
+    def _fault(self, groups):
+        """What goes wrong without channels of some groups; empty if nothing does."""
+        chosen = [chosen_channels(group) for group in groups]
+        # A gate by the first channel shows when that one goes, a gate by the last likewise.
+        passes = 2 if any(len(choices) > 1 for choices in chosen) else 1
+        for number in range(passes):
+            gone = [
+                (g, choices[min(number, len(choices) - 1)]) for g, choices in zip(groups, chosen)
+            ]
+            if found := self._fault_without(gone):
+                return found
+        return ""
+
+    def _fault_without(self, gone):
+        recorder, forwards = self.recorder, self._forwards()
+        with masking(gone):
+            dense = [recorder(forward) for forward in forwards]
+        if dense[0].error is not None and self.inputs is not self.graph.inputs:
+            # The images are too small.
+            self.inputs = self.graph.inputs
+            return self._fault_without(gone)
+        kept = kept_outputs(gone)
+        try:
+            with removing(self.graph, gone):
+                pruned = [recorder(forward, like=run) for forward, run in zip(forwards, dense)]
+        except Exception as error:
+            return f"its channels cannot be removed ({error_line(error)})"
+        if not any(first_difference(a, b, kept) for a, b in zip(dense, pruned)):
+            return ""
+        # What moves as much when every layer is rounded anew says nothing.
+        with masking(gone):
+            rounded = [recorder(f, like=run, noise=True) for f, run in zip(forwards, dense)]
+        for runs in zip(dense, pruned, rounded):
+            if difference := first_difference(*runs[:2], kept, runs[2]):
+                return self._reason(difference)
+        return ""
+
+    def _forwards(self):
+        """Those that showed all layers."""
+        return forwards_of(self.model, self.inputs, self.graph.batch)[: self.graph.forwards]
+
+    def _reason(self, difference):
+        names, where = self.graph.names, difference.layer
+        layer = names.get(where, "the output")
+        if difference.error is None:
+            return f"an operator in front of {layer} mixes its channels"
+        if isinstance(where, nn.Module) and where not in self.graph.dependencies.module2node:
+            return f"{layer} reads it where no gradient follows"
+        return f"without some of its channels, {layer} fails ({error_line(difference.error)})"
