@@ -152,6 +152,7 @@ def prune(
         run = PruningRun(model, inputs, options, batches, sensitivity)
         for level in [*levels, target]:
             run.reach(level, rounds, progress, goal=target)
+            run.try_own_runs(snapshot)
             report = run.report()
             report = replace(
                 report, notes=reading + report.notes, wall_s=time.perf_counter() - start

@@ -175,6 +175,7 @@ class GradualPruning(HookBase):
         run.begin_interval()
         try:
             run.prune_once(self.target, due / len(self.times))
+            run.try_own_runs(snapshot)
         except BaseException:
             snapshot.restore()
             raise

@@ -155,6 +155,22 @@ def small_inputs(model, batched_inputs, side=256):
     return [{**x, "image": x["image"][:, :side, :side]} for x in batched_inputs]
 
 
+def tiny_inputs(model, batched_inputs):
+    """The inputs with images as small as a model usually takes, where their size does not matter.
+
+    Args:
+        model (nn.Module): a detectron2-style model.
+        batched_inputs (list[dict]): detectron2's format.
+
+    Returns:
+        list[dict]: images cropped to 64 pixels a side, or to two steps of the coarsest features,
+        for models with a backbone.
+    """
+    backbone = getattr(model, "backbone", None)
+    side = max(64, 2 * (getattr(backbone, "size_divisibility", 0) or 0))
+    return small_inputs(model, batched_inputs, side)
+
+
 def labelled_batch(batches):
     """The images to see a training with: at most two, whole, with their labels.
 

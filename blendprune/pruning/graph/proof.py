@@ -14,12 +14,9 @@ from ..tracing.snapshot import Snapshot
 from .channel_graph import ChannelGraph
 from .comparison import Recorder, first_difference, make_lively
 from .forwards import error_line, forwards_of
-from .inputs import small_inputs
+from .inputs import tiny_inputs
 from .masking import masking
 from .removal import chosen_channels, kept_outputs, removing
-
-# Side of the images in pixels, and in steps of the coarsest features.
-_SIDE, _STEPS = 64, 2
 
 
 def proven_graph(
@@ -50,10 +47,7 @@ class _Proof:
     def __init__(self, graph, groups):
         self.graph, self.model = graph, graph.model
         self.groups = [group for group in groups if group.prunable]
-        # Images as small as the model takes.
-        backbone = getattr(self.model, "backbone", None)
-        side = max(_SIDE, _STEPS * (getattr(backbone, "size_divisibility", 0) or 0))
-        self.inputs = small_inputs(self.model, graph.inputs, side)
+        self.inputs = tiny_inputs(self.model, graph.inputs)
 
     def __call__(self):
         if not self.groups:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ...checkpoint import first_line
 from ...errors import PruningError
-from ..tracing.hooks import full_forward
+from ..tracing.hooks import full_forward, keeping_random_state
 from ..tracing.snapshot import keeping_state
 
 
@@ -98,6 +98,17 @@ def mean_loss(model, batches):
     with torch.random.fork_rng(devices), torch.no_grad(), _training(model):
         torch.manual_seed(0)
         return sum(training_loss(model, batch).item() for batch in batches) / len(batches)
+
+
+def try_training(model, batch):
+    """Run the training forward once, as for scores, and forget what it gives.
+
+    Args:
+        model (nn.Module): inside the prunable view or outside; it stays as it was.
+        batch (list[dict]): with ``"instances"`` and all other labels of the losses.
+    """
+    with keeping_random_state(model), torch.enable_grad(), _training(model), EventStorage():
+        model(batch)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from ..tracing.attributes import sync_attributes
 from ..tracing.hooks import evaluating
 from ..tracing.layer_kinds import is_prunable_layer
 from ..tracing.view import prunable
+from .own_runs import check_own_runs
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
 
@@ -149,6 +150,20 @@ class PruningRun:
                 "for that, or lower round_to",
                 now,
             )
+
+    def try_own_runs(self, dense):
+        """Run the model's own inference and, with data, its training; note what cannot run.
+
+        Args:
+            dense (Snapshot): of the model before it was pruned.
+
+        Raises:
+            PruningError: the pruned model fails where the dense one does not.
+        """
+        notes = check_own_runs(
+            self.model, dense, small_inputs(self.model, self.inputs), self.batches
+        )
+        self.notes += [note for note in notes if note not in self.notes]
 
     def totals(self):
         """FLOPs, parameters and activations of the model as it is (dict[str, int])."""

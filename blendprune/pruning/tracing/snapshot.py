@@ -15,6 +15,7 @@ class Snapshot:
     """
 
     def __init__(self, model):
+        self._model = model
         self._state = [(module, type(module), _shallow(vars(module))) for module in model.modules()]
         self._grads = [(p, p.grad, p.requires_grad) for p in model.parameters()]
 
@@ -27,6 +28,16 @@ class Snapshot:
         for p, grad, requires_grad in self._grads:
             p.requires_grad_(requires_grad)
             p.grad = grad
+
+    @contextlib.contextmanager
+    def restored(self):
+        """The model as it was, until the block ends; then again as it is now."""
+        now = Snapshot(self._model)
+        try:
+            self.restore()
+            yield
+        finally:
+            now.restore()
 
 
 def _shallow(state):
