@@ -25,7 +25,8 @@ class Run:
         factors (list[Tensor]): by which they were scaled.
         returned (list[Tensor]): maps that the forward returned.
         error (Exception | None): why it broke off.
-        last (nn.Module | None): the layer that began last.
+        last (nn.Module | None): the module without children that began last.
+        inside (bool): whether it had not ended yet.
     """
 
     outputs: list = field(default_factory=list)
@@ -33,19 +34,22 @@ class Run:
     returned: list = field(default_factory=list)
     error: Exception | None = None
     last: nn.Module | None = None
+    inside: bool = False
 
 
 class Difference(NamedTuple):
     """Where two runs part.
 
     Attributes:
-        layer (nn.Module | None): the first that gives something else, or the one that was running
-            when an exception came; None for what the forward returns.
+        layer (nn.Module | None): the first that gives something else, or the last that ran when an
+            exception came; None for what the forward returns.
         error (Exception | None): the exception.
+        inside (bool): whether it came in the layer, not behind it.
     """
 
     layer: nn.Module | None
     error: Exception | None = None
+    inside: bool = True
 
 
 class Recorder:
@@ -79,7 +83,10 @@ class Recorder:
         given = iter(like.factors if like is not None else ())
 
         def begin(layer, inputs):
-            run.last = layer
+            run.last, run.inside = layer, True
+
+        def end(layer, inputs, output):
+            run.inside = False
 
         def record(layer, inputs, output):
             if not isinstance(output, torch.Tensor):
@@ -99,6 +106,7 @@ class Recorder:
 
         with (
             forward_hooks(self._leaves, begin, before=True),
+            forward_hooks(self._leaves, end),
             forward_hooks(self._layers, record),
         ):
             try:
@@ -140,11 +148,11 @@ def first_difference(dense, pruned, kept, rounded=None):
         if moved(a, b, noisy):
             return Difference(layer)
     if pruned.error is not None and dense.error is None:
-        return Difference(pruned.last, pruned.error)
+        return Difference(pruned.last, pruned.error, pruned.inside)
     if len(dense.outputs) != len(pruned.outputs):
         if rounded is not None and len(rounded.outputs) != len(dense.outputs):
             return None
-        return Difference(pruned.last, pruned.error)
+        return Difference(pruned.last, pruned.error, pruned.inside)
     noisy = rounded.returned if rounded is not None else [None] * len(dense.returned)
     for a, b, c in zip(dense.returned, pruned.returned, noisy):
         # Features that are returned may be narrower.

@@ -40,12 +40,12 @@ def forwards_of(model, batched_inputs, batch=None):
             that the architecture makes up.
 
     Returns:
-        list[Forward]: the stages, the model's own inference, and its training.
+        list[Forward]: the stages, the model's own inference if it is something else, its training.
     """
-    found = [Forward("the stages", lambda: run_stages(model, batched_inputs))]
-    # The stage of the default architecture is the model's own inference.
+    found = [Forward("inference", lambda: run_own_inference(model, batched_inputs))]
+    # The stage of the default architecture is just that.
     if type(architecture_of(model)).stages is not Architecture.stages:
-        found.append(Forward("inference", lambda: run_own_inference(model, batched_inputs)))
+        found.insert(0, Forward("the stages", lambda: run_stages(model, batched_inputs)))
     if batch is not None:
         found.append(Forward("training", lambda: run_own_training(model, batch)))
     return [

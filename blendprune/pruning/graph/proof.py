@@ -7,8 +7,6 @@ layer must give what it gives in the dense model with the same channels masked. 
 guilty group is found by bisection, and its width stays.
 """
 
-from torch import nn
-
 from ..tracing.hooks import evaluating
 from ..tracing.snapshot import Snapshot
 from .channel_graph import ChannelGraph
@@ -64,11 +62,6 @@ class _Proof:
     def _freeze_the_guilty(self):
         groups, passing = self.groups, 0
         while reason := self._fault(groups):
-            if passing == 0 and self._fault([]):
-                self.graph.notes.append(
-                    "the groups are not proven: the model gives something else each time it runs"
-                )
-                return
             # The first groups pass, with the next one they fail.
             failing = len(groups)
             while failing - passing > 1:
@@ -109,7 +102,8 @@ class _Proof:
                 pruned = [recorder(forward, like=run) for forward, run in zip(forwards, dense)]
         except Exception as error:
             return f"its channels cannot be removed ({error_line(error)})"
-        if not any(first_difference(a, b, kept) for a, b in zip(dense, pruned)):
+        differences = [first_difference(a, b, kept) for a, b in zip(dense, pruned)]
+        if not any(differences):
             return ""
         # What moves as much when every layer is rounded anew says nothing.
         with masking(gone):
@@ -117,17 +111,27 @@ class _Proof:
         for runs in zip(dense, pruned, rounded):
             if difference := first_difference(*runs[:2], kept, runs[2]):
                 return self._reason(difference)
+        self._note_unproven(next(filter(None, differences)))
         return ""
 
     def _forwards(self):
         """Those that showed all layers."""
         return forwards_of(self.model, self.inputs, self.graph.batch)[: self.graph.forwards]
 
+    def _note_unproven(self, difference):
+        layer = self.graph.names.get(difference.layer, "the output")
+        note = f"groups are not proven from {layer} on: rounding alone changes what it gives"
+        if note not in self.graph.notes:
+            self.graph.notes.append(note)
+
     def _reason(self, difference):
-        names, where = self.graph.names, difference.layer
-        layer = names.get(where, "the output")
+        where = difference.layer
+        layer = self.graph.names.get(where, "the output")
         if difference.error is None:
             return f"an operator in front of {layer} mixes its channels"
-        if isinstance(where, nn.Module) and where not in self.graph.dependencies.module2node:
+        node = self.graph.dependencies.module2node.get(where)
+        if difference.inside and not (node and node.inputs):
             return f"{layer} reads it where no gradient follows"
-        return f"without some of its channels, {layer} fails ({error_line(difference.error)})"
+        place = "in" if difference.inside else "behind"
+        error = error_line(difference.error)
+        return f"without some of its channels, the model fails {place} {layer} ({error})"
