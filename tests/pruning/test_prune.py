@@ -378,7 +378,7 @@ def test_what_a_reader_outside_the_graph_reads_stays(blendmask, images):
     lateral = model.backbone.fpn_lateral4
 
     class Detached(nn.Module):
-        """Reads res3 where no gradient, and so no graph, can follow."""
+        """Reads res4 where no gradient, and so no graph, can follow."""
 
         def __init__(self, plain):
             super().__init__()
@@ -393,8 +393,8 @@ def test_what_a_reader_outside_the_graph_reads_stays(blendmask, images):
     report = prune(model, images, pruning_ratio=0.5, importance="magnitude", global_pruning=False)
     [note] = [note for note in report.notes if "where no gradient follows" in note]
     assert "all 256 channels stay: backbone.fpn_lateral4.stray reads it" in note
-    widths = report.layers["backbone.bottom_up.res3.1.conv2"]
+    widths = report.layers["backbone.bottom_up.res4.1.conv2"]
     assert widths["before"] == widths["after"]
-    assert report.layers["backbone.bottom_up.res3.1.conv1"]["after"] < 128
+    assert report.layers["backbone.bottom_up.res4.1.conv1"]["after"] < 256
     with torch.no_grad():
         model(images)
