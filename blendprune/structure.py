@@ -275,7 +275,9 @@ def entry_of(module):
         module._parameters.items(),
         ((k, v) for k, v in module._buffers.items() if k not in module._non_persistent_buffers_set),
     )
-    widths = {k: v for k in WIDTHS if type(v := getattr(module, k, None)) is int}
+    # A property follows the layers by itself.
+    own = [k for k in WIDTHS if not isinstance(getattr(type(module), k, None), property)]
+    widths = {k: v for k in own if type(v := getattr(module, k, None)) is int}
     shapes = {k: list(t.shape) for k, t in tensors if t is not None and t.dim() > 0}
     dicts = {k: dict(v) for k in WIDTH_DICTS if isinstance(v := getattr(module, k, None), dict)}
     tuples = {k: list(v) for k in WIDTH_TUPLES if isinstance(v := getattr(module, k, None), tuple)}

@@ -48,23 +48,24 @@ class Stages(Backbone):
 
 
 class TimmFeatures(Backbone):
-    """A timm model with ``features_only``; its three coarsest maps go out.
+    """A timm model with ``features_only``; its coarsest maps go out.
 
     Args:
         name (str): as of ``timm.create_model``.
-        options: likewise.
+        levels (int): how many maps.
+        options: as of ``timm.create_model``.
     """
 
-    def __init__(self, name, **options):
+    def __init__(self, name, levels=3, **options):
         import timm
 
         super().__init__()
         whole = timm.create_model(name, pretrained=False, features_only=True, **options)
-        indices = list(range(len(whole.feature_info.channels())))[-3:]
+        indices = list(range(len(whole.feature_info.channels())))[-levels:]
         self.net = timm.create_model(
             name, pretrained=False, features_only=True, out_indices=indices, **options
         )
-        self._out_features = [f"stage{number}" for number in range(3)]
+        self._out_features = [f"stage{number}" for number in range(levels)]
         channels, strides = self.net.feature_info.channels(), self.net.feature_info.reduction()
         self._out_feature_channels = dict(zip(self._out_features, channels))
         self._out_feature_strides = dict(zip(self._out_features, strides))
@@ -82,7 +83,7 @@ class Pyramid(Backbone):
     """An FPN for maps of any size.
 
     Args:
-        bottom_up (Backbone): gives three maps.
+        bottom_up (Backbone): gives maps, the finest first.
         size_divisibility (int): of images.
     """
 
@@ -92,7 +93,7 @@ class Pyramid(Backbone):
         shapes = bottom_up.output_shape()
         self.lateral = nn.ModuleList([nn.Conv2d(s.channels, _WIDTH, 1) for s in shapes.values()])
         self.output = nn.ModuleList([nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1) for _ in shapes])
-        self._out_features = ["p3", "p4", "p5"]
+        self._out_features = [f"p{level}" for level in range(3, 3 + len(shapes))]
         self._out_feature_channels = dict.fromkeys(self._out_features, _WIDTH)
         strides = [shape.stride for shape in shapes.values()]
         self._out_feature_strides = dict(zip(self._out_features, strides))
@@ -103,8 +104,8 @@ class Pyramid(Backbone):
 
     def forward(self, x):
         maps = [conv(y) for conv, y in zip(self.lateral, self.bottom_up(x).values())]
-        for fine, coarse in ((1, 2), (0, 1)):
-            maps[fine] = maps[fine] + F.interpolate(maps[coarse], maps[fine].shape[-2:])
+        for fine in reversed(range(len(maps) - 1)):
+            maps[fine] = maps[fine] + F.interpolate(maps[fine + 1], maps[fine].shape[-2:])
         return {name: conv(y) for name, conv, y in zip(self._out_features, self.output, maps)}
 
 
@@ -115,7 +116,7 @@ def retinanet(backbone):
         backbone (Backbone): from :func:`build_backbone`.
     """
     cfg = get_cfg()
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128]]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[4 * s.stride] for s in backbone.output_shape().values()]
     shapes = [ShapeSpec(s.channels, stride=s.stride) for s in backbone.output_shape().values()]
     head = RetinaNetHead(
         input_shape=shapes, num_classes=3, num_anchors=3, conv_dims=[_WIDTH], prior_prob=0.01

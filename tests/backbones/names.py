@@ -32,6 +32,8 @@ def _inside(*names):
 _FEATURES = _inside("features")
 _REGNET = _inside("stem", "trunk_output")
 
+_WITH_AUXILIARIES = ("googlenet", "inception_v3")
+
 #: name → how to take the model apart.
 TORCHVISION = {
     "resnet50": _children,
@@ -101,9 +103,8 @@ def build_backbone(name):
     """
     library, _, model = name.partition("/")
     if library == "timm":
-        return Pyramid(TimmFeatures(model))
-    options = {"init_weights": True, "aux_logits": False} if "cepti" in model + "" else {}
-    if model == "googlenet":
-        options = {"init_weights": True, "aux_logits": False}
+        # The layers that only the finest map needs would get no gradient.
+        return Pyramid(TimmFeatures(model, levels=4 if model.startswith("hrnet") else 3))
+    options = {"init_weights": False, "aux_logits": False} if model in _WITH_AUXILIARIES else {}
     whole = getattr(torchvision.models, model)(weights=None, **options)
     return Pyramid(Stages(TORCHVISION[model](whole), channels_last=model == "swin_t"))

@@ -17,6 +17,8 @@ class ChannelClasses:
 
     def __init__(self):
         self._parent = np.zeros(1, np.int64)
+        # Which ids are elements of parameters, and which classes are still without channels.
+        self._elements = np.zeros(1, bool)
         self._loose = np.zeros(1, bool)
         self._kept = [(np.array([NO_CHANNEL]), "meets channels that cannot be followed")]
 
@@ -33,6 +35,7 @@ class ChannelClasses:
         start, count = len(self._parent), int(np.prod(shape, dtype=np.int64))
         ids = np.arange(start, start + count)
         self._parent = np.concatenate([self._parent, ids])
+        self._elements = np.concatenate([self._elements, np.full(count, loose)])
         self._loose = np.concatenate([self._loose, np.full(count, loose)])
         return torch.from_numpy(ids).reshape(shape)
 
@@ -48,6 +51,18 @@ class ChannelClasses:
             if np.array_equal(further, found):
                 return found
             found = further
+
+    def channels(self, ids):
+        """Ids as they are, with the classes of elements in their place (array of int64).
+
+        Channels of one class are still several channels. What elements of a parameter are shows
+        only in their class.
+
+        Args:
+            ids (Tensor | ndarray): any shape.
+        """
+        ids = np.asarray(ids)
+        return np.where(self._elements[ids], self.classes(ids), ids)
 
     def is_loose(self, classes):
         """Which classes hold elements of parameters alone (array of bool)."""

@@ -120,17 +120,16 @@ def combine(one, other, shape, classes, operator):
     one, other = Labels(one.ids.expand(shape)), Labels(other.ids.expand(shape))
     dims = set(one.varying) | set(other.varying)
     at = tuple(slice(None) if dim in dims else 0 for dim in range(len(shape)))
-    pairs = np.stack([classes.classes(each.ids[at].numpy()).ravel() for each in (one, other)])
+    pairs = np.stack([classes.channels(each.ids[at].numpy()).ravel() for each in (one, other)])
     pairs = np.unique(pairs, axis=1)
     a, b = pairs
     # How many channels of the other operand a channel meets.
     meets_a, meets_b = _counts(a), _counts(b)
-    loose_a, loose_b = classes.is_loose(a), classes.is_loose(b)
-    [nothing] = classes.classes([NO_CHANNEL])
+    loose_a, loose_b = (classes.is_loose(classes.classes(side)) for side in pairs)
     # Elements of a parameter may be many for a channel; channels may not.
     fits = (meets_a == 1) & ((meets_b == 1) | loose_a)
     fits |= (meets_b == 1) & ((meets_a == 1) | loose_b)
-    fits &= (a != nothing) & (b != nothing)
+    fits &= (a != NO_CHANNEL) & (b != NO_CHANNEL)
     classes.join(a[fits], b[fits])
     # All others are read by several channels, or have no channel. Channels may meet any elements.
     reason = f"other channels read it, too ({operator})"
@@ -138,7 +137,7 @@ def combine(one, other, shape, classes, operator):
         (a, meets_a, loose_b & ~loose_a, b),
         (b, meets_b, loose_a & ~loose_b, a),
     ):
-        classes.keep(side[~fits & ((meets > 1) & ~free | (known == nothing))], reason)
+        classes.keep(side[~fits & ((meets > 1) & ~free | (known == NO_CHANNEL))], reason)
     rest = ~fits & (a != b)
     takes_other = loose_a[rest].any() and not loose_b[rest].any()
     if not takes_other and loose_b[rest].any() == loose_a[rest].any():

@@ -142,6 +142,14 @@ def test_a_gate_of_one_channel_stays_and_what_it_gates_may_go():
     assert not set(channels_of(x, 1)) & set(classes.kept())
 
 
+def test_channels_that_go_together_are_still_several():
+    classes = ChannelClasses()
+    x, y = (along(classes.new(6), 1, SHAPE) for _ in range(2))
+    classes.join(x.ids[0, :, 0, 0], x.ids[0, :1, 0, 0].expand(6))
+    combine(x, y, SHAPE, classes, "AddBackward0")
+    assert len(set(classes.classes([*channels_of(x, 1), *channels_of(y, 1)]).tolist())) == 1
+
+
 def test_a_product_of_all_with_all_keeps_both():
     classes = ChannelClasses()
     one, other = along(classes.new(3), 1, (3, 3)), along(classes.new(3), 0, (3, 3))
