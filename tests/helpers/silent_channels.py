@@ -31,8 +31,9 @@ def silence_half_of_every_group(model, images):
         for group in ChannelGraph(model, images).groups():
             if group.frozen_reason:
                 continue
-            size = group.width // group.num_parts
-            at = torch.randperm(size, generator=generator)[: size // 2]
+            size, block = group.width // group.num_parts, group.block_size
+            blocks = torch.randperm(size // block, generator=generator)[: size // block // 2]
+            at = (blocks[:, None] * block + torch.arange(block)).flatten()
             gone = torch.cat([part * size + at for part in range(group.num_parts)])
             score = torch.ones(group.width)
             score[gone] = 0

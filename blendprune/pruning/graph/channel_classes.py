@@ -20,6 +20,7 @@ class ChannelClasses:
         # Which ids are elements of parameters, and which classes are still without channels.
         self._elements = np.zeros(1, bool)
         self._loose = np.zeros(1, bool)
+        self._parts = []
         self._kept = [(np.array([NO_CHANNEL]), "meets channels that cannot be followed")]
 
     def new(self, *shape, loose=False):
@@ -91,6 +92,18 @@ class ChannelClasses:
     def _point(self, ones, others):
         self._parent[ones] = others
         np.logical_and.at(self._loose, others, self._loose[ones])
+
+    def divide(self, ids):
+        """Say that parts of channels must stay equally wide.
+
+        Args:
+            ids (Tensor): (parts, channels of each).
+        """
+        self._parts.append(ids.numpy().copy())
+
+    def parts(self):
+        """The classes in what must stay equally wide (list[ndarray]: parts, channels of each)."""
+        return [self.classes(ids) for ids in self._parts]
 
     def keep(self, ids, reason):
         """Say that channels stay.

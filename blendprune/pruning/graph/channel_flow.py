@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from ..tracing.autograd import ancestors
 from ..tracing.composite import CompositeOperator
@@ -36,26 +37,39 @@ class LayerCall:
     outputs: list
 
 
-class LayerCalls:
+class LayerCalls(TorchFunctionMode):
     """Records calls; a context manager around a forward.
 
     Args:
         model (nn.Module): inside the prunable view.
+
+    Attributes:
+        by_node (dict[Node, LayerCall]): calls by what made their outputs.
+        chunks (set[Node]): calls of ``torch.chunk``.
     """
 
     def __init__(self, model):
+        super().__init__()
         self._layers = [m for m in model.modules() if _is_layer(m) or isinstance(m, OPAQUE)]
-        self.by_node = {}
+        self.by_node, self.chunks = {}, set()
 
     def __enter__(self):
         self._handles = [
             layer.register_forward_hook(self._record, with_kwargs=True) for layer in self._layers
         ]
-        return self
+        return super().__enter__()
 
     def __exit__(self, *error):
         for handle in self._handles:
             handle.remove()
+        return super().__exit__(*error)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Note which splits are chunks; autograd does not tell them from others."""
+        found = function(*args, **(kwargs or {}))
+        if function in (torch.chunk, torch.Tensor.chunk):
+            self.chunks.update(part.grad_fn for part in found if part.grad_fn is not None)
+        return found
 
     def _record(self, module, inputs, options, output):
         read = _tensors((inputs, options))
@@ -90,7 +104,8 @@ class ChannelFlow:
     def __init__(self, outputs, calls, names, loose):
         self.classes = ChannelClasses()
         self.inputs, self.outputs, self.elements, self.operators = {}, {}, {}, {}
-        self._calls, self._names, self._loose = calls.by_node, names, loose
+        self._calls, self._chunks = calls.by_node, calls.chunks
+        self._names, self._loose = names, loose
         self._labels = {}
         for node in self._in_order([output.grad_fn for output in outputs]):
             self._follow(node)
@@ -161,7 +176,8 @@ class ChannelFlow:
                     self.classes.keep(labels.ids, reason)
                 return [unknown(shape) for shape in shapes]
             return [self._composite(owner, known, shapes[0])]
-        return apply_rule(Operator(node, inputs, shapes, self.classes))
+        operator = Operator(node, inputs, shapes, self.classes, node in self._chunks)
+        return apply_rule(operator)
 
     def _composite(self, owner, inputs, shape):
         if not inputs:

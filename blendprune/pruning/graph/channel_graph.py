@@ -2,13 +2,14 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 
 from ...errors import ConfigError
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
-from .coupling import coupling_of
+from .coupling import coupling_of, parts_of
 from .dependencies import Dependencies
 from .forwards import error_line
 from .groups import ChannelGroup, Member
@@ -116,7 +117,8 @@ class ChannelGraph:
     def _describe(self, handle):
         found = _Description(handle)
         self._describe_coupling(found)
-        for dep, indices in handle:
+        for item in handle:
+            dep, indices = item
             module = dep.target.module
             name = self._name_of(module)
             if name is None:
@@ -124,11 +126,16 @@ class ChannelGraph:
                 continue
             out = self.dependencies.is_out_channel_pruning_fn(dep.handler)
             found.members.append(Member(name, "out" if out else "in", len(indices) / found.width))
-            self._describe_layer(found, module, name, out, len(indices))
+            self._describe_layer(found, module, name, out)
+            if out and is_prunable_layer(module):
+                own = np.unique(found.classes[item.root_idxs])
+                if len(own) < len(np.unique(found.classes)):
+                    found.reasons[f"only {len(indices)} of them are its own"] = module
         return self._build(found)
 
     def _describe_coupling(self, found):
         classes, kept = self.dependencies.root_classes(found.root), self.dependencies.kept
+        found.classes = classes
         reason = next((kept[each] for each in classes.tolist() if each in kept), None)
         coupling = coupling_of(classes)
         if reason is not None:
@@ -139,6 +146,11 @@ class ChannelGraph:
             num_parts, found.block_size = coupling
             found.parts.append(num_parts)
             found.aligned = num_parts > 1
+            for divided in self.dependencies.divided:
+                parts = parts_of(classes, divided)
+                if parts is None:
+                    found.freeze("a chunk of its channels would not stay as wide as the others")
+                found.parts.append(parts or 1)
 
     def _describe_operator(self, found, module):
         owner = getattr(self.dependencies.module2node[module].grad_fn, "owner", None)
@@ -147,13 +159,11 @@ class ChannelGraph:
             found.aligned, found.block_size = True, owner.block_size
             found.members.append(Member(self.names[owner], "out", 1))
 
-    def _describe_layer(self, found, module, name, out, count):
+    def _describe_layer(self, found, module, name, out):
         if out:
             found.outs[module] = name
         elif module in self._frozen_inputs:
             found.reasons[self._frozen_inputs[module]] = found.root
-        if out and is_prunable_layer(module) and count < found.width:
-            found.reasons[f"only {count} of them are its own"] = module
         if out and module in self.predictions:
             found.reasons["prediction layer"] = module
         if out and name in self.frozen:

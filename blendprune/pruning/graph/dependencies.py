@@ -38,7 +38,7 @@ class Dependencies(tp.DependencyGraph):
         self._sides = {}
         self._find_sides()
         classes = self.flow.classes
-        self.kept = classes.kept()
+        self.kept, self.divided = classes.kept(), classes.parts()
         self._operators = {
             node: set(classes.classes(ids).tolist()) for node, ids in self.flow.operators.items()
         }

@@ -42,10 +42,12 @@ class KeptEntries:
 
         Returns:
             Tensor | None: int64 of the parameter's shape, positions in the flattened former
-            parameter; None if nothing was removed from it.
+            parameter; None if nothing was removed from it, or if it is computed from a weight
+            that was pruned (weight norm).
         """
         shadow = self._shadows.get(module)
-        return None if shadow is None else shadow._parameters[name].detach().long()
+        found = None if shadow is None else shadow._parameters.get(name)
+        return None if found is None else found.detach().long()
 
 
 def _shadow(module):

@@ -19,14 +19,14 @@ class Operator(NamedTuple):
         inputs (list[Labels | None]): one for each of ``node.next_functions``; None for a constant.
         shapes (list[tuple[int, ...]]): of its outputs.
         classes (ChannelClasses): where to join and to keep.
-        fraction (int | None): in how many equal parts ``torch.chunk`` splits; else None.
+        chunks (bool): whether it is a ``torch.chunk``, whose parts follow the width.
     """
 
     node: object
     inputs: list
     shapes: list
     classes: object
-    fraction: int | None = None
+    chunks: bool = False
 
     @property
     def name(self):
@@ -182,7 +182,11 @@ def _split(operator):
     dim = operator.dim(operator.node._saved_dim)
     parts = [shape[dim] for shape in operator.shapes]
     if dim in labels.varying:
-        operator.fix(labels, "split into parts of fixed widths by")
+        if operator.chunks and len(set(parts)) == 1:
+            vector = vector_along(labels, dim, operator.classes)
+            operator.classes.divide(vector.view(len(parts), -1))
+        else:
+            operator.fix(labels, "split into parts of fixed widths by")
     return [labelled(part) for part in labels.ids.split(parts, dim)]
 
 
@@ -270,6 +274,12 @@ def _index_put(operator):
     return Labels(found.ids.expand(sizes(operator.shape)), found.unknown)
 
 
+def _in_place(operator):
+    """An operator that wrote into a view; which part of its base that is cannot be known."""
+    shapes = {each.shape for each in operator.inputs if each is not None}
+    return _elementwise(operator) if shapes == {sizes(operator.shape)} else _not_followed(operator)
+
+
 def _reduce(operator):
     labels, node = operator.first, operator.node
     dims = getattr(node, "_saved_dim", None)
@@ -349,6 +359,7 @@ _RULES = (
     ("Roll", _roll),
     ("Index", _index),
     ("IndexPut", _index_put),
+    (".*CopySlices", _in_place),
     ("Mean|Sum|Amax|Amin|Max|Min|LinalgVectorNorm|Norm|Logsumexp|Var|Std|Prod", _reduce),
     ("Softmax|LogSoftmax", _softmax),
     ("PixelShuffle", _shuffle_pixels),

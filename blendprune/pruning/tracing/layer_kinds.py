@@ -2,6 +2,9 @@
 
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
+from torchvision.ops.misc import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
+
+_FROZEN_NORMS = (FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d)
 
 
 def is_prunable_layer(module):
@@ -17,15 +20,18 @@ def is_depthwise(module):
 
 def is_norm(module):
     """Whether the module normalises channels, and so follows the width of its input."""
-    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, FrozenBatchNorm2d)
+    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, *_FROZEN_NORMS)
     return (
         isinstance(module, known) or is_naive_group_norm(module) or is_channels_first_norm(module)
     )
 
 
 def is_fixed_norm(module):
-    """Whether the module is a FrozenBatchNorm2d, inside the prunable view or outside."""
-    return isinstance(module, FrozenBatchNorm2d) or getattr(module, "has_fixed_weights", False)
+    """Whether the module is a FrozenBatchNorm2d, inside the prunable view or outside.
+
+    detectron2's and torchvision's are alike.
+    """
+    return isinstance(module, _FROZEN_NORMS) or getattr(module, "has_fixed_weights", False)
 
 
 def is_deformable(module):

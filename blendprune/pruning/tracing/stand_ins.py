@@ -21,6 +21,7 @@ from .layer_kinds import (
     is_channels_first_norm,
     is_deformable,
     is_dynamic_head,
+    is_fixed_norm,
     is_naive_group_norm,
 )
 
@@ -144,6 +145,9 @@ def buffers_to_parameters(norm):
     for name in ("weight", "bias"):
         buffer = norm._buffers.pop(name)
         norm._parameters[name] = nn.Parameter(buffer)
+    if "num_features" not in vars(norm):
+        # torchvision's; Torch-Pruning reads it.
+        norm.num_features, norm.counts_nothing = len(buffer), True
 
 
 def parameters_to_buffers(norm):
@@ -151,6 +155,8 @@ def parameters_to_buffers(norm):
     buffers = {name: norm._parameters.pop(name).detach() for name in ("weight", "bias")}
     # In upstream's order: state_dict() lists the same keys in the same order.
     norm._buffers = type(norm._buffers)({**buffers, **norm._buffers})
+    if vars(norm).pop("counts_nothing", False):
+        del norm.num_features
 
 
 def filter_to_weight(module):
@@ -187,10 +193,6 @@ def _is_fused_conv(module):
     return isinstance(module, Conv2d) and (module.norm is not None or module.activation is not None)
 
 
-def _is_frozen_norm(module):
-    return isinstance(module, FrozenBatchNorm2d)
-
-
 def _is_linear(module):
     return type(module) is nn.Linear
 
@@ -204,7 +206,7 @@ STAND_INS = (
     StandIn(_is_fused_conv, PlainConv),
     StandIn(is_deformable, PlainDeformConv),
     StandIn(_is_smoothing, DepthwiseFilter, filter_to_weight, weight_to_filter),
-    StandIn(_is_frozen_norm, FixedBatchNorm, buffers_to_parameters, parameters_to_buffers),
+    StandIn(is_fixed_norm, FixedBatchNorm, buffers_to_parameters, parameters_to_buffers),
     StandIn(is_naive_group_norm, OneGroupNorm),
     StandIn(is_channels_first_norm, OneLayerNorm),
     StandIn(_is_linear, OneLinear),

@@ -5,7 +5,8 @@ Some of upstream's are not. detectron2's ``Conv2d`` runs its norm and activation
 ``forward``. FrozenBatchNorm2d has buffers where parameters are expected. NaiveGroupNorm and the
 LayerNorm of channels-first maps are several operators; so are a linear on more than two dimensions
 and attention. Inside the view each of them is one standard torch module or one operator
-(:mod:`blendprune.pruning.tracing.stand_ins`).
+(:mod:`blendprune.pruning.tracing.stand_ins`). Weights that are computed from other parameters
+(weight norm) are parameters there (:mod:`blendprune.pruning.tracing.folding`).
 
 Only ``module.__class__`` is swapped. The object stays the same: FPN (and users) hold references to
 modules, and a replacement would miss these.
@@ -21,6 +22,7 @@ from torch import nn
 from ...structure import entries_of, remember_dense
 from ...wrappers import is_compiled, unwrap
 from .attributes import sync_attributes
+from .folding import folded_weights
 from .hooks import keeping_modes
 from .stand_ins import STAND_INS
 
@@ -30,7 +32,7 @@ def prunable(model):
     """Show ``model`` to Torch-Pruning as plain convs and norms; undo it on leaving.
 
     Inside, every parameter requires grad (frozen stages and the weights of FrozenBN, too),
-    state-dict keys are unchanged, and outputs are the same (FrozenBN: to rounding). On leaving,
+    state-dict keys are unchanged (but for computed weights, such as weight norm's), and outputs are the same (FrozenBN: to rounding). On leaving,
     also by an exception, classes, ``requires_grad`` flags and training modes are restored. Where
     widths changed, the attributes that upstream reads (``output_shape()``, …) follow them.
     Views nest. A compiled model, or part, runs without its compiler. The model remembers the widths
@@ -82,8 +84,9 @@ def _uncompiled(model):
 @contextlib.contextmanager
 def _stand_ins(model):
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    entered = []
+    entered, folds = [], contextlib.ExitStack()
     try:
+        folds.enter_context(folded_weights(model))
         for module in list(model.modules()):
             stand_in = _stand_in_of(module)
             if stand_in is not None:
@@ -99,6 +102,7 @@ def _stand_ins(model):
         for module, plain, stand_in in reversed(entered):
             stand_in.leave(module)
             module.__class__ = plain
+        folds.close()
         for name, p in model.named_parameters():
             if p.is_floating_point():
                 p.requires_grad_(flags.get(name, True))
