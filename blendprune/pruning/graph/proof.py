@@ -45,6 +45,7 @@ class _Proof:
     def __init__(self, graph, groups):
         self.graph, self.model = graph, graph.model
         self.groups = [group for group in groups if group.prunable]
+        self.numbers = {group.root: number for number, group in enumerate(self.groups)}
         self.inputs = tiny_inputs(self.model, graph.inputs)
 
     def __call__(self):
@@ -77,7 +78,7 @@ class _Proof:
 
     def _fault(self, groups):
         """What goes wrong without channels of some groups; empty if nothing does."""
-        chosen = [chosen_channels(group) for group in groups]
+        chosen = [chosen_channels(group, self.numbers[group.root]) for group in groups]
         # A gate by the first channel shows when that one goes, a gate by the last likewise.
         passes = 2 if any(len(choices) > 1 for choices in chosen) else 1
         for number in range(passes):

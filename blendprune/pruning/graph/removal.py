@@ -10,20 +10,22 @@ from ..tracing.layer_kinds import is_prunable_layer
 from ..tracing.snapshot import Snapshot
 
 
-def chosen_channels(group):
-    """Which channels to remove from a group to see what happens: the ends, and half of the rest.
+def chosen_channels(group, number=0):
+    """Which channels to remove from a group to see what happens: the ends, and some of the rest.
 
-    Whole blocks go, the same of each part.
+    Whole blocks go, the same of each part. Groups of different numbers lose different channels and
+    counts, up to half: code that takes the width of one for that of another shows.
 
     Args:
         group (ChannelGroup): that may be pruned.
+        number (int): of the group.
 
     Returns:
         list[Tensor]: channels; two choices where the first and the last cannot go together.
     """
     blocks = group.width // (group.num_parts * group.block_size)
-    count = min(blocks - group.min_part_width, max(2, blocks // 2))
-    random = torch.Generator().manual_seed(group.width)
+    count = min(blocks - group.min_part_width, max(2, blocks // 2 - number % max(1, blocks // 4)))
+    random = torch.Generator().manual_seed(number)
     inner = (1 + torch.randperm(max(0, blocks - 2), generator=random)).tolist()
     # In a group of one block and a half, either end goes, one after the other.
     ends = [[0, blocks - 1], [blocks - 1, 0]][: 2 if count == 1 else 1]

@@ -32,9 +32,10 @@ def prunable(model):
     """Show ``model`` to Torch-Pruning as plain convs and norms; undo it on leaving.
 
     Inside, every parameter requires grad (frozen stages and the weights of FrozenBN, too),
-    state-dict keys are unchanged (but for computed weights, such as weight norm's), and outputs are the same (FrozenBN: to rounding). On leaving,
-    also by an exception, classes, ``requires_grad`` flags and training modes are restored. Where
-    widths changed, the attributes that upstream reads (``output_shape()``, …) follow them.
+    state-dict keys are unchanged (but for computed weights, such as weight norm's), and outputs are
+    the same (FrozenBN: to rounding). On leaving, also by an exception, classes, ``requires_grad``
+    flags and training modes are restored. Where widths changed, the attributes that upstream reads
+    (``output_shape()``, …) follow them.
     Views nest. A compiled model, or part, runs without its compiler. The model remembers the widths
     that it had before its first pruning, for the ``"struct"`` of its checkpoints.
 

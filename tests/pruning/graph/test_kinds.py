@@ -177,6 +177,12 @@ def shuffled(net, y):
     return y.view(1, 2, WIDTH // 2, 8, 8).transpose(1, 2).reshape(1, WIDTH, 8, 8)
 
 
+def levels(net, y):
+    """Sequences of two levels behind each other; what comes out takes the shape of the first."""
+    both = torch.cat([x.flatten(2).transpose(1, 2) for x in (y, net.c(y))], 1)
+    return net.l(both)[:, :64].transpose(1, 2).reshape(y.shape)
+
+
 SOME = {
     "uneven split": (
         lambda net, y: net.c(y.split([4, 12], 1)[1]),
@@ -197,6 +203,11 @@ SOME = {
         lambda net, y: net.c(y * net.gate(y).sigmoid()),
         {"c": lambda: conv(), "gate": lambda: conv(WIDTH, 1)},
         {"gate": "other channels read it, too (MulBackward0)"},
+    ),
+    "sequences of levels": (
+        levels,
+        {"c": lambda: conv(), "l": lambda: nn.Linear(WIDTH, WIDTH)},
+        dict.fromkeys("cl", "without some of its channels, the model fails behind l"),
     ),
     "channel shuffle": (
         lambda net, y: net.c(shuffled(net, y)),
@@ -246,7 +257,9 @@ def test_what_cannot_go_stays_by_name_and_the_rest_is_pruned(kind):
         parametrize.register_parametrization(net.c, "weight", Doubled())
     plan = blendprune.plan(net, small_inputs())
     found = {g.root: g.frozen_reason for g in plan.groups if g.frozen_reason}
-    assert found == {"p": "prediction layer", **SOME[kind][2]}
+    expected = {"p": "prediction layer", **SOME[kind][2]}
+    assert found.keys() == expected.keys()
+    assert all(found[root].startswith(reason) for root, reason in expected.items())
     dead = silence_half_of_every_group(net, small_inputs())
     with torch.no_grad():
         before = net(small_inputs())
@@ -255,7 +268,8 @@ def test_what_cannot_go_stays_by_name_and_the_rest_is_pruned(kind):
     for root, reason in SOME[kind][2].items():
         width = report.layers[root]["before"]
         assert report.layers[root]["after"] == width
-        assert f"{root}: all {width} channels stay: {reason}" in report.notes
+        words = f"{root}: all {width} channels stay: {reason}"
+        assert any(note.startswith(words) for note in report.notes)
     with torch.no_grad():
         assert torch.allclose(net(small_inputs()), before, atol=1e-6)
     check_use(net)

@@ -121,7 +121,7 @@ def test_the_reason_names_the_layer_where_it_shows():
     )
     assert reasons(net_with(MIXERS["constant weights"]), images(8))[0]["b"] == (
         "without some of its channels, the model fails behind b (RuntimeError: The size of tensor "
-        "a (4) must match the size of tensor b (8) at non-singleton dimension 1)"
+        "a (5) must match the size of tensor b (8) at non-singleton dimension 1)"
     )
 
 
