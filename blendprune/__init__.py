@@ -3,6 +3,8 @@
 ``import blendprune; blendprune.apply()`` is the whole integration; importing alone changes nothing.
 """
 
+import importlib
+
 from . import errors
 from .checkpoint import convert
 from .loading import load
@@ -22,28 +24,35 @@ __all__ = [
     "load",
     "measure_sensitivity",
     "plan",
+    "plan_from_config",
     "prunable",
     "prune",
+    "prune_from_config",
+    "prune_in_script",
     "register_architecture",
     "register_channel_wise",
     "register_flops",
     "restructure",
     "revert",
+    "sensitivity_from_config",
     "status",
     "structure_of",
 ]
 
 
+# Names that need detectron2 or Torch-Pruning, by module; ``import blendprune`` imports neither.
+_MODULES = {
+    "add_prune_config": ".config",
+    "plan_from_config": ".pipeline",
+    "prune_from_config": ".pipeline",
+    "prune_in_script": ".script",
+    "sensitivity_from_config": ".pipeline",
+}
+
+
 def __getattr__(name):
-    # The names left need detectron2 or Torch-Pruning; ``import blendprune`` imports neither.
-    if name == "add_prune_config":
-        from .config import add_prune_config
-
-        return add_prune_config
     if name in __all__:
-        from . import pruning
-
-        return getattr(pruning, name)
+        return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,5 +1,6 @@
 """From a config: the model, its trained weights, and the arguments of ``blendprune.prune``."""
 
+import copy
 import inspect
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from . import modeling, structure
 from .checkpoint import first_line, read_checkpoint
 from .errors import CheckpointError, ConfigError
+from .first_forward import forget_first_forward
 from .loading import adopt_predictions, restructure_from
 from .target import TARGETS
 
@@ -57,7 +59,57 @@ def build_dense(cfg):
     except KeyError as error:
         raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
     structure.remember(model, cfg)
+    forget_first_forward(model)  # no script trains this one
     return model
+
+
+def watch_loading(model):
+    """Record from now on which weights of a model no file has filled, for :func:`check_loaded`.
+
+    Args:
+        model (nn.Module): with random weights.
+    """
+    model.blendprune_load_record = record = _LoadRecord()
+    model.register_load_state_dict_post_hook(record)
+
+
+def check_loaded(model, path):
+    """Make sure that a training script has filled a model with trained weights.
+
+    Args:
+        model (nn.Module): best one that :func:`watch_loading` has seen. Any other must have the
+            weights of ``path``.
+        path (str): MODEL.WEIGHTS.
+
+    Raises:
+        ConfigError: MODEL.WEIGHTS is empty, or the model has other weights than that file.
+        CheckpointError: the file cannot be read, or lacks weights that the model has.
+    """
+    record = getattr(model, "blendprune_load_record", None)
+    if record is not None and record.missing is not None:
+        _refuse_missing(path, record.missing)
+        return
+    if not path:
+        raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model to prune.")
+    filled = copy.deepcopy(model)
+    _load_weights(filled, path)
+    for (name, wanted), found in zip(filled.state_dict().items(), model.state_dict().values()):
+        if not torch.equal(wanted, found):
+            raise ConfigError(
+                f"the model has other weights than {path!r} (at {name}) when its training begins: "
+                "load MODEL.WEIGHTS before, for example by trainer.resume_or_load()."
+            )
+
+
+class _LoadRecord:
+    """A hook of ``load_state_dict``: the keys that no call has filled; None before the first."""
+
+    def __init__(self):
+        self.missing = None
+
+    def __call__(self, model, incompatible):
+        missing = set(incompatible.missing_keys)
+        self.missing = missing if self.missing is None else self.missing & missing
 
 
 def prune_arguments(cfg, function):
@@ -110,7 +162,7 @@ def _check_device(cfg):
         ) from None
 
 
-def _load_weights(model, path, other_predictions):
+def _load_weights(model, path, other_predictions=False):
     from detectron2.checkpoint import DetectionCheckpointer
 
     class Recorder(DetectionCheckpointer):
@@ -130,12 +182,14 @@ def _load_weights(model, path, other_predictions):
         raise
     except Exception as error:  # fvcore, pickle and PathManager have many
         raise CheckpointError(f"cannot load {path!r} ({first_line(error)}).") from None
-    lacking = [
-        key for key in recorder.incompatible.missing_keys if not key.endswith("num_batches_tracked")
-    ]
-    lacking += [key for key, _, _ in recorder.incompatible.incorrect_shapes]
-    if lacking:
+    missing = [key for key, _, _ in recorder.incompatible.incorrect_shapes]
+    _refuse_missing(path, [*recorder.incompatible.missing_keys, *missing])
+
+
+def _refuse_missing(path, keys):
+    missing = sorted(key for key in keys if not key.endswith("num_batches_tracked"))
+    if missing:
         raise CheckpointError(
-            f"{path!r} lacks {len(lacking)} weights of this config's model ({lacking[0]}, …): set "
+            f"{path!r} lacks {len(missing)} weights of this config's model ({missing[0]}, …): set "
             "MODEL.WEIGHTS to the trained model, not to the backbone it started from."
         )

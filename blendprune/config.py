@@ -134,9 +134,23 @@ def prunes_in_script(cfg):
 
     Args:
         cfg (CfgNode): with or without the keys of :func:`add_prune_config`.
-
-    Raises:
-        ConfigError: as for :func:`prune_mode`.
     """
-    prune, _ = prune_mode(cfg)
-    return prune and any(cfg.get("PRUNER", {}).get(kind.upper()) for kind in TARGETS)
+    asked = cfg.MODEL.get("PRUNE", False) is True
+    return asked and any(cfg.get("PRUNER", {}).get(kind.upper()) for kind in TARGETS)
+
+
+def asks_for_hooks(cfg):
+    """The keys of the ``PRUNER`` node that switch on a hook of :mod:`blendprune.training`.
+
+    Args:
+        cfg (CfgNode): with or without the keys of :func:`add_prune_config`.
+
+    Returns:
+        list[str]: those that are set; empty by default.
+    """
+    node = cfg.get("PRUNER", {})
+    keys = (("SPARSITY", "STRENGTH"), ("GRADUAL", "END"), ("DISTILLATION", "TEACHER"))
+    found = [f"PRUNER.{group}.{key}" for group, key in keys if node.get(group, {}).get(key)]
+    if cfg.MODEL.get("FINETUNE") and node.get("KEEP_BEST"):
+        found.append("PRUNER.KEEP_BEST")
+    return found

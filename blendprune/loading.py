@@ -4,6 +4,7 @@ import torch
 
 from .checkpoint import first_line, read_checkpoint, struct_in, weights_in
 from .errors import CheckpointError, StructError
+from .first_forward import forget_first_forward
 from .shapes import structure_of_weights
 from .structure import entries_of, is_pruned, named_modules, remember
 from .widths import restructure, set_entries
@@ -177,4 +178,5 @@ def _build_dense(struct, device, path):
         )
     model = build_model(cfg)
     remember(model, cfg)
+    forget_first_forward(model)  # the training that the config asks for is over
     return model

@@ -14,13 +14,16 @@ from .build import arguments_of, build_dense, build_trained, prune_arguments
 from .checkpoint import read_checkpoint, staged
 from .config import prune_mode
 from .data.calibration import calibration_batches
+from .emitted_keys import drop_keys_of_other_models
 from .errors import ConfigError
 from .finetune import finetune_config
 from .loading import restructure_from
+from .metrics import main_metrics
 from .progress import Progress
 from .pruning.cost.latency import compare_latency
 from .reference import reference_of, reference_words
 from .trial import try_config
+from .wrappers import unwrap
 
 
 def prune_from_config(cfg, output_dir, progress=None):
@@ -46,38 +49,66 @@ def prune_from_config(cfg, output_dir, progress=None):
         CheckpointError: the weights cannot be read, or are not a trained model of this config.
         PruningError: the model cannot be pruned as asked.
     """
-    start = time.perf_counter()
     progress = progress or Progress()
     prune_mode(cfg)
-    arguments = prune_arguments(cfg, pruning.prune)
-    finetune_config(cfg, output_dir)  # refuses invalid keys before the long work
-    _make_writable(output_dir)
-
+    _check(cfg, output_dir)
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
+    return prune_trained(cfg, model, output_dir, lambda: _read(cfg, progress), progress=progress)
+
+
+def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
+    """Prune a trained model in place as the ``PRUNER`` node says, and write the three files.
+
+    Args:
+        cfg (CfgNode): the model's config, with the keys of ``add_prune_config``.
+        model (nn.Module): with its trained weights; wrapped by DistributedDataParallel or not.
+        output_dir (str): as for :func:`prune_from_config`.
+        read (Callable): called without arguments, if the importance needs data; returns batches in
+            detectron2's format.
+        evaluate (Callable): called with the dense and with the pruned model; returns what an
+            evaluator of detectron2 gives: task → metric → value. None: no ``"ap"`` in the report.
+        progress (Progress): hears of the stages and the rounds.
+
+    Returns:
+        dict: the report, as from :func:`prune_from_config`; ``ap`` holds ``dense`` and ``pruned``,
+        each task → AP (PQ or mIoU where the task has no AP).
+
+    Raises:
+        ConfigError: a key of the config is invalid, or the folder is not writable.
+        PruningError: the model cannot be pruned as asked.
+    """
+    start = time.perf_counter()
+    progress = progress or Progress()
+    arguments = _check(cfg, output_dir)
+    model = unwrap(model)
+    if not structure.is_remembered(model):
+        structure.remember(model, cfg)
     dense, reference = copy.deepcopy(model), reference_of(cfg, model)
     data = None
     if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
-        data = _read(cfg, progress)
+        data = read()
     if arguments["sensitivity"]:
-        arguments["sensitivity"] = _sensitivity(cfg, model, data, progress)
+        arguments["sensitivity"] = _sensitivity(cfg, model, data, read, progress)
     # Before the long work: what the dense model refuses, the pruned one would, too.
-    try_config(finetune_config(cfg, output_dir), cfg, model, data)
+    _tuning(cfg, output_dir, model, data)
+    ap = {"dense": _measure(evaluate, model, "dense", progress)} if evaluate else {"dense": {}}
 
     def write(result, folder):
         progress.stage("measuring latency")
         models, inputs = {"before": dense, "after": model}, pruning.config_inputs(model)
-        tuning = finetune_config(cfg, folder)
-        frozen = try_config(tuning, cfg, model, data)
+        tuning, frozen = _tuning(cfg, folder, model, data)
         report = {
             **result.to_dict(),
             "relative_to": reference,
             "latency_ms": compare_latency(models, inputs, runs=7, warmup=1),
             "threads": torch.get_num_threads(),
             "device": cfg.MODEL.DEVICE,
-            "wall_s": round(time.perf_counter() - start, 1),
         }
         report["notes"] = [*report["notes"], *frozen]
+        if ap["dense"]:
+            report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
+        report["wall_s"] = round(time.perf_counter() - start, 1)
         _write(folder, model, tuning, report)
         kept = report["flops"]["after"] / report["flops"]["before"]
         progress.stage(f"{kept:.3f} of the FLOPs of {reference_words(reference)}: {folder}")
@@ -91,6 +122,21 @@ def prune_from_config(cfg, output_dir, progress=None):
         **arguments,
     )
     return write(result, output_dir)
+
+
+def _tuning(cfg, folder, model, data=None):
+    """The fine-tuning config, tried on the model, and notes on it."""
+    tuning = finetune_config(cfg, folder)
+    drop_keys_of_other_models(tuning)
+    return tuning, try_config(tuning, cfg, model, data)
+
+
+def _check(cfg, output_dir):
+    """Refuse what is invalid before the long work; returns the arguments of ``prune``."""
+    arguments = prune_arguments(cfg, pruning.prune)
+    finetune_config(cfg, output_dir)
+    _make_writable(output_dir)
+    return arguments
 
 
 def plan_from_config(cfg):
@@ -135,15 +181,16 @@ def sensitivity_from_config(cfg, progress=None):
     progress = progress or Progress()
     prune_mode(cfg)
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
-    return _sensitivity(cfg, build_trained(cfg), None, progress)
+    model = build_trained(cfg)
+    return _sensitivity(cfg, model, None, lambda: _read(cfg, progress), progress)
 
 
-def _sensitivity(cfg, model, data, progress):
+def _sensitivity(cfg, model, data, read, progress):
     path = cfg.PRUNER.SENSITIVITY
     if not PathManager.isfile(path):
         if "://" not in path:
             _make_writable(os.path.dirname(os.path.abspath(path)))
-        data = data or _read(cfg, progress)
+        data = data or read()
     return pruning.measure_sensitivity(
         model,
         data=data,
@@ -157,6 +204,14 @@ def _read(cfg, progress):
     names = ", ".join(cfg.DATASETS.TRAIN)
     progress.stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
     return calibration_batches(cfg)
+
+
+def _measure(evaluate, model, name, progress):
+    progress.stage(f"evaluating the {name} model")
+    found = main_metrics(evaluate(model))
+    if not found:
+        progress.stage("AP is not measured: the evaluator gives none")
+    return found
 
 
 def _make_writable(folder):

@@ -1,6 +1,7 @@
 """Config keys of BlendMask, with AdelaiDet's names and defaults."""
 
-from detectron2.config import CfgNode
+# The package detectron2.config may be in the middle of its own import.
+from detectron2.config.config import CfgNode
 
 from ..errors import StructError
 

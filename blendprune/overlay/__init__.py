@@ -24,6 +24,8 @@ from . import (
     functional_call,
     launch,
     meinst,
+    optimizer,
+    train_loader,
     trainer,
 )
 from . import (
@@ -48,6 +50,8 @@ PATCHES = [
         meinst,
         launch,
         trainer,
+        train_loader,
+        optimizer,
     )
     for patch in file.PATCHES
 ]

@@ -3,13 +3,15 @@
 Extended: the function, in its module and in every module that imported it by name. It stores the
 config on the model, so a checkpoint's ``"struct"`` contains it. Under MODEL.FINETUNE it reshapes
 the model to the checkpoint's widths. Under MODEL.PRUNE the class's ``forward`` returns the raw
-outputs. Left alone: models that do this themselves (BlendMask).
+outputs; with a target, the script prunes at the model's first forward in training, if no trainer
+does before. Left alone: models that do the first two themselves (BlendMask).
 """
 
 import torch
 
 from .. import structure
 from ..checkpoint import build_mode
+from ..config import asks_for_hooks, prunes_in_script
 from ..loading import restructure_from
 from ._patch import Patch
 
@@ -47,6 +49,10 @@ def _install(module, edits):
                     extended.add(type(model))
                     edits.wrap(type(model), "forward", leave_early)
             model.model_prune = True
+        if prunes_in_script(cfg) or asks_for_hooks(cfg):
+            from ..training.loops import watch
+
+            watch(model, cfg)
         return model
 
     edits.wrap_function(module, "build_model", build_model)

@@ -4,7 +4,13 @@ from tabulate import tabulate
 
 from ..reference import reference_words, was_pruned
 
-_METRICS = {"segm": "mask AP", "bbox": "box AP"}
+_METRICS = {
+    "segm": "mask AP",
+    "bbox": "box AP",
+    "keypoints": "keypoint AP",
+    "panoptic_seg": "PQ",
+    "sem_seg": "mIoU",
+}
 
 
 def report_table(report):
@@ -40,10 +46,11 @@ def report_table(report):
     ]
     if report.get("latency_ms"):
         rows.append(_latency_row(report["latency_ms"], tuned))
-    for key, name in _METRICS.items():
-        values = {stage: scores[key] for stage, scores in report.get("ap", {}).items()}
-        if values:
-            rows.append(_ap_row(name, values, tuned))
+    stages = report.get("ap", {})
+    found = dict.fromkeys(key for scores in stages.values() for key in scores)
+    for key in sorted(found, key=[*_METRICS, *found].index):
+        values = {stage: scores.get(key) for stage, scores in stages.items()}
+        rows.append(_ap_row(_METRICS.get(key, key), values, tuned))
     reference = report.get("relative_to")
     again = reference is not None and was_pruned(reference)
     first = "before" if again else "dense"
@@ -72,10 +79,10 @@ def _latency_row(values, tuned):
 
 def _ap_row(name, values, tuned):
     stages = ["dense", "pruned", *(["finetuned"] if tuned else [])]
-    shown = [f"{values[stage]:.1f}" if stage in values else "" for stage in stages]
-    last = values.get(stages[-1])
-    known = last is not None and "dense" in values
-    return [name, *shown, f"{last - values['dense']:+.1f}" if known else ""]
+    values = [values.get(stage) for stage in stages]
+    shown = ["" if value is None else f"{value:.1f}" for value in values]
+    known = None not in (values[0], values[-1])
+    return [name, *shown, f"{values[-1] - values[0]:+.1f}" if known else ""]
 
 
 def _facts(report):

@@ -12,14 +12,13 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import read_checkpoint, save_atomically, staged
+from ..metrics import HEADLINES
 from ..structure import structure_of
 from ..wrappers import unwrap
 
 # Below upstream's logger, which every training script sets up.
 _log = logging.getLogger("detectron2.blendprune.training")
 
-#: Metrics that stand for a task, the first that it has. Without any: its first number.
-HEADLINES = ("AP", "PQ", "mIoU")
 _FINAL, _LAST = "model_final.pth", "model_last.pth"
 
 

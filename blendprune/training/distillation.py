@@ -19,7 +19,7 @@ from ..pruning.tracing.view import prunable
 from ..wrappers import unwrap
 from .regression import FeatureRegression
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("detectron2.blendprune")
 
 
 class Distillation(HookBase):

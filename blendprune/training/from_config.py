@@ -1,7 +1,27 @@
 """The hooks that a config asks for."""
 
-from ..config import add_prune_config
+import weakref
+
+from ..config import add_prune_config, prunes_in_script
 from ..errors import CheckpointError, ConfigError
+from ..wrappers import unwrap
+
+_built = weakref.WeakSet()
+
+
+def has_trainer(model):
+    """Whether some trainer of a model has hooks of :func:`hooks_from_config`.
+
+    Args:
+        model (nn.Module): not wrapped.
+    """
+    for hook in list(_built):
+        try:
+            if hook.trainer is not None and unwrap(hook.trainer.model) is model:
+                return True
+        except ReferenceError:  # that trainer is gone
+            continue
+    return False
 
 
 def hooks_from_config(cfg):
@@ -13,6 +33,7 @@ def hooks_from_config(cfg):
     this config, with or without ``"struct"``; the classes may be others. MODEL.FINETUNE and
     ``PRUNER.KEEP_BEST`` (which is on by default): :class:`KeepBest`, unless one of the first two is
     on.
+    ``MODEL.PRUNE`` with a target: :class:`PruneInstead` alone, because nothing is trained.
 
     Args:
         cfg (CfgNode): of the training; keys that it lacks have their defaults.
@@ -29,11 +50,14 @@ def hooks_from_config(cfg):
     from .best import KeepBest
     from .distillation import Distillation
     from .gradual import GradualPruning
+    from .prune_hook import PruneInstead
     from .sparsity import GroupSparsity
 
     cfg = cfg.clone()
     cfg.defrost()
     add_prune_config(cfg)
+    if prunes_in_script(cfg):
+        return [PruneInstead()]
     node, hooks = cfg.PRUNER, []
     if node.SPARSITY.STRENGTH:
         hooks.append(
@@ -75,6 +99,7 @@ def hooks_from_config(cfg):
     changes_the_model = node.SPARSITY.STRENGTH or node.GRADUAL.END
     if cfg.MODEL.FINETUNE and node.KEEP_BEST and not changes_the_model:
         hooks.append(KeepBest())
+    _built.update(hooks)
     return hooks
 
 

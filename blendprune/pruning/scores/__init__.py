@@ -2,7 +2,7 @@
 
 # They register the importances that they define.
 from . import activations, gradients, obs, weights  # noqa: F401
-from .batches import as_batches, first_batches
+from .batches import as_batches, first_batches, split_batches
 from .losses import accumulate_gradients, mean_loss, try_training
 from .normalize import NORMALIZERS, check_normalizer, normalize_scores
 from .registry import (
@@ -28,5 +28,6 @@ __all__ = [
     "mean_loss",
     "normalize_scores",
     "score_groups",
+    "split_batches",
     "try_training",
 ]

@@ -38,7 +38,7 @@ def as_batches(data, model):
     if length is not None:
         return first_batches(data, model, batches=length), []
     images = _calibration_images(model)
-    batches = _split(first_batches(data, model, images))
+    batches = split_batches(first_batches(data, model, images))
     if sum(map(len, batches)) < images:
         return batches, []
     note = (
@@ -82,7 +82,15 @@ def first_batches(data, model, images=None, batches=None):
     return found
 
 
-def _split(batches):
+def split_batches(batches):
+    """Split batches of a training into batches of few images.
+
+    Args:
+        batches (list[list[dict]]): of any size.
+
+    Returns:
+        list[list[dict]]: the same images in the same order.
+    """
     most = _MOST_IMAGES_AT_ONCE
     return [batch[i : i + most] for batch in batches for i in range(0, len(batch), most)]
 

@@ -1,0 +1,100 @@
+"""Prune inside the training script that trained the model, instead of training."""
+
+import logging
+import os
+import shlex
+import sys
+
+from detectron2.utils import comm
+
+from .build import check_loaded
+from .config import prunes_in_script
+from .errors import ConfigError
+from .first_forward import forget_first_forward
+from .pipeline import prune_trained
+from .progress import LoggedProgress
+from .pruning.scores import first_batches, split_batches
+from .report.table import report_table
+from .wrappers import unwrap
+
+# Below detectron2's logger: its handlers write to the terminal and to OUTPUT_DIR/log.txt.
+_log = logging.getLogger("detectron2.blendprune")
+
+
+def prune_in_script(cfg, model, data_loader, evaluate=None):
+    """Prune a training script's model and end the process, if its config says so.
+
+    With ``MODEL.PRUNE True`` and a target in the ``PRUNER`` node, the model is pruned on images of
+    the loader, and evaluated before and after. ``model_pruned.pth``, ``config.yaml`` and
+    ``report.json`` are written to ``OUTPUT_DIR``. Then the process exits with code 0. With any
+    other config, nothing happens, so the call may stay in the script, before its training loop.
+
+    Under the overlay, ``DefaultTrainer`` calls it when the training begins. A training loop of its
+    own is pruned at its first forward.
+
+    Args:
+        cfg (CfgNode): the script's config, with the keys of ``add_prune_config``.
+        model (nn.Module): with its trained weights.
+        data_loader (Iterable[list[dict]]): the script's training loader; may be endless.
+        evaluate (Callable): called with the dense and with the pruned model; returns what an
+            evaluator of detectron2 gives: task → metric → value.
+
+    Raises:
+        SystemExit: with code 0, after the files are written.
+        ConfigError: a key of the config is invalid, MODEL.WEIGHTS is empty, the loader gives no
+            images, or several processes train.
+        CheckpointError: the weights that the script loaded lack some of the model's.
+        PruningError: the model cannot be pruned as asked.
+    """
+    if not prunes_in_script(cfg):
+        return
+    if comm.get_world_size() > 1:
+        raise ConfigError(
+            f"MODEL.PRUNE with a target prunes in one process, but {comm.get_world_size()} are "
+            "running: prune with --num-gpus 1; fine-tune with any number."
+        )
+    if cfg.PRUNER.GRADUAL.END:
+        raise ConfigError(
+            "MODEL.PRUNE with a target prunes at once, but PRUNER.GRADUAL.END prunes during the "
+            "training: leave one of them out."
+        )
+    model = unwrap(model)
+    forget_first_forward(model)
+    check_loaded(model, cfg.MODEL.WEIGHTS)
+    if evaluate is None:
+        why = "its evaluator is not known here" if cfg.DATASETS.TEST else "DATASETS.TEST is empty"
+        _say(f"AP is not measured: {why}")
+
+    def read():
+        _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of the script's loader")
+        return split_batches(first_batches(data_loader, model, cfg.PRUNER.CALIBRATION_IMAGES))
+
+    report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate, LoggedProgress(_say))
+    _say(f"pruned instead of trained, because of MODEL.PRUNE:\n{report_table(report)}")
+    _say(f"fine-tune with: {command('--config-file', os.path.join(cfg.OUTPUT_DIR, 'config.yaml'))}")
+    if evaluate is None:
+        _say("evaluate with the same command and --eval-only")
+    raise SystemExit(0)
+
+
+def command(*args):
+    """The command that started this script, with other arguments.
+
+    Args:
+        args (str): the arguments.
+
+    Returns:
+        str: quoted for a shell; ``blendprune run`` and the interpreter's flags included.
+    """
+    given = sys.argv[1:]
+    end = len(sys.orig_argv) - len(given)
+    before = sys.orig_argv[:end] if sys.orig_argv[end:] == given else ["python", sys.argv[0]]
+    return shlex.join([os.path.basename(before[0]), *before[1:], *args])
+
+
+def _say(text):
+    # Scripts that set up no logging of detectron2's still tell.
+    if _log.isEnabledFor(logging.INFO) and _log.hasHandlers():
+        _log.info(text)
+    else:
+        print(text, flush=True)
