@@ -1,8 +1,5 @@
 """Config keys of BlendMask, with AdelaiDet's names and defaults."""
 
-# The package detectron2.config may be in the middle of its own import.
-from detectron2.config.config import CfgNode
-
 from ..errors import StructError
 
 
@@ -62,7 +59,7 @@ def _add_backbone_and_input_config(cfg):
 
 
 def _add_fcos_config(cfg):
-    fcos = cfg.MODEL.setdefault("FCOS", CfgNode())
+    fcos = cfg.MODEL.setdefault("FCOS", type(cfg)())
     # Number of foreground classes.
     fcos.setdefault("NUM_CLASSES", 80)
     # Pyramid levels the head runs on, finest first.
@@ -129,7 +126,7 @@ def _add_fcos_config(cfg):
 
 
 def _add_mask_config(cfg):
-    blendmask = cfg.MODEL.setdefault("BLENDMASK", CfgNode())
+    blendmask = cfg.MODEL.setdefault("BLENDMASK", type(cfg)())
     # Side length of an instance's attention map.
     blendmask.setdefault("ATTN_SIZE", 14)
     # Interpolation mode that resizes attention maps to BOTTOM_RESOLUTION.
@@ -147,7 +144,7 @@ def _add_mask_config(cfg):
     # Also return bases and the auxiliary segmentation in inference.
     blendmask.setdefault("VISUALIZE", False)
 
-    basis = cfg.MODEL.setdefault("BASIS_MODULE", CfgNode())
+    basis = cfg.MODEL.setdefault("BASIS_MODULE", type(cfg)())
     # Entry of BASIS_MODULE_REGISTRY that computes the bases.
     basis.setdefault("NAME", "ProtoNet")
     # Number of bases.
@@ -171,11 +168,11 @@ def _add_mask_config(cfg):
     # Weight of its loss.
     basis.setdefault("LOSS_WEIGHT", 0.3)
 
-    cfg.MODEL.setdefault("BOXINST", CfgNode())
+    cfg.MODEL.setdefault("BOXINST", type(cfg)())
     # Train on boxes alone: the mapper omits the instance masks.
     cfg.MODEL.BOXINST.setdefault("ENABLED", False)
 
-    cfg.MODEL.setdefault("TOP_MODULE", CfgNode())
+    cfg.MODEL.setdefault("TOP_MODULE", type(cfg)())
     # Layer that AdelaiDet's one-stage detectors add to the box tower; BlendMask uses its own.
     cfg.MODEL.TOP_MODULE.setdefault("NAME", "conv")
     # Its output channels.

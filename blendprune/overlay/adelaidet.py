@@ -31,8 +31,6 @@ def _count_beziers(module, edits):
 
 
 def _register_own(module, edits):
-    from detectron2.config.defaults import _C
-
     from .. import modeling
 
     registries = {
@@ -43,7 +41,6 @@ def _register_own(module, edits):
             ("proposal_generator", module.PROPOSAL_GENERATOR_REGISTRY),
         )
     }
-    registries["config"] = _C
     edits.additions(registries, modeling.register)
 
 
