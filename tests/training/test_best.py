@@ -111,16 +111,18 @@ SCHEDULE += ("SOLVER.BASE_LR", 1e-3, "DATASETS.TEST", ("some",), "MODEL.DEVICE",
 def tuned_cfg(overlay, tmp_path):
     """A function that makes the config of a fine-tuning of six iterations."""
 
-    def make(*opts):
-        cfg = get_cfg()
-        run = ("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.FINETUNE", True)
-        weights = ("MODEL.WEIGHTS", str(tmp_path / "start.pth"))
-        cfg.merge_from_list([*SCHEDULE, *run, *weights, *opts])
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        torch.save({"model": Tiny().state_dict()}, cfg.MODEL.WEIGHTS)
-        return cfg
+    return lambda *opts: config(tmp_path, *opts)
 
-    return make
+
+def config(folder, *opts):
+    """The config, and the weights that the fine-tuning starts from."""
+    cfg = get_cfg()
+    run = ("OUTPUT_DIR", str(folder / "run"), "MODEL.FINETUNE", True)
+    weights = ("MODEL.WEIGHTS", str(folder / "start.pth"))
+    cfg.merge_from_list([*SCHEDULE, *run, *weights, *opts])
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    torch.save({"model": Tiny().state_dict()}, cfg.MODEL.WEIGHTS)
+    return cfg
 
 
 def _train(cfg, aps, *more, resume=False, kind=Trainer):
