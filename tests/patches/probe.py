@@ -156,11 +156,15 @@ def pruned(checkpointer):
     checkpointer(model, ".").save("pruned")
     finetuned = build("MODEL.FINETUNE", True, "MODEL.WEIGHTS", "pruned.pth")
     checkpointer(finetuned).load("pruned.pth")
+    # A dense model takes these widths if its training prunes gradually.
+    resumed = build("PRUNER.GRADUAL.END", 1)
+    checkpointer(resumed).load("pruned.pth")
     found = {
         **names(finetuned),
         "cut": {"weights": names(model)["weights"], "outputs": inference(model)},
         "shapes": str(finetuned.backbone.output_shape()),
         "channels": finetuned.backbone.bottom_up.res3[0].conv1.out_channels,
+        "resumed": names(resumed)["weights"],
         **behaviour(finetuned),
     }
     checkpointer(finetuned, ".").save("finetuned")

@@ -197,6 +197,7 @@ def test_finetuning_a_pruned_file_gives_the_overlays_model(both):
     text, ours = both
     _assert_same(text["pruned"], ours["pruned"])
     assert text["pruned"]["channels"] == 64
+    assert text["pruned"]["resumed"] == text["pruned"]["cut"]["weights"]
     _assert_loaded(text["pruned"])
 
 
