@@ -1,5 +1,7 @@
 """The fine-tuning config, tried before it is written: its model is built, loaded and run."""
 
+import copy
+
 import torch
 from detectron2.utils.events import EventStorage
 
@@ -8,7 +10,8 @@ from .build import build_dense
 from .checkpoint import first_line
 from .errors import ConfigError
 from .finetune import freezing_keys
-from .pruning.graph.inputs import config_inputs, small_inputs
+from .pruning.graph.inputs import config_inputs, labelled_batch, small_inputs
+from .pruning.tracing.hooks import keeping_random_state
 from .widths import restructure
 from .wrappers import unwrap
 
@@ -28,36 +31,48 @@ def try_config(cfg, dense_cfg, model, data=None, build=build_dense):
         cfg (CfgNode): from :func:`finetune_config`; its keys that freeze layers are set in place.
         dense_cfg (CfgNode): of the dense training, with the user's values of these keys.
         model (nn.Module): the pruned model, or the dense one for a first trial.
-        data (list[list[dict]] | None): batches of the training; the first one is run, too.
-        build (Callable): builds a dense model from a config.
+        data (list[list[dict]] | None): batches of the training; two images are run, too, with norms
+            in training mode.
+        build (Callable): builds the dense model of a config, as the training script does.
 
     Returns:
-        list[str]: what stays frozen, for the report.
+        list[str]: what stays frozen, and what could not be tried because the model that was pruned
+        cannot do it, either.
 
     Raises:
         ConfigError: the model of the config cannot be built or run.
     """
     model = unwrap(model)
-    with _same_random_numbers(model):
-        twin, frozen = _most_free(cfg, dense_cfg, structure.structure_of(model), build)
-        try:
-            _load(twin, model.state_dict())
-            _run(twin, data)
-        except Exception as error:  # whatever the user's modules raise
+    struct = structure.structure_of(model)
+    with keeping_random_state(model):
+        found = _most_free(cfg, dense_cfg, struct, build)
+        if isinstance(found, Exception):
+            try:
+                _build(dense_cfg, struct, build)
+            except Exception:  # a script may build its model without the config
+                return [f"the fine-tuning config was not tried: {first_line(found)}"]
             raise ConfigError(
-                f"the model of the fine-tuning config does not run ({first_line(error)}): check "
-                "that the MODEL keys of the training config build the model that was pruned."
-            ) from error
-    if not frozen:
-        return []
-    return [
-        f"fine-tuning leaves {len(frozen)} layers frozen ({frozen[0]}, …): no value of "
-        f"{', '.join(freezing_keys(dense_cfg)) or 'any key'} frees them"
-    ]
+                f"the model of the fine-tuning config cannot be built ({first_line(found)}): check "
+                "that the MODEL keys of the training config build it."
+            ) from found
+        twin, frozen = found
+        notes = _run(twin, model, data)
+    if frozen:
+        keys = ", ".join(freezing_keys(dense_cfg)) or "any key"
+        notes.append(
+            f"fine-tuning leaves {len(frozen)} layers frozen ({frozen[0]}, …): no value of {keys} "
+            "frees them"
+        )
+    return notes
 
 
 def _most_free(cfg, dense_cfg, struct, build):
-    """Set the keys that freeze layers, such that the fewest stay frozen."""
+    """Set the keys that freeze layers, such that the fewest stay frozen.
+
+    Returns:
+        tuple[nn.Module, list[str]] | Exception: the built model and names of its frozen layers, or
+        why none can be built.
+    """
     keys = freezing_keys(dense_cfg)
     norms = [key for key, value in keys.items() if value == "FrozenBN"]
     stages = [key for key in keys if key not in norms]
@@ -85,10 +100,7 @@ def _most_free(cfg, dense_cfg, struct, build):
         for change in changes if best else ():
             consider({**best[2], **change})
     if best is None:
-        raise ConfigError(
-            f"the model of the fine-tuning config cannot be built ({first_line(problem)}): check "
-            "that the MODEL keys of the training config build it."
-        ) from problem
+        return problem
     twin, frozen, tried = best
     _set(cfg, tried)
     return twin, frozen
@@ -106,6 +118,10 @@ def _set(cfg, values):
 
 
 def _build(cfg, struct, build):
+    cfg = cfg.clone()
+    cfg.defrost()
+    # The file at MODEL.WEIGHTS, with the widths, is not there yet.
+    cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
     twin = build(cfg)
     dense = {name: p.shape for name, p in twin.named_parameters()}
     restructure(twin, struct)
@@ -130,15 +146,47 @@ def _load(twin, weights):
         raise KeyError(f"{len(lacking + unexpected)} weights differ: {(lacking + unexpected)[0]}")
 
 
-def _run(twin, data):
-    inputs = config_inputs(twin) or [{"image": data[0][0]["image"]}]
+def _run(twin, model, data):
+    """Run the built model with the weights of the pruned one; returns notes."""
+    runs, inputs = {}, config_inputs(model)
+    if inputs:
+        runs["inference"] = lambda each: _infer(each, small_inputs(each, inputs))
+    if data:
+        runs["training"] = lambda each: _train(each, labelled_batch(data))
+    notes = []
+    try:
+        _load(twin, model.state_dict())
+        for name, run in runs.items():
+            try:
+                run(twin)
+            except Exception as error:
+                if not _fails(run, copy.deepcopy(model)):
+                    raise
+                notes.append(
+                    f"{name} with the fine-tuning config was not tried: the model that was pruned "
+                    f"fails, too ({first_line(error)})"
+                )
+    except Exception as error:  # whatever the user's modules raise
+        raise ConfigError(
+            f"the model of the fine-tuning config does not run ({first_line(error)}): check that "
+            "the MODEL keys of the training config build the model that was pruned."
+        ) from error
+    return notes
+
+
+def _infer(model, inputs):
+    with torch.no_grad():
+        model.eval()(inputs)
+
+
+def _train(model, batch):
     with torch.no_grad(), EventStorage():
-        twin.eval()(small_inputs(twin, inputs))
-        if data:
-            twin.train()(data[0])
+        model.train()(batch)
 
 
-def _same_random_numbers(model):
-    """What runs afterwards must not depend on whether there was a trial."""
-    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
-    return torch.random.fork_rng(devices)
+def _fails(run, model):
+    try:
+        run(model)
+    except Exception:
+        return True
+    return False

@@ -153,9 +153,12 @@ def test_the_statistics_of_frozen_norms_go_on_in_those_that_train(cfg_of):
 
 def test_a_model_that_does_not_train_is_refused(cfg_of):
     batch = [{"image": torch.rand(3, 16, 16)}] * 2
-    assert _tried(cfg_of(Net), [batch])[1] == []
+    cfg = cfg_of(Net)
+    assert _tried(cfg, [batch])[1] == []
+    tuned = finetune_config(cfg, "pruned")
+    tuned.MODEL.NET.LIMIT = 1
     with pytest.raises(ConfigError, match=r"does not run \(a loss of the user's own\): check"):
-        _tried(cfg_of(Net, "MODEL.NET.LIMIT", 1), [batch])
+        try_config(tuned, cfg, _pruned(cfg), [batch])
 
 
 def test_a_config_that_builds_no_model_is_refused(cfg_of):
@@ -164,6 +167,28 @@ def test_a_config_that_builds_no_model_is_refused(cfg_of):
     del tuned.MODEL["NET"]
     with pytest.raises(ConfigError, match="cannot be built .*NET"):
         try_config(tuned, cfg, _pruned(cfg))
+
+
+def test_a_script_that_builds_its_model_without_the_config_is_not_stopped(cfg_of):
+    cfg = cfg_of(Net)
+    model = _pruned(cfg)
+    model.depth = nn.Conv2d(4, 1, 1)
+    [note] = try_config(finetune_config(cfg, "pruned"), cfg, model)
+    assert note.startswith("the fine-tuning config was not tried: ") and "depth" in note
+
+    def build(cfg):
+        dense = build_dense(cfg)
+        dense.depth = nn.Conv2d(4, 1, 1)
+        return dense
+
+    assert try_config(finetune_config(cfg, "pruned"), cfg, model, build=build) == []
+
+
+def test_data_that_the_model_cannot_train_on_does_not_stop_it(cfg_of):
+    cfg = cfg_of(Net)
+    unlabelled = [{"image": torch.rand(1, 16, 16)}] * 2
+    [note] = try_config(finetune_config(cfg, "pruned"), cfg, _pruned(cfg), [unlabelled])
+    assert note.startswith("training with the fine-tuning config was not tried: the model that")
 
 
 def test_a_trial_leaves_the_random_numbers_alone(cfg_of):
