@@ -1,5 +1,8 @@
 """Trainers of detectron2 around small models, on two random images."""
 
+import importlib.util
+import os
+
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
@@ -22,5 +25,23 @@ def trainer_of(training_batch):
         trainer = SimpleTrainer(model, [training_batch()] * 100, optimizer)
         trainer.register_hooks(hooks)
         return trainer
+
+    return make
+
+
+@pytest.fixture
+def adelaidets_trainer(adelaidet_root, adelaidet, overlay):
+    """A function that makes the trainer of AdelaiDet's script, with another one's ``build_…``.
+
+    Its loop, its hooks and its checkpoints are not upstream's.
+    """
+    path = os.path.join(adelaidet_root, "tools", "train_net.py")
+    spec = importlib.util.spec_from_file_location("adelaidets_train_net", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def make(other):
+        own = {name: value for name, value in vars(other).items() if name.startswith("build_")}
+        return type("Trainer", (script.Trainer,), own)
 
     return make

@@ -111,18 +111,16 @@ SCHEDULE += ("SOLVER.BASE_LR", 1e-3, "DATASETS.TEST", ("some",), "MODEL.DEVICE",
 def tuned_cfg(overlay, tmp_path):
     """A function that makes the config of a fine-tuning of six iterations."""
 
-    return lambda *opts: config(tmp_path, *opts)
+    def make(*opts):
+        cfg = get_cfg()
+        run = ("OUTPUT_DIR", str(tmp_path / "run"), "MODEL.FINETUNE", True)
+        weights = ("MODEL.WEIGHTS", str(tmp_path / "start.pth"))
+        cfg.merge_from_list([*SCHEDULE, *run, *weights, *opts])
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        torch.save({"model": Tiny().state_dict()}, cfg.MODEL.WEIGHTS)
+        return cfg
 
-
-def config(folder, *opts):
-    """The config, and the weights that the fine-tuning starts from."""
-    cfg = get_cfg()
-    run = ("OUTPUT_DIR", str(folder / "run"), "MODEL.FINETUNE", True)
-    weights = ("MODEL.WEIGHTS", str(folder / "start.pth"))
-    cfg.merge_from_list([*SCHEDULE, *run, *weights, *opts])
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    torch.save({"model": Tiny().state_dict()}, cfg.MODEL.WEIGHTS)
-    return cfg
+    return make
 
 
 def _train(cfg, aps, *more, resume=False, kind=Trainer):
@@ -162,6 +160,14 @@ def test_a_fine_tuning_that_harms_leaves_the_start_as_the_final_model(
         "the last model is 3.30 worse than the model at the start (bbox AP: 36.50): "
         "model_final.pth is the best one, model_last.pth the last"
     ) in log
+
+
+def test_adelaidets_trainer_leaves_the_best_model(tuned_cfg, adelaidets_trainer):
+    cfg = tuned_cfg()
+    trainer = _train(cfg, [36.5, 34.0, 35.0, 33.2], kind=adelaidets_trainer(Trainer))
+    assert _equal(_start(cfg), _weights(cfg, "model_final.pth"))
+    last = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_last.pth"), weights_only=False)
+    assert "scheduler" in last and _equal(trainer.model.state_dict(), last["model"])
 
 
 def test_the_best_of_the_checkpoints_is_left(tuned_cfg, log):

@@ -116,10 +116,14 @@ def _equal(one, other):
     "target", [(), ("PRUNER.PRUNING_RATIO", 0.0, "PRUNER.MAX_FLOPS", 0.4)], ids=["ratio", "flops"]
 )
 def test_a_training_that_resumes_ends_like_one_that_was_not_interrupted(make_cfg, kind, target):
-    check_that_it_resumes(make_cfg, kind, target)
+    _check_that_it_resumes(make_cfg, kind, target)
 
 
-def check_that_it_resumes(make_cfg, kind, target):
+def test_adelaidets_trainer_resumes(make_cfg, adelaidets_trainer):
+    _check_that_it_resumes(make_cfg, adelaidets_trainer(Trainer))
+
+
+def _check_that_it_resumes(make_cfg, kind, target=()):
     whole = _train(kind, make_cfg(*GRADUAL, *target, folder="whole")).model.state_dict()
     cfg = make_cfg(*GRADUAL, *target)
     with pytest.raises(KeyboardInterrupt):
