@@ -10,9 +10,11 @@ import warnings
 
 import blendprune
 
+from .checks import similar
+from .config_errors import explained
 from .errors import BlendpruneError, ConfigError
 from .progress import TerminalProgress
-from .target import TARGETS
+from .target import TARGETS, Target
 
 # Flags of single commands that are keys of the PRUNER node, too.
 _FLAGS = ("importance", "normalize", "sensitivity")
@@ -24,8 +26,8 @@ def main(argv=None):
     Returns:
         int: 0; 1 when ``status`` found drift; 2 after a sentence on stderr that says what is wrong.
     """
-    args = _parser().parse_args(argv)
     try:
+        args = _parse(argv)
         return args.command(args)
     except BlendpruneError as error:
         print(f"blendprune: {error}", file=sys.stderr)
@@ -134,8 +136,46 @@ def _silence_upstream():
     logging.getLogger("fvcore").setLevel(logging.WARNING)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what is wrong with the arguments, instead of a page of usage."""
+
+    def error(self, message):
+        raise ConfigError(f"{message}: see `{self.prog} --help`")
+
+
+def _parse(argv):
+    """Parse the arguments; a name that is not known gets those like it.
+
+    Raises:
+        ConfigError: they are wrong.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser()
+    commands = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        names = ", ".join(commands)
+        raise ConfigError(
+            f"there is no command {argv[0]!r}{similar(argv[0], commands)}: use one of {names}"
+        )
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        command = commands[argv[0]]
+        near = similar(unknown[0], command._option_string_actions)
+        command.error(f"`{command.prog}` takes no {unknown[0]!r}{near}")
+    return args
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number, write a fraction such as 0.5"
+        ) from None
+
+
 def _parser():
-    parser = argparse.ArgumentParser(prog="blendprune", description=blendprune.__doc__)
+    parser = _Parser(prog="blendprune", description=blendprune.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     sub = commands.add_parser("demo", help="train, prune, fine-tune, evaluate; offline, 2 cores")
@@ -163,11 +203,11 @@ def _parser():
     for kind, unit in TARGETS.items():
         what = "channels to remove" if kind == "pruning_ratio" else f"{unit} to keep"
         flag = f"--{kind.replace('_', '-')}"
-        targets.add_argument(flag, type=float, metavar="X", help=f"fraction of the {what}")
+        targets.add_argument(flag, type=_number, metavar="X", help=f"fraction of the {what}")
     sub.add_argument(
         "--level",
         action="append",
-        type=float,
+        type=_number,
         metavar="X",
         help="a target of the same kind on the way, saved in DIR/X; repeatable",
     )
@@ -230,27 +270,29 @@ def _config(args):
     modeling.register()
     cfg = get_cfg()
     flags = {name: getattr(args, name, None) for name in (*TARGETS, *_FLAGS)}
-    given = [
-        (f"PRUNER.{name.upper()}", value) for name, value in flags.items() if value is not None
-    ]
-    try:
+    flags = {name: value for name, value in flags.items() if value is not None}
+    for kind in TARGETS.keys() & flags.keys():
+        Target(kind, flags[kind])
+    ratios = [[pattern, _ratio(pattern, x)] for pattern, x in getattr(args, "layer_ratio", ())]
+    with explained(f"the config file {args.config_file!r}", cfg):
         cfg.merge_from_file(args.config_file)
-        cfg.merge_from_list([item for pair in given for item in pair])
-        cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
-        # Layers of the command line are added behind those of the file.
-        cfg.PRUNER.IGNORED_LAYERS = [
-            *cfg.PRUNER.IGNORED_LAYERS,
-            *getattr(args, "ignore", ()),
-        ]
-        cfg.PRUNER.PRUNING_RATIO_DICT = [
-            *cfg.PRUNER.PRUNING_RATIO_DICT,
-            *([pattern, float(ratio)] for pattern, ratio in getattr(args, "layer_ratio", ())),
-        ]
+    with explained("the flags", cfg):
+        for name, value in flags.items():
+            cfg.merge_from_list([f"PRUNER.{name.upper()}", value])
+    cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
+    # Layers of the command line are added behind those of the file.
+    cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *getattr(args, "ignore", ())]
+    cfg.PRUNER.PRUNING_RATIO_DICT = [*cfg.PRUNER.PRUNING_RATIO_DICT, *ratios]
+    with explained("the KEY VALUE pairs", cfg):
         cfg.merge_from_list(args.opts)
-    except Exception as error:  # yaml, yacs and PathManager have many
-        what = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"cannot use the config {args.config_file!r}: {what}") from None
     return cfg
+
+
+def _ratio(pattern, text):
+    try:
+        return _number(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--layer-ratio {pattern!r}: {error}") from None
 
 
 if __name__ == "__main__":

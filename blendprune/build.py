@@ -2,15 +2,20 @@
 
 import copy
 import inspect
+import re
 
 import torch
+from fvcore.common.registry import Registry
 
 from . import modeling, structure
 from .checkpoint import first_line, read_checkpoint
-from .errors import CheckpointError, ConfigError
+from .checks import check_count, similar
+from .errors import BlendpruneError, CheckpointError, ConfigError
 from .first_forward import forget_first_forward
 from .loading import adopt_predictions, restructure_from
 from .target import TARGETS
+
+_UNREGISTERED = re.compile(r"No object named '(.+)' found in '(\w+)' registry")
 
 
 def build_trained(cfg, other_predictions=False):
@@ -56,8 +61,10 @@ def build_dense(cfg):
     cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
     try:
         model = build_model(cfg)
-    except KeyError as error:
-        raise ConfigError(f"cannot build {cfg.MODEL.META_ARCHITECTURE}: {error}.") from None
+    except BlendpruneError:
+        raise
+    except Exception as error:  # upstream's builders have many
+        raise ConfigError(_no_build(cfg.MODEL.META_ARCHITECTURE, error)) from error
     structure.remember(model, cfg)
     forget_first_forward(model)  # no script trains this one
     return model
@@ -126,6 +133,7 @@ def prune_arguments(cfg, function):
         ConfigError: not exactly one target is set.
     """
     node = cfg.PRUNER
+    check_count("PRUNER.CALIBRATION_IMAGES", node.CALIBRATION_IMAGES)
     keys = [kind.upper() for kind in TARGETS]
     targets = {key.lower(): node[key] for key in keys if node[key] != 0.0}
     if len(targets) != 1:
@@ -149,6 +157,29 @@ def arguments_of(function, cfg):
     """
     names = inspect.signature(function).parameters
     return {name: cfg.PRUNER[name.upper()] for name in names if name.upper() in cfg.PRUNER}
+
+
+def _no_build(name, error):
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else first_line(error)
+    if missing := _UNREGISTERED.search(text):
+        thing, registry = missing.groups()
+        return (
+            f"cannot build {name}: {thing!r} is not registered in {registry}"
+            f"{similar(thing, _registered(registry))}: correct the config, or import the module "
+            "that registers it"
+        )
+    return (
+        f"cannot build {name} from this config ({type(error).__name__}: {text}): check its MODEL "
+        "keys"
+    )
+
+
+def _registered(registry):
+    """Names in a registry of detectron2."""
+    from detectron2 import modeling as upstream
+
+    found = (each for each in vars(upstream).values() if isinstance(each, Registry))
+    return [name for each in found if each._name == registry for name, _ in each]
 
 
 def _check_device(cfg):
@@ -181,7 +212,9 @@ def _load_weights(model, path, other_predictions=False):
     except CheckpointError:
         raise
     except Exception as error:  # fvcore, pickle and PathManager have many
-        raise CheckpointError(f"cannot load {path!r} ({first_line(error)}).") from None
+        raise CheckpointError(
+            f"cannot load {path!r} ({first_line(error)}): check MODEL.WEIGHTS."
+        ) from None
     missing = [key for key, _, _ in recorder.incompatible.incorrect_shapes]
     _refuse_missing(path, [*recorder.incompatible.missing_keys, *missing])
 

@@ -5,12 +5,13 @@ import difflib
 from .errors import ConfigError
 
 
-def check_count(name, value):
+def check_count(name, value, otherwise="set it to such a number"):
     """Refuse a value that is not a whole number of at least 1.
 
     Args:
         name (str): what the message calls it.
         value (object): to check.
+        otherwise (str): what the message says to do.
 
     Returns:
         int: the value.
@@ -19,8 +20,24 @@ def check_count(name, value):
         ConfigError: it is something else.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a whole number of at least 1, got {value!r}")
+        raise ConfigError(
+            f"{name} must be a whole number of at least 1, got {value!r}: {otherwise}"
+        )
     return value
+
+
+def check_callable(name, value):
+    """Refuse a value that is neither None nor can be called.
+
+    Args:
+        name (str): what the message calls it.
+        value (object): to check.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    if value is not None and not callable(value):
+        raise ConfigError(f"{name} is {value!r}, which cannot be called: pass a function or None")
 
 
 def similar(name, known):

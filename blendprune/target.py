@@ -47,7 +47,8 @@ class Target:
         given = {kind: value for kind, value in values.items() if value is not None}
         if len(given) != 1:
             raise ConfigError(
-                f"exactly one of {', '.join(values)} is wanted, got {', '.join(given) or 'none'}"
+                f"exactly one of {', '.join(values)} is wanted, got {', '.join(given) or 'none'}: "
+                "set one to a number between 0 and 1"
             )
         [(kind, value)] = given.items()
         return cls(kind, value)
@@ -74,12 +75,14 @@ class Target:
         Raises:
             ConfigError: a level is no fraction, or is not on the way.
         """
+        if isinstance(values, (str, int, float)):
+            raise ConfigError(f"levels is {values!r}: pass a list of numbers, for example [0.75]")
         for level in values:
             check_fraction("a level", level)
             if level >= self.value if self.is_ratio else level <= self.value:
                 raise ConfigError(
                     f"level {level:g} is not on the way to {self.kind} {self.value:g}: the target "
-                    "is the furthest level"
+                    "is the furthest level, give levels before it"
                 )
         ordered = sorted({float(level) for level in values}, reverse=not self.is_ratio)
         return [Target(self.kind, level) for level in ordered]
@@ -92,4 +95,4 @@ def check_fraction(name, value):
         ConfigError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}")
+        raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}: 0.5 is a half")

@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from ..checks import check_callable
 from ..errors import ConfigError
 from ..target import Target
 from ..wrappers import unwrap
@@ -10,7 +11,7 @@ from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
 from .search.options import PruningOptions, check_rounds
 from .search.rounds import PruningRun
-from .search.sensitivity import load_sensitivity
+from .search.sensitivity import Sensitivity, load_sensitivity
 from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
 
@@ -136,6 +137,8 @@ def prune(
     options.check_target(target)
     rounds = check_rounds(rounds)
     levels = target.levels(levels)
+    check_callable("progress", progress)
+    check_callable("on_level", on_level)
     sensitivity = _check_sensitivity(sensitivity, model, options)
     if data is None and is_data_driven(build_importance(importance)):
         raise ConfigError(
@@ -176,5 +179,10 @@ def _check_sensitivity(sensitivity, model, options):
     found, source = sensitivity, "the sensitivity"
     if isinstance(sensitivity, str):
         found, source = load_sensitivity(sensitivity), repr(sensitivity)
+    if not isinstance(found, Sensitivity):
+        raise ConfigError(
+            f"sensitivity is a {type(found).__name__}: pass the path of a measurement, or what "
+            "blendprune.measure_sensitivity returns"
+        )
     found.check(model, options.importance, source)
     return found

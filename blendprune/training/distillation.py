@@ -47,10 +47,17 @@ class Distillation(HookBase):
     """
 
     def __init__(self, teacher, *, feature_weight=5.0, head_weight=1.0):
-        if min(feature_weight, head_weight) < 0 or not max(feature_weight, head_weight):
+        if not isinstance(teacher, (str, nn.Module)):
+            raise ConfigError(
+                f"the teacher is a {type(teacher).__name__}: pass the dense model, or the path of "
+                "its checkpoint"
+            )
+        weights = (feature_weight, head_weight)
+        numbers = all(isinstance(x, (int, float)) for x in weights)
+        if not numbers or not min(weights) >= 0 or not max(weights) > 0:
             raise ConfigError(
                 "distillation wants weights of at least 0, and one above, got feature_weight "
-                f"{feature_weight} and head_weight {head_weight}"
+                f"{feature_weight!r} and head_weight {head_weight!r}: set one to 0 to leave it out"
             )
         self.teacher = load(teacher) if isinstance(teacher, str) else teacher
         self.feature_weight, self.head_weight = feature_weight, head_weight

@@ -5,6 +5,7 @@ import logging
 
 from detectron2.engine.train_loop import HookBase
 
+from ..checks import check_count
 from ..errors import ConfigError, PruningError
 from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
@@ -76,10 +77,11 @@ class GradualPruning(HookBase):
                 "max_activations": max_activations,
             }
         )
-        if period < 1 or not 0 < start <= end:
+        whole = all(isinstance(x, int) for x in (start, end, period))
+        if not whole or period < 1 or not 0 < start <= end:
             raise ConfigError(
                 "gradual pruning wants 0 < start <= end and a period of at least 1, got "
-                f"start {start}, end {end}, period {period}"
+                f"start {start!r}, end {end!r}, period {period!r}: count in iterations"
             )
         # Counted back from the end: the last round comes at the iteration that was asked for.
         self.times = list(range(end, start - 1, -period))[::-1]
@@ -95,7 +97,7 @@ class GradualPruning(HookBase):
             pruning_ratio_dict=pruning_ratio_dict,
         )
         self.options.check_target(self.target)
-        self.images, self.example_inputs = images, example_inputs
+        self.images, self.example_inputs = check_count("images", images), example_inputs
         self._run, self._state, self._rounds = None, {}, 0
 
     def before_train(self):

@@ -35,10 +35,12 @@ class GroupSparsity(HookBase):
     """
 
     def __init__(self, strength, *, alpha=4.0, period=100, example_inputs=None, ignored_layers=()):
-        if not strength > 0 or not alpha >= 0 or period < 1:
+        numbers = all(isinstance(x, (int, float)) for x in (strength, alpha))
+        whole = isinstance(period, int)
+        if not numbers or not whole or not strength > 0 or not alpha >= 0 or period < 1:
             raise ConfigError(
                 "group sparsity wants strength > 0, alpha >= 0 and a period of at least 1, got "
-                f"{strength}, {alpha} and {period}"
+                f"{strength!r}, {alpha!r} and {period!r}: set them so"
             )
         self.strength, self.alpha, self.period = strength, alpha, period
         self.example_inputs, self.ignored_layers = example_inputs, ignored_layers

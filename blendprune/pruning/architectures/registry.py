@@ -24,7 +24,7 @@ def register_architecture(cls):
         type: ``cls``.
 
     Raises:
-        ConfigError: it is no such class, or its name is taken.
+        ConfigError: it is no such class, has no ``matches`` of its own, or its name is taken.
 
     Example::
 
@@ -37,6 +37,11 @@ def register_architecture(cls):
     if not isinstance(cls, type) or not issubclass(cls, Architecture):
         raise ConfigError(
             f"register_architecture got {cls!r}: pass a subclass of blendprune.Architecture."
+        )
+    if getattr(cls.matches, "__func__", None) is Architecture.matches.__func__:
+        raise ConfigError(
+            f"{cls.__name__} has no matches() of its own and would claim every model: write a "
+            "classmethod matches(cls, model) that tells which models it is for."
         )
     if cls.__name__ in ARCHITECTURES:
         raise ConfigError(

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ...checkpoint import first_line
+from ...errors import BlendpruneError, PruningError
 from ...wrappers import unwrap
 from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks
@@ -108,7 +110,7 @@ def count_costs(model, batched_inputs):
     model = unwrap(model)
     counter = _Counter(model)
     # In the view a layer is the same operator on every device.
-    with prunable(model), evaluating(model), EventStorage(), counter:
+    with _forward_of(model), prunable(model), evaluating(model), EventStorage(), counter:
         for stage in architecture_of(model).stages(batched_inputs):
             # All regions cost the same, on top of the fixed cost of the stage. Two runs tell both:
             # cost(n) = cost(1) + (n - 1) * (cost(2) - cost(1)).
@@ -118,6 +120,21 @@ def count_costs(model, batched_inputs):
                 counter.times = stage.count - 1
                 stage.run(2)
     return Counts(counter.flops, counter.activations, counter.uncounted)
+
+
+@contextlib.contextmanager
+def _forward_of(model):
+    """Say of an error of the model's own forward what it ran on; it is the first to run."""
+    try:
+        yield
+    except BlendpruneError:
+        raise
+    except Exception as error:
+        raise PruningError(
+            f"the forward of {type(model).__name__} fails on the example inputs "
+            f"({type(error).__name__}: {first_line(error)}): pass example_inputs like those that "
+            "the model takes"
+        ) from error
 
 
 def total_costs(model, counts):

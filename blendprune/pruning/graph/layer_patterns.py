@@ -1,11 +1,12 @@
 """Layers by module, by name, or by glob pattern of names."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from torch import nn
 
+from ...checks import similar
 from ...errors import ConfigError
 
 
@@ -40,15 +41,19 @@ def resolve_layers(model, layers, argument="ignored_layers"):
     """
     names = {module: name for name, module in model.named_modules()}
     found = {}
-    for layer in [layers] if isinstance(layers, (str, nn.Module)) else layers:
+    layers = [layers] if isinstance(layers, (str, nn.Module)) else layers
+    if not isinstance(layers, Iterable):
+        raise ConfigError(f"{argument} is {layers!r}: pass a list of modules, names or patterns")
+    for layer in layers:
         if isinstance(layer, str):
             matches = [m for m, name in names.items() if name and fnmatch.fnmatchcase(name, layer)]
         else:
             matches = [layer] if isinstance(layer, nn.Module) and layer in names else []
         if not matches:
             shown = repr(layer) if isinstance(layer, str) else type(layer).__name__
+            near = similar(layer, names.values()) if isinstance(layer, str) else ""
             raise ConfigError(
-                f"{argument} has {shown}, which is no module of {type(model).__name__}; "
+                f"{argument} has {shown}, which is no module of {type(model).__name__}{near}; "
                 "names are those of model.named_modules()"
             )
         for match in matches:
@@ -73,10 +78,17 @@ def resolve_ratios(model, pruning_ratio_dict):
         ConfigError: an entry is no module of the model, or its ratio is invalid.
     """
     entries = pruning_ratio_dict or {}
+    if isinstance(entries, str) or not isinstance(entries, Iterable):
+        raise ConfigError(
+            f"pruning_ratio_dict is {entries!r}: pass a dict such as {{'backbone.*': 0.3}}"
+        )
     found = {}
     for place, pair in enumerate(entries.items() if isinstance(entries, Mapping) else entries):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise ConfigError(f"pruning_ratio_dict has {pair!r}: write [pattern, ratio]")
+            raise ConfigError(
+                f"pruning_ratio_dict has {pair!r}: write [pattern, ratio], for example "
+                "['backbone.*', 0.3]"
+            )
         layer, ratio = pair
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
             raise ConfigError(

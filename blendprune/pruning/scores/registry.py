@@ -2,9 +2,11 @@
 
 import abc
 
+import torch
 import torch_pruning as tp
 from fvcore.common.registry import Registry
 
+from ...checks import similar
 from ...errors import ConfigError, PruningError
 from .losses import accumulate_gradients
 
@@ -79,7 +81,10 @@ def build_importance(importance):
     name = importance_name(importance)
     known = sorted(name for name, _ in IMPORTANCES)
     if name not in known:
-        raise ConfigError(f"importance {importance!r} is not known; known are {', '.join(known)}")
+        raise ConfigError(
+            f"importance {importance!r} is not known{similar(name, known)}; known are "
+            f"{', '.join(known)}"
+        )
     return IMPORTANCES.get(name)()
 
 
@@ -136,7 +141,8 @@ def score_groups(model, groups, importance, batches=None):
     scores = []
     for group, each in zip(groups, shown):
         score = importance(each)
-        if score is None or tuple(score.shape) != (group.width,) or not score.isfinite().all():
+        shape = tuple(getattr(score, "shape", ()))
+        if shape != (group.width,) or not torch.isfinite(score).all():
             raise PruningError(
                 f"the importance gave no finite score for each channel of {group.root}; "
                 "try importance='magnitude'"

@@ -1,5 +1,8 @@
 """Measuring sensitivity: the losses with channels of one group after the other masked."""
 
+from collections.abc import Iterable
+
+from ...checks import check_callable
 from ...errors import ConfigError
 from ...wrappers import unwrap
 from ..graph.inputs import example_inputs_for, labelled_batch
@@ -11,7 +14,7 @@ from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
 from .options import PruningOptions
 from .search import channel_order
-from .sensitivity import GroupSensitivity, Sensitivity, digest, load_sensitivity
+from .sensitivity import GroupSensitivity, Sensitivity, check_output, digest, load_sensitivity
 
 #: Fractions of a group's channels that are masked by default.
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -60,6 +63,8 @@ def measure_sensitivity(
     if ratios is not None:
         ratios = _check_ratios(ratios)
     options = PruningOptions(importance=importance)
+    check_callable("progress", progress)
+    check_output(path)
     if path and PathManager.isfile(path):
         found = load_sensitivity(path)
         found.check(model, importance, repr(path), ratios)
@@ -109,7 +114,11 @@ def _measure(model, group, score, batches, ratios):
 
 
 def _check_ratios(ratios):
-    ratios = list(ratios)
-    if not ratios or sorted(set(ratios)) != ratios or not 0 < ratios[0] <= ratios[-1] < 1:
-        raise ConfigError(f"ratios must be ascending numbers between 0 and 1, got {ratios}")
+    ratios = list(ratios) if isinstance(ratios, Iterable) else ratios
+    fine = isinstance(ratios, list) and all(isinstance(x, (int, float)) for x in ratios)
+    if not (fine and ratios and sorted(set(ratios)) == ratios and 0 < ratios[0] <= ratios[-1] < 1):
+        raise ConfigError(
+            f"ratios must be ascending numbers between 0 and 1, got {ratios!r}: pass a list such "
+            f"as {list(RATIOS)}"
+        )
     return ratios

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...checks import check_count
 from ...errors import ConfigError
+from ...target import check_fraction
 from ..graph.layer_patterns import resolve_layers, resolve_ratios
 from ..scores import build_importance, check_normalizer
 
@@ -40,9 +42,9 @@ class PruningOptions:
         build_importance(self.importance)
         valid = {
             "normalize": check_normalizer(self.normalize),
-            "reconstruct": bool(self.reconstruct),
-            "global_pruning": bool(self.global_pruning),
-            "isomorphic": bool(self.isomorphic),
+            "reconstruct": _check_flag("reconstruct", self.reconstruct),
+            "global_pruning": _check_flag("global_pruning", self.global_pruning),
+            "isomorphic": _check_flag("isomorphic", self.isomorphic),
             "round_to": _check_round_to(self.round_to),
             "max_pruning_ratio": _check_max_pruning_ratio(self.max_pruning_ratio),
         }
@@ -90,19 +92,20 @@ def check_rounds(rounds):
     """
     if rounds in (None, 0):
         return None
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}")
-    return rounds
+    return check_count("rounds", rounds, "leave it out for as few as are good")
 
 
 def _check_round_to(round_to):
     round_to = 1 if round_to in (None, 0) else round_to
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ConfigError(f"round_to must be a whole number of at least 1, got {round_to!r}")
-    return round_to
+    return check_count("round_to", round_to, "leave it out for any width")
+
+
+def _check_flag(name, value):
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}: set it to one of them")
+    return value
 
 
 def _check_max_pruning_ratio(ratio):
-    if not isinstance(ratio, (int, float)) or not 0 < ratio < 1:
-        raise ConfigError(f"max_pruning_ratio must be a number between 0 and 1, got {ratio!r}")
+    check_fraction("max_pruning_ratio", ratio)
     return float(ratio)

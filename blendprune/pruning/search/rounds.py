@@ -5,6 +5,7 @@ import copy
 import math
 from functools import partial
 
+from ...checkpoint import first_line
 from ...errors import PruningError, TargetUnreachable
 from ...structure import remember_predictions
 from ...target import Target
@@ -276,7 +277,9 @@ class PruningRun:
         if not any(group.prunable for group in groups):
             raise PruningError(
                 f"{type(self.model).__name__} has no group of channels that may be pruned: "
-                + ("; ".join(self.notes) or "every layer is a prediction layer")
+                + ("; ".join(self.notes[:3]) or "every layer is a prediction layer")
+                + (f"; and {len(self.notes) - 3} more" if len(self.notes) > 3 else "")
+                + " (blendprune.plan lists all)"
             )
 
     def _check_reach(self, target, goal, groups, dense, cost):
@@ -314,8 +317,8 @@ class PruningRun:
             yield
         except RuntimeError as error:
             raise PruningError(
-                f"the pruned {type(self.model).__name__} does not run ({error}); name the layers "
-                "around that shape in ignored_layers"
+                f"the pruned {type(self.model).__name__} does not run ({first_line(error)}); name "
+                "the layers around that shape in ignored_layers"
             ) from error
 
     def _refuse_goal(self, goal, least):

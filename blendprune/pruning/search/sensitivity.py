@@ -161,6 +161,28 @@ class Sensitivity:
         return rescaled
 
 
+def check_output(path):
+    """Refuse a path that no measurement can be written to.
+
+    Args:
+        path (str | None): of the file; addresses of other machines pass.
+
+    Raises:
+        ConfigError: it is a folder, lies inside a file, or is no text.
+    """
+    if path is None or (isinstance(path, str) and "://" in path):
+        return
+    wrong = "not a str" if not isinstance(path, str) else "a folder" if os.path.isdir(path) else ""
+    folder = "" if wrong else os.path.abspath(path)
+    while not wrong and not os.path.isdir(folder := os.path.dirname(folder)):
+        wrong = f"below the file {folder!r}" if os.path.exists(folder) else ""
+    if wrong:
+        raise ConfigError(
+            f"cannot write a sensitivity to {path!r}, which is {wrong}: name a file such as "
+            "'sensitivity.json'"
+        )
+
+
 def load_sensitivity(path):
     """Read what :func:`measure_sensitivity` has written.
 

@@ -23,7 +23,7 @@ def register_channel_wise(operator):
     Raises:
         ConfigError: it is neither.
     """
-    if isinstance(operator, str):
+    if isinstance(operator, str) and operator:
         _registered.add(operator)
     elif isinstance(operator, type) and issubclass(operator, torch.autograd.Function):
         _registered.add(f"{operator.__name__}Backward")

@@ -1,0 +1,80 @@
+"""Sentences for what cannot be merged into a config."""
+
+import contextlib
+import re
+
+from .checks import similar
+from .errors import ConfigError
+
+_UNKNOWN = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
+_TYPE = re.compile(
+    r"Type mismatch \(<class '([\w.]+)'> vs\. <class '([\w.]+)'>\) with values \((.*) vs\. (.*)\) "
+    r"for config key: ([\w.]+)",
+    re.DOTALL,
+)
+_ODD = re.compile(r"Override list has odd length: (.*); it must be")
+
+
+@contextlib.contextmanager
+def explained(source, cfg):
+    """Turn every error of a block that merges something into a config into one sentence.
+
+    Args:
+        source (str): what is merged, for example ``"the config file 'C.yaml'"``.
+        cfg (CfgNode): that it is merged into.
+
+    Raises:
+        ConfigError: the block has failed.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # yaml, yacs and PathManager have many
+        raise ConfigError(f"cannot use {source}: {_problem(error, cfg)}") from None
+
+
+def _problem(error, cfg):
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    text = text.strip() or type(error).__name__
+    if unknown := _UNKNOWN.search(text):
+        [key] = unknown.groups()
+        return (
+            f"{key} is no key of this config{similar(key, _keys(cfg))}: correct it, or add the "
+            "key first"
+        )
+    if mismatch := _TYPE.search(text):
+        return _mismatch(*mismatch.groups(), cfg)
+    if odd := _ODD.search(text):
+        return f"the overrides {odd[1]} are no pairs (odd length): write a value behind each key"
+    if "does not exist!" in text:
+        return "there is no such file: check the path"
+    if mark := getattr(error, "problem_mark", None):
+        return f"it is not valid YAML (line {mark.line + 1}: {error.problem}): correct that line"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text: name a YAML file"
+    # yacs on a file that holds nothing, a list or a word.
+    if isinstance(error, (TypeError, AttributeError)):
+        return f"it holds no keys ({text.splitlines()[0]}): name a YAML file with KEY: VALUE lines"
+    return f"{text.splitlines()[0]}: check the path and the keys"
+
+
+def _mismatch(wanted, found, old, new, key, cfg):
+    wanted, found = wanted.rpartition(".")[2], found.rpartition(".")[2]
+    if wanted == "CfgNode":
+        node = cfg
+        for part in key.split("."):
+            node = node.get(part, {})
+        return f"{key} is a group of keys, got {new}: set one of {', '.join(sorted(node))} in it"
+    if (wanted, found) == ("float", "int"):
+        return f"{key} wants a float, got the int {new}: write {new}.0"
+    if wanted == "list":
+        return f"{key} wants a list, got {new}: write [{new}], in quotes"
+    return f"{key} wants {wanted} like {old!r}, got {new!r} ({found}): give it one"
+
+
+def _keys(node, prefix=""):
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{key}.")
