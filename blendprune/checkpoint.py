@@ -222,11 +222,20 @@ def extras(model):
 
 
 def save_atomically(obj, path):
-    """Save with ``torch.save``, so that ``path`` never holds an incomplete file."""
+    """Save with ``torch.save``, so that ``path`` never holds an incomplete file.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
     from detectron2.utils.file_io import PathManager
 
-    with staged(path) as [partial], PathManager.open(partial, "wb") as file:
-        torch.save(obj, file)
+    try:
+        with staged(path) as [partial], PathManager.open(partial, "wb") as file:
+            torch.save(obj, file)
+    except (OSError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot write {path!r} ({first_line(error)}): choose another file."
+        ) from None
 
 
 @contextlib.contextmanager

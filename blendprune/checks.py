@@ -50,5 +50,5 @@ def similar(name, known):
     Returns:
         str: ``" (did you mean 'taylor'?)"``; empty if none is similar.
     """
-    found = difflib.get_close_matches(str(name), list(known), n=3)
+    found = difflib.get_close_matches(str(name), list(known), n=2, cutoff=0.76)
     return f" (did you mean {' or '.join(map(repr, found))}?)" if found else ""

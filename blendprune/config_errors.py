@@ -55,7 +55,7 @@ def _problem(error, cfg):
         return "it is no text: name a YAML file"
     # yacs on a file that holds nothing, a list or a word.
     if isinstance(error, (TypeError, AttributeError)):
-        return f"it holds no keys ({text.splitlines()[0]}): name a YAML file with KEY: VALUE lines"
+        return "it holds no keys: name a YAML file with KEY: VALUE lines"
     return f"{text.splitlines()[0]}: check the path and the keys"
 
 
@@ -65,12 +65,14 @@ def _mismatch(wanted, found, old, new, key, cfg):
         node = cfg
         for part in key.split("."):
             node = node.get(part, {})
-        return f"{key} is a group of keys, got {new}: set one of {', '.join(sorted(node))} in it"
+        return f"{key} is a group of keys, got {new}: set one of them, such as {key}.{min(node)}"
     if (wanted, found) == ("float", "int"):
         return f"{key} wants a float, got the int {new}: write {new}.0"
-    if wanted == "list":
-        return f"{key} wants a list, got {new}: write [{new}], in quotes"
-    return f"{key} wants {wanted} like {old!r}, got {new!r} ({found}): give it one"
+    if wanted in ("list", "tuple"):
+        return f'{key} wants a {wanted}, got {new} ({found}): write "[{new}]", with the quotes'
+    such = f" such as {old}" if old else ""
+    wanted = "an int" if wanted == "int" else f"a {wanted}"
+    return f"{key} wants {wanted}{such}, got {new} ({found}): write {wanted}"
 
 
 def _keys(node, prefix=""):

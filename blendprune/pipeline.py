@@ -187,6 +187,8 @@ def sensitivity_from_config(cfg, progress=None):
 
 def _sensitivity(cfg, model, data, read, progress):
     path = cfg.PRUNER.SENSITIVITY
+    pruning.build_importance(cfg.PRUNER.IMPORTANCE)
+    pruning.check_output(path)
     if not PathManager.isfile(path):
         if "://" not in path:
             _make_writable(os.path.dirname(os.path.abspath(path)))

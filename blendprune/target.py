@@ -95,4 +95,6 @@ def check_fraction(name, value):
         ConfigError: it is not.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"{name} must be a number between 0 and 1, got {value!r}: 0.5 is a half")
+        raise ConfigError(
+            f"{name} must be a number between 0 and 1, got {value!r}: write 0.5 for half"
+        )

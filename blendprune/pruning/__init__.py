@@ -31,6 +31,7 @@ from .search.result import PruningReport, pruning_table
 from .search.sensitivity import (
     GroupSensitivity,
     Sensitivity,
+    check_output,
     load_sensitivity,
     sensitivity_table,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "accumulate_gradients",
     "blendmask_outputs",
     "build_importance",
+    "check_output",
     "config_inputs",
     "count_activations",
     "count_flops",

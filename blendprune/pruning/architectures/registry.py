@@ -38,14 +38,14 @@ def register_architecture(cls):
         raise ConfigError(
             f"register_architecture got {cls!r}: pass a subclass of blendprune.Architecture."
         )
+    if cls.__name__ in ARCHITECTURES:
+        raise ConfigError(
+            f"an architecture named {cls.__name__!r} is registered already: rename the class."
+        )
     if getattr(cls.matches, "__func__", None) is Architecture.matches.__func__:
         raise ConfigError(
             f"{cls.__name__} has no matches() of its own and would claim every model: write a "
             "classmethod matches(cls, model) that tells which models it is for."
-        )
-    if cls.__name__ in ARCHITECTURES:
-        raise ConfigError(
-            f"an architecture named {cls.__name__!r} is registered already: rename the class."
         )
     ARCHITECTURES.register(cls)
     return cls

@@ -244,7 +244,7 @@ class ChannelGraph:
             if entry.ratio and all(reasons) and not asked_for:
                 raise ConfigError(
                     f"pruning_ratio_dict has {entry.entry!r}: {entry.ratio:g}, but no layer it "
-                    f"names can lose channels: {reasons[0]}"
+                    f"names can lose channels: {reasons[0]}; leave the entry out"
                 )
 
     def _name_of(self, module):

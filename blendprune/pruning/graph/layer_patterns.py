@@ -50,11 +50,11 @@ def resolve_layers(model, layers, argument="ignored_layers"):
         else:
             matches = [layer] if isinstance(layer, nn.Module) and layer in names else []
         if not matches:
-            shown = repr(layer) if isinstance(layer, str) else type(layer).__name__
+            shown = type(layer).__name__ if isinstance(layer, nn.Module) else repr(layer)
             near = similar(layer, names.values()) if isinstance(layer, str) else ""
             raise ConfigError(
                 f"{argument} has {shown}, which is no module of {type(model).__name__}{near}; "
-                "names are those of model.named_modules()"
+                "use names of model.named_modules(), which blendprune.plan shows"
             )
         for match in matches:
             entry = layer if isinstance(layer, str) else names[layer]
@@ -93,7 +93,7 @@ def resolve_ratios(model, pruning_ratio_dict):
         if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
             raise ConfigError(
                 f"pruning_ratio_dict wants a number of at least 0 and below 1 for {layer!r}, got "
-                f"{ratio!r}"
+                f"{ratio!r}: write 0.5 for half"
             )
         named = resolve_layers(model, [layer], "pruning_ratio_dict")
         found.update((m, LayerRatio(place, entry, float(ratio))) for m, entry in named.items())
