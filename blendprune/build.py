@@ -1,6 +1,7 @@
 """From a config: the model, its trained weights, and the arguments of ``blendprune.prune``."""
 
 import copy
+import dataclasses
 import inspect
 import re
 
@@ -13,7 +14,8 @@ from .checks import check_count, similar
 from .errors import BlendpruneError, CheckpointError, ConfigError
 from .first_forward import forget_first_forward
 from .loading import adopt_predictions, restructure_from
-from .target import TARGETS
+from .pruning.search.options import PruningOptions, check_rounds
+from .target import TARGETS, Target
 
 _UNREGISTERED = re.compile(r"No object named '(.+)' found in '(\w+)' registry")
 
@@ -130,7 +132,7 @@ def prune_arguments(cfg, function):
         dict: the target and every other argument that is a key of the node.
 
     Raises:
-        ConfigError: not exactly one target is set.
+        ConfigError: not exactly one target is set, or an argument is invalid for any model.
     """
     node = cfg.PRUNER
     check_count("PRUNER.CALIBRATION_IMAGES", node.CALIBRATION_IMAGES)
@@ -142,7 +144,18 @@ def prune_arguments(cfg, function):
             "set exactly one, to a fraction between 0 and 1."
         )
     rest = arguments_of(function, cfg)
-    return targets | {name: rest[name] for name in rest if name not in TARGETS}
+    rest = {name: rest[name] for name in rest if name not in TARGETS}
+    _refuse_invalid(Target.only(targets), rest)
+    return targets | rest
+
+
+def _refuse_invalid(target, arguments):
+    """What pruning itself refuses first, but before a model is built."""
+    target.levels(arguments.get("levels", ()))
+    check_rounds(arguments.get("rounds"))
+    names = {field.name for field in dataclasses.fields(PruningOptions)}
+    options = PruningOptions(**{k: v for k, v in arguments.items() if k in names})
+    options.check_target(target)
 
 
 def arguments_of(function, cfg):

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass, field
 
 from tabulate import tabulate
 
-from ..wrappers import unwrap
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
 from .graph.inputs import example_inputs_for
@@ -108,7 +107,6 @@ def plan(
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
     )
-    model = unwrap(model)
     inputs = example_inputs_for(model, example_inputs)
     options.check_layers(model)
     snapshot = Snapshot(model)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from ..checks import check_callable
 from ..errors import ConfigError
 from ..target import Target
-from ..wrappers import unwrap
 from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
 from .search.options import PruningOptions, check_rounds
@@ -113,7 +112,7 @@ def prune(
         PruningError: the model cannot be traced, scored or run; its weights hold NaN, or are of
             half precision or on the meta device.
     """
-    start, model = time.perf_counter(), unwrap(model)
+    start = time.perf_counter()
     target = Target.only(
         {
             "pruning_ratio": pruning_ratio,

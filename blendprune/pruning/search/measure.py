@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 from ...checks import check_callable
 from ...errors import ConfigError
-from ...wrappers import unwrap
 from ..graph.inputs import example_inputs_for, labelled_batch
 from ..graph.masking import masking
 from ..graph.proof import proven_graph
@@ -59,7 +58,6 @@ def measure_sensitivity(
     """
     from detectron2.utils.file_io import PathManager
 
-    model = unwrap(model)
     if ratios is not None:
         ratios = _check_ratios(ratios)
     options = PruningOptions(importance=importance)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ...errors import ConfigError, PruningError
+from ...wrappers import unwrap
 from .layer_kinds import is_norm
 
 
@@ -17,7 +18,7 @@ def entry_point(function):
     default and the CPU as the default device. The caller's modes are back when it returns.
 
     Args:
-        function (Callable): its first argument is a model.
+        function (Callable): its first argument is a model; it gets the one inside any wrapper.
 
     Returns:
         Callable: raises ConfigError for what is no model, and PruningError for a model that is on
@@ -31,6 +32,7 @@ def entry_point(function):
                 f"the model is a {type(model).__name__}: pass the nn.Module, for example from "
                 "detectron2's build_model(cfg) or blendprune.load(path)"
             )
+        model = unwrap(model)
         refuse_unprunable(model)
         with usual_modes(model):
             return function(model, *args, **kwargs)

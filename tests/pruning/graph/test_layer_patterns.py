@@ -46,7 +46,7 @@ def test_case_matters(net):
         resolve_layers(net, ["Stem"])
 
 
-@pytest.mark.parametrize("layer, shown", [(nn.ReLU(), "ReLU"), (3, "int"), (None, "NoneType")])
+@pytest.mark.parametrize("layer, shown", [(nn.ReLU(), "ReLU"), (3, "3"), (None, "None")])
 def test_what_is_no_module_of_the_model_is_refused(net, layer, shown):
     with pytest.raises(ConfigError, match=f"given has {shown}, which is no module of ModuleDict"):
         resolve_layers(net, ["stem", layer], "given")
