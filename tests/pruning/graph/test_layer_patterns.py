@@ -68,7 +68,7 @@ def test_ratios_have_the_place_of_their_entry(net):
     [
         (["stem"], r"has 'stem': write \[pattern, ratio\]"),
         ([("stem", 0.5, 1)], r"write \[pattern, ratio\]"),
-        ({"stem": 1}, "below 1 for 'stem', got 1$"),
+        ({"stem": 1}, "below 1 for 'stem', got 1: "),
         ({"stem": -0.1}, "below 1 for 'stem', got -0.1"),
         ({"stem": True}, "got True"),
         ({"stem": "0.5"}, "got '0.5'"),
