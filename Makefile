@@ -1,11 +1,14 @@
 # `make demo` runs the main job, `make test` the tests; each builds .venv on its first call.
+# `make test-oldest` runs the tests on the oldest releases that setup.cfg promises, in .venv-oldest.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
+OLDEST_PYTHON ?= python3.10
+REQUIREMENTS := requirements.txt
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test mutation lint env clean
+.PHONY: demo test test-oldest upstream-tests mutation lint env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -13,6 +16,13 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) REQUIREMENTS=requirements-oldest.txt
+
+# Runs detectron2's own tests without the overlay and with it; DETECTRON2_ROOT is its checkout.
+upstream-tests: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/upstream.py $(DETECTRON2_ROOT)
 
 # Changes the package in small ways, and lists what the tests do not notice; a sample of minutes.
 mutation: $(READY)
@@ -23,9 +33,9 @@ lint: $(READY)
 
 env: $(READY)
 
-$(READY): requirements.txt requirements-detectron2.txt setup.cfg pyproject.toml
+$(READY): $(REQUIREMENTS) requirements-detectron2.txt setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -r $(REQUIREMENTS)
 	site=$$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))") && \
 	$(BIN)/python -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.10 \
 		--require-hashes --upgrade --target "$$site" -r requirements-detectron2.txt
@@ -33,4 +43,4 @@ $(READY): requirements.txt requirements-detectron2.txt setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) output build *.egg-info
+	rm -rf .venv .venv-oldest output build *.egg-info

@@ -53,11 +53,28 @@ def digest(module, watches):
             source = _definition(owner, name)
         if source is None:
             return f"missing {watch}"
-        for node in ast.walk(source):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
-                node.body = node.body[1:] or [ast.Pass()]
-        sha.update(ast.unparse(source).encode())
+        sha.update(_text(source).encode())
     return sha.hexdigest()[:16]
+
+
+def _text(source):
+    """Code without docstrings, as Python 3.11 and later write it."""
+    for node in ast.walk(source):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Assign):
+            node.targets = [_bare(target) for target in node.targets]
+        elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
+            node.target = _bare(node.target)
+    return ast.unparse(source).replace("lambda :", "lambda:")
+
+
+def _bare(target):
+    """A target without the parentheses that Python 3.10 puts around a tuple."""
+    if not isinstance(target, ast.Tuple):
+        return target
+    parts = [ast.unparse(part) for part in target.elts]
+    return ast.Name(f"{parts[0]}," if len(parts) == 1 else ", ".join(parts), ast.Store())
 
 
 def foreign_at(module, watch):

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 import torch
-import torch.nn.functional as F
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
 
 import blendprune
+from tests.helpers.se_block import SEBasicBlock
 
 KINDS = [
     (channels, stride, norm)
@@ -129,24 +129,6 @@ def test_a_pickled_block_runs_in_a_process_without_the_overlay(overlay, tmp_path
     assert done.stdout.split() == ["BasicBlock", "shortcut.weight", "shortcut.norm.weight"], (
         done.stderr
     )
-
-
-class SEBasicBlock(BasicBlock):
-    """Squeeze and excitation, written after upstream's block: the convs run their norms."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        c = self.out_channels
-        self.se = torch.nn.Sequential(
-            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Conv2d(c, c // 4, 1), torch.nn.ReLU(),
-            torch.nn.Conv2d(c // 4, c, 1), torch.nn.Sigmoid(),
-        )  # fmt: skip
-
-    def forward(self, x):
-        out = F.relu_(self.conv1(x))
-        out = self.conv2(out)
-        out = out * self.se(out)
-        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class WithoutNorm(BasicBlock):

@@ -360,3 +360,56 @@ def test_a_file_saved_from_another_kind_of_config_finetunes(overlay, retinanet_c
         again = build_model(each)
         DetectionCheckpointer(again).load(path)
         assert again.backbone.output_shape() == model.backbone.output_shape()
+
+
+def test_a_detector_of_blocks_with_a_forward_of_their_own_is_pruned(
+    overlay, retinanet_cfg, training_batch, tmp_path
+):
+    from detectron2.modeling import BACKBONE_REGISTRY, ResNet
+    from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+    from detectron2.modeling.backbone.resnet import BasicStem
+    from detectron2.utils.events import EventStorage
+
+    from tests.helpers.se_block import SEBasicBlock
+
+    def build_se_backbone(cfg, shape):
+        kinds = [(8, 16), (16, 32), (32, 64)]
+        stages = [[SEBasicBlock(*kind, stride=2, norm="BN")] for kind in kinds]
+        body = ResNet(BasicStem(3, 8, norm="BN"), stages, out_features=["res2", "res3", "res4"])
+        return FPN(body, ["res2", "res3", "res4"], 32, top_block=LastLevelP6P7(64, 32, "res4"))
+
+    BACKBONE_REGISTRY._obj_map["build_se_backbone"] = build_se_backbone
+    try:
+        cfg = retinanet_cfg("MODEL.BACKBONE.NAME", "build_se_backbone")
+        cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+        model = build_model(cfg)
+        blocks = [m for m in model.modules() if isinstance(m, SEBasicBlock)]
+        assert all(block.conv1.norm is not None for block in blocks)
+        blendprune.prune(model, max_flops=0.5, importance="magnitude", rounds=1)
+        for block in blocks:
+            assert block.conv1.norm.num_features == block.conv1.out_channels
+            assert block.se[3].out_channels == block.conv2.out_channels == block.out_channels
+        assert blocks[1].conv1.out_channels < 32
+
+        with EventStorage():
+            sum(model.train()(training_batch()).values()).backward()
+        assert all(p.grad is not None for p in model.parameters())
+        torch.optim.SGD(model.parameters(), 0.001).step()
+        DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+        path = str(tmp_path / "pruned.pth")
+        image = [{"image": torch.rand(3, 64, 64) * 255}]
+        with torch.no_grad():
+            expected = model.eval()(image)[0]["instances"].scores
+            assert torch.equal(blendprune.load(path)(image)[0]["instances"].scores, expected)
+            finetuned = build_model(
+                retinanet_cfg(
+                    *("MODEL.BACKBONE.NAME", "build_se_backbone"),
+                    *("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path),
+                    *("MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"]),
+                )
+            )
+            DetectionCheckpointer(finetuned).load(path)
+            assert torch.equal(finetuned.eval()(image)[0]["instances"].scores, expected)
+        assert len(expected) > 0
+    finally:
+        del BACKBONE_REGISTRY._obj_map["build_se_backbone"]

@@ -245,10 +245,9 @@ class _Counter(TorchDispatchMode):
 
     def _zeros(self, func, args, kwargs):
         """The result of the operator, with the right shape and type, in zeros."""
-        leaves, structure = tree_flatten((args, kwargs))
+        leaves, _ = tree_flatten((args, kwargs))
         device = next(x.device for x in leaves if isinstance(x, torch.Tensor))
-        known = [(x.shape, x.dtype) if isinstance(x, torch.Tensor) else x for x in leaves]
-        key = (func, structure, *known)
+        key = func, _signature(args), _signature(kwargs)
         if key not in self._results:
             args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
             self._results[key] = func(*args, **kwargs)
@@ -257,6 +256,17 @@ class _Counter(TorchDispatchMode):
             if isinstance(x, torch.Tensor):
                 self._zero[x] = x._version
         return result
+
+
+def _signature(value):
+    """What the shape and type of an operator's results depend on, as a key of a dict."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return tuple((key, _signature(part)) for key, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value), *map(_signature, value)
+    return value
 
 
 def _zeros_like(x, device):
