@@ -9,7 +9,15 @@ def add_prune_config(cfg):
 
     Args:
         cfg (CfgNode): a detectron2 config, for example the one from ``get_cfg()``.
+
+    Raises:
+        ConfigError: it is no such config.
     """
+    if not hasattr(cfg, "MODEL"):
+        raise ConfigError(
+            f"add_prune_config got a {type(cfg).__name__} without a MODEL node: pass what "
+            "detectron2's get_cfg() returns."
+        )
     # forward returns the raw head outputs, with gradients, so that a graph can be traced.
     cfg.MODEL.setdefault("PRUNE", False)
     # Build the model with the widths in the "struct" of the checkpoint at MODEL.WEIGHTS.

@@ -3,12 +3,12 @@
 import torch
 
 from .checkpoint import first_line, read_checkpoint, struct_in, weights_in
-from .errors import CheckpointError, StructError
+from .errors import CheckpointError, ConfigError, StructError
 from .first_forward import forget_first_forward
 from .shapes import structure_of_weights
 from .structure import entries_of, is_pruned, named_modules, remember
 from .widths import restructure, set_entries
-from .wrappers import name_as, unwrap
+from .wrappers import given_model, name_as, unwrap
 
 
 def load(path, *, model=None, device=None):
@@ -26,7 +26,12 @@ def load(path, *, model=None, device=None):
     Raises:
         CheckpointError: the file is missing, unreadable, or contradicts its own structure.
         StructError: the structure is missing, malformed, or of another model.
+        ConfigError: ``model`` is no model, or ``device`` cannot be used here.
     """
+    if model is not None:
+        given_model(model)
+    if device is not None:
+        _check_device(device)
     checkpoint = read_checkpoint(path)
     struct, given = struct_in(checkpoint), model is not None
     if model is None:
@@ -50,6 +55,17 @@ def load(path, *, model=None, device=None):
             "the file was altered; save it again from the original model."
         ) from None
     return model.eval()
+
+
+def _check_device(device):
+    # torch alone knows which devices there are, and says so with errors of several kinds.
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ConfigError(
+            f"device is {device!r}, which cannot be used here ({first_line(error)}): pass "
+            "device='cpu'."
+        ) from None
 
 
 def restructure_from(model, checkpoint, strict=True):

@@ -29,7 +29,7 @@ from itertools import chain
 import torch
 
 from .errors import StructError
-from .wrappers import is_compiled, plain_name, plain_state, unwrap
+from .wrappers import given_model, is_compiled, plain_name, plain_state, unwrap
 
 FORMAT = "blendprune.struct"
 VERSION = 1
@@ -67,8 +67,11 @@ def structure_of(model):
     Returns:
         dict: the structure, see the module's docstring. :func:`blendprune.restructure` is its
         inverse.
+
+    Raises:
+        ConfigError: it is no model.
     """
-    model = unwrap(model)
+    model = given_model(model)
     modules, size = entries_of(model), state_size(model)
     struct = {
         "format": FORMAT,

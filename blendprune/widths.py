@@ -12,7 +12,7 @@ from .structure import (
     remember_predictions,
     validate,
 )
-from .wrappers import unwrap
+from .wrappers import given_model
 
 #: Attributes of convs and linears that count inputs.
 INPUTS = ("in_channels", "in_features")
@@ -39,8 +39,9 @@ def restructure(model, struct):
 
     Raises:
         StructError: ``struct`` is malformed or belongs to another model.
+        ConfigError: ``model`` is no model.
     """
-    model = unwrap(model)
+    model = given_model(model)
     struct = validate(struct)
     if struct["meta_architecture"] != type(model).__name__:
         raise StructError(

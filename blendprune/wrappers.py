@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from .errors import ConfigError
+
 _COMPILED = "_orig_mod"
 _PARALLEL = "module."
 
@@ -24,6 +26,26 @@ def unwrap(model):
             model = model._modules[_COMPILED]
         else:
             return model
+
+
+def given_model(model):
+    """The model inside the wrappers of what a user passes as a model.
+
+    Args:
+        model (nn.Module): wrapped or not.
+
+    Returns:
+        nn.Module: see :func:`unwrap`.
+
+    Raises:
+        ConfigError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"the model is a {type(model).__name__}: pass the nn.Module, for example from "
+            "detectron2's build_model(cfg) or blendprune.load(path)"
+        )
+    return unwrap(model)
 
 
 def is_compiled(module):

@@ -24,6 +24,7 @@ TARGETS = "exactly one of pruning_ratio, max_flops, max_params, max_activations,
 KNOWN = "; known are activation, bn_scale, fisher, fpgm, …, taylor, wanda"
 NAMES = "; use names of model.named_modules(), which blendprune.plan shows"
 TENSOR = 'example_inputs must be a list of dicts like {"image": tensor}'
+NO_MODEL = "the model is a int: pass the nn.Module, for example from detectron2's build_model(…"
 IMAGES = "data holds no images: pass batches as detectron2's loaders give them"
 
 
@@ -326,6 +327,18 @@ OTHERS = {
     "load of a text": (
         lambda: blendprune.load("file"),
         "cannot read 'file' as a checkpoint (…): …",
+    ),
+    "load to another device": (
+        lambda: blendprune.load("list.pth", device="gpu"),
+        "device is 'gpu', which cannot be used here (…): pass device='cpu'.",
+    ),
+    "load into no model": (lambda: blendprune.load("list.pth", model=5), NO_MODEL),
+    "structure_of a number": (lambda: blendprune.structure_of(5), NO_MODEL),
+    "restructure of a number": (lambda: blendprune.restructure(5, STRUCT), NO_MODEL),
+    "prunable of a number": (lambda: blendprune.prunable(5).__enter__(), NO_MODEL),
+    "add_prune_config to a dict": (
+        lambda: blendprune.add_prune_config({}),
+        "add_prune_config got a dict without a MODEL node: pass what detectron2's get_cfg() …",
     ),
     "load of a list": (
         lambda: blendprune.load("list.pth"),

@@ -4,10 +4,9 @@ import contextlib
 import functools
 
 import torch
-from torch import nn
 
-from ...errors import ConfigError, PruningError
-from ...wrappers import unwrap
+from ...errors import PruningError
+from ...wrappers import given_model
 from .layer_kinds import is_norm
 
 
@@ -27,12 +26,7 @@ def entry_point(function):
 
     @functools.wraps(function)
     def run(model, *args, **kwargs):
-        if not isinstance(model, nn.Module):
-            raise ConfigError(
-                f"the model is a {type(model).__name__}: pass the nn.Module, for example from "
-                "detectron2's build_model(cfg) or blendprune.load(path)"
-            )
-        model = unwrap(model)
+        model = given_model(model)
         refuse_unprunable(model)
         with usual_modes(model):
             return function(model, *args, **kwargs)

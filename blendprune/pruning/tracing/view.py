@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ...structure import entries_of, remember_dense
-from ...wrappers import is_compiled, unwrap
+from ...wrappers import given_model, is_compiled
 from .attributes import sync_attributes
 from .folding import folded_weights
 from .hooks import keeping_modes
@@ -51,7 +51,7 @@ def prunable(model):
             pruner = tp.pruner.MagnitudePruner(model, inputs, ..., forward_fn=head_outputs)
             pruner.step()
     """
-    given, model = model, unwrap(model)
+    given, model = model, given_model(model)
     before, dense = _shapes(model), entries_of(model)
     try:
         with keeping_modes(model), _uncompiled(given), _stand_ins(model):
