@@ -1,6 +1,7 @@
 """The command line: ``blendprune demo | plan | sensitivity | prune | run | status | convert``."""
 
 import argparse
+import importlib.util
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import blendprune
 from .checks import similar
 from .config_errors import explained
 from .errors import BlendpruneError, ConfigError
+from .imports import find, import_into
 from .progress import TerminalProgress
 from .target import TARGETS, Target
 
@@ -70,7 +72,8 @@ def sensitivity(args):
     path = cfg.PRUNER.SENSITIVITY = (
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
-    found = sensitivity_from_config(cfg, progress=TerminalProgress())
+    mapper = find(args.mapper) if args.mapper else None
+    found = sensitivity_from_config(cfg, progress=TerminalProgress(), mapper=mapper)
     print(sensitivity_table(found))
     print(f"\nprune with: --sensitivity {path}")
     return 0
@@ -85,20 +88,42 @@ def prune(args):
 
     cfg = _config(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
-    report = prune_from_config(cfg, output, progress=TerminalProgress())
+    mapper = find(args.mapper) if args.mapper else None
+    report = prune_from_config(cfg, output, progress=TerminalProgress(), mapper=mapper)
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
     return 0
 
 
 def run(args):
-    """Run a script as ``python SCRIPT ARGS`` would, under the overlay."""
-    if not os.path.isfile(args.script):
-        raise ConfigError(f"there is no script {args.script!r}: give the path of a train_net.py.")
+    """Run a script as ``python SCRIPT ARGS`` or ``python -m MODULE ARGS``, under the overlay."""
+    if args.module:
+        return _run_module(args.module, args.args)
+    if not args.script or not os.path.isfile(args.script):
+        raise ConfigError(
+            f"there is no script {args.script or ''!r}: give the path of a train_net.py, or "
+            "-m and a module."
+        )
     blendprune.apply()
     sys.argv = [args.script, *args.args]
     sys.path[0] = os.path.dirname(os.path.abspath(args.script))
     runpy.run_path(args.script, run_name="__main__")
+    return 0
+
+
+def _run_module(name, args):
+    sys.path[0] = os.getcwd()
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # of a package around it
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"there is no module {name!r}: give one of the working directory or of PYTHONPATH."
+        )
+    blendprune.apply()
+    sys.argv = [name, *args]  # runpy puts the module's path there
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
     return 0
 
 
@@ -149,7 +174,10 @@ def _parse(argv):
     Raises:
         ConfigError: they are wrong.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    argv = sys.argv[1:] if argv is None else list(argv)
+    # What follows the script is its own, options included.
+    end = len(argv) if argv[:1] != ["run"] else 3 if argv[1:2] == ["-m"] else 2
+    argv, rest = argv[:end], argv[end:]
     parser = _parser()
     commands = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
@@ -162,6 +190,7 @@ def _parse(argv):
         command = commands[argv[0]]
         near = similar(unknown[0], command._option_string_actions)
         command.error(f"`{command.prog}` takes no {unknown[0]!r}{near}")
+    args.args = rest
     return args
 
 
@@ -191,6 +220,7 @@ def _parser():
 
     sub = commands.add_parser("sensitivity", help="measure the rise of the loss, group by group")
     _add_config_argument(sub)
+    _add_mapper_argument(sub)
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
     _add_tail(sub)
@@ -198,6 +228,7 @@ def _parser():
 
     sub = commands.add_parser("prune", help="prune the trained model of a config")
     _add_config_argument(sub)
+    _add_mapper_argument(sub)
     _add_layer_arguments(sub)
     targets = sub.add_mutually_exclusive_group()
     for kind, unit in TARGETS.items():
@@ -219,8 +250,8 @@ def _parser():
     sub.set_defaults(command=prune)
 
     sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
-    sub.add_argument("script", metavar="SCRIPT")
-    sub.add_argument("args", nargs=argparse.REMAINDER, metavar="ARGS")
+    sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
+    sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
     sub.set_defaults(command=run)
 
     sub = commands.add_parser("status", help="list the patches; exit code 1 on drift")
@@ -237,6 +268,22 @@ def _parser():
 
 def _add_config_argument(sub):
     sub.add_argument("--config-file", required=True, metavar="FILE")
+    sub.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE[:FUNCTION]",
+        help="import it first; the function is called with the config; repeatable",
+    )
+
+
+def _add_mapper_argument(sub):
+    sub.add_argument(
+        "--mapper",
+        metavar="MODULE:NAME",
+        help="dataset mapper of the training, called as NAME(cfg, True)",
+    )
 
 
 def _add_layer_arguments(sub):
@@ -269,6 +316,7 @@ def _config(args):
 
     modeling.register()
     cfg = get_cfg()
+    import_into(cfg, args.imports)
     flags = {name: getattr(args, name, None) for name in (*TARGETS, *_FLAGS)}
     flags = {name: value for name, value in flags.items() if value is not None}
     for kind in TARGETS.keys() & flags.keys():

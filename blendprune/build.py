@@ -179,7 +179,7 @@ def _no_build(name, error):
         return (
             f"cannot build {name}: {thing!r} is not registered in {registry}"
             f"{similar(thing, _registered(registry))}: correct the config, or import the module "
-            "that registers it"
+            "that registers it (--import MODULE)"
         )
     return (
         f"cannot build {name} from this config ({type(error).__name__}: {text}): check its MODEL "

@@ -1,5 +1,7 @@
 """Config keys of blendprune."""
 
+import os
+
 from .errors import ConfigError
 from .target import TARGETS
 
@@ -162,3 +164,28 @@ def asks_for_hooks(cfg):
     if cfg.MODEL.get("FINETUNE") and node.get("KEEP_BEST"):
         found.append("PRUNER.KEEP_BEST")
     return found
+
+
+def find_moved(cfg, path):
+    """Correct the paths of an emitted config whose folder was moved or copied.
+
+    If ``MODEL.FINETUNE`` is set, the file at ``MODEL.WEIGHTS`` is gone, and one of its name lies
+    beside the config, that one is meant. ``OUTPUT_DIR`` and the teacher move along if they were in
+    the same folder.
+
+    Args:
+        cfg (CfgNode): just merged from the file; changed in place.
+        path (str): the config file.
+    """
+    model = cfg.get("MODEL", {})
+    weights = model.get("WEIGHTS", "")
+    if model.get("FINETUNE") is not True or not weights or os.path.exists(weights):
+        return
+    old, name = os.path.split(weights)
+    new = os.path.dirname(os.path.abspath(path))
+    if "://" in weights or not os.path.isfile(os.path.join(new, name)):
+        return
+    model["WEIGHTS"] = os.path.join(new, name)
+    for node, key in ((cfg, "OUTPUT_DIR"), (cfg.get("PRUNER", {}).get("DISTILLATION"), "TEACHER")):
+        if node and (node.get(key) or "").startswith(old + os.sep):
+            node[key] = new + node[key][len(old) :]

@@ -40,8 +40,8 @@ def _problem(error, cfg):
     if unknown := _UNKNOWN.search(text):
         [key] = unknown.groups()
         return (
-            f"{key} is no key of this config{similar(key, _keys(cfg))}: correct it, or add the "
-            "key first"
+            f"{key} is no key of this config{similar(key, _keys(cfg))}: correct it, or add "
+            "it with --import MODULE:FUNCTION"
         )
     if mismatch := _TYPE.search(text):
         return _mismatch(*mismatch.groups(), cfg)

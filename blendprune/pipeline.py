@@ -1,6 +1,7 @@
 """The pipeline behind the command line: from a config and trained weights to three files."""
 
 import copy
+import functools
 import json
 import os
 import tempfile
@@ -26,7 +27,7 @@ from .trial import try_config
 from .wrappers import unwrap
 
 
-def prune_from_config(cfg, output_dir, progress=None):
+def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
 
     Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
@@ -38,6 +39,8 @@ def prune_from_config(cfg, output_dir, progress=None):
         cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
         output_dir (str): a local folder, made if needed.
         progress (Progress): hears of the stages and the rounds.
+        mapper (Callable): dataset mapper of the training, called as ``mapper(cfg, True)``; None:
+            the one that upstream's training scripts have for the architecture.
 
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
@@ -54,7 +57,9 @@ def prune_from_config(cfg, output_dir, progress=None):
     _check(cfg, output_dir)
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    return prune_trained(cfg, model, output_dir, lambda: _read(cfg, progress), progress=progress)
+    return prune_trained(
+        cfg, model, output_dir, lambda: _read(cfg, progress, mapper), progress=progress
+    )
 
 
 def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
@@ -163,12 +168,13 @@ def plan_from_config(cfg):
     return pruning.plan(model, **arguments_of(pruning.plan, cfg))
 
 
-def sensitivity_from_config(cfg, progress=None):
+def sensitivity_from_config(cfg, progress=None, mapper=None):
     """Measure the sensitivity of the model at ``MODEL.WEIGHTS``, or read its file.
 
     Args:
         cfg (CfgNode): with the keys of ``add_prune_config``; PRUNER.SENSITIVITY names the file.
         progress (Progress): hears of the stages and the groups.
+        mapper (Callable): as for :func:`prune_from_config`.
 
     Returns:
         Sensitivity: see :func:`blendprune.measure_sensitivity`.
@@ -182,7 +188,7 @@ def sensitivity_from_config(cfg, progress=None):
     prune_mode(cfg)
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    return _sensitivity(cfg, model, None, lambda: _read(cfg, progress), progress)
+    return _sensitivity(cfg, model, None, functools.partial(_read, cfg, progress, mapper), progress)
 
 
 def _sensitivity(cfg, model, data, read, progress):
@@ -202,10 +208,10 @@ def _sensitivity(cfg, model, data, read, progress):
     )
 
 
-def _read(cfg, progress):
+def _read(cfg, progress, mapper):
     names = ", ".join(cfg.DATASETS.TRAIN)
     progress.stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
-    return calibration_batches(cfg)
+    return calibration_batches(cfg, mapper)
 
 
 def _measure(evaluate, model, name, progress):

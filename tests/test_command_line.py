@@ -350,6 +350,90 @@ def test_run_gives_a_script_its_arguments_and_the_overlay(tmp_path, monkeypatch,
     assert "['--num-gpus', '2', 'KEY', '1'] __main__ found True" in capsys.readouterr().out
 
 
+def test_run_takes_a_module_as_python_does(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/__init__.py").write_text("")
+    (tmp_path / "own/beside.py").write_text("word = 'found'\n")
+    (tmp_path / "own/train.py").write_text(
+        "import argparse\n"
+        "from . import beside\n"
+        "from detectron2.modeling.backbone.resnet import BasicBlock\n"
+        "parser = argparse.ArgumentParser()\n"
+        "parser.add_argument('-m', '--more')\n"
+        "print(parser.parse_args(), __name__, beside.word, hasattr(BasicBlock(4, 8), 'norm1'))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["run", "-m", "own.train", "-m", "2 ü"]) == 0
+    assert "Namespace(more='2 ü') __main__ found True" in capsys.readouterr().out
+    assert main(["run", "-m", "own.nothing"]) == 2
+    assert "there is no module 'own.nothing'" in _sentence(capsys)
+
+
+USER_CODE = """
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper
+from detectron2.modeling import META_ARCH_REGISTRY
+from blendprune.data.digits import register_digits
+from blendprune.modeling.blendmask import BlendMask
+
+META_ARCH_REGISTRY.register(type("{name}", (BlendMask,), {{}}))
+register_digits("{data}")
+
+def add_my_config(cfg):
+    cfg.MODEL.MINE = CfgNode({{"WIDTH": 8}})
+
+def fail(cfg):
+    raise RuntimeError("no such luck")
+
+class Mapper(DatasetMapper):
+    calls = 0
+
+    def __call__(self, image):
+        Mapper.calls += 1
+        return super().__call__(image)
+"""
+
+
+def test_the_users_modules_keys_data_and_mapper_are_known(trained_on_digits, capsys, monkeypatch):
+    trained, name = trained_on_digits, "usercode_of_a_test"
+    for dataset in (DIGITS_TRAIN, DIGITS_TEST):
+        DatasetCatalog.remove(dataset)
+        MetadataCatalog.remove(dataset)
+    code = USER_CODE.format(name="MyBlendMask", data=trained / "digits")
+    (trained / f"{name}.py").write_text(code)
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["MODEL"] |= {"MINE": {"WIDTH": 8}, "META_ARCHITECTURE": "MyBlendMask"}
+    config["MODEL"]["BASIS_MODULE"]["LOSS_ON"] = False
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    weights = {"model": torch.load(trained / "dense.pth")["model"]}
+    torch.save(weights, trained / "dense.pth")  # its "struct" is of a BlendMask
+    monkeypatch.chdir(trained)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    assert _plan(trained) == 2
+    sentence = _sentence(capsys)
+    assert "MODEL.MINE is no key of this config" in sentence
+    assert sentence.endswith("or add it with --import MODULE:FUNCTION")
+    assert _plan(trained, "--import", "json:loads") == 2
+    assert "'json:loads' failed when it was called with the config (TypeError" in _sentence(capsys)
+    assert _plan(trained, "--import", "json:nothing") == 2
+    assert "the module json has no function 'nothing'" in _sentence(capsys)
+    assert _plan(trained, "--import", "no_such_module") == 2
+    assert "cannot import 'no_such_module' (ModuleNotFoundError" in _sentence(capsys)
+    plain = ["MODEL.META_ARCHITECTURE", "YourBlendMask"]
+    assert _plan(trained, "--import", f"{name}:add_my_config", *plain) == 2
+    assert "import the module that registers it (--import MODULE)" in _sentence(capsys)
+
+    flags = ["--import", f"{name}:add_my_config", "--mapper", f"{name}:Mapper"]
+    tail = ["PRUNER.IMPORTANCE", "taylor", "PRUNER.RECONSTRUCT", False]
+    assert _prune(trained, *flags, "--max-flops", 0.8, "--output", trained / "out", *tail) == 0
+    assert sys.modules[name].Mapper.calls == 2
+    config = yaml.safe_load((trained / "out/config.yaml").read_text())
+    assert config["MODEL"]["MINE"] == {"WIDTH": 8}
+
+
 def test_run_of_a_missing_script_is_named(capsys):
     assert main(["run", "no.py"]) == 2
     assert "there is no script 'no.py'" in _sentence(capsys)

@@ -4,11 +4,43 @@ from ..checkpoint import first_line
 from ..errors import ConfigError
 
 
-def calibration_batches(cfg):
+def training_mapper(cfg):
+    """The dataset mapper that upstream's training script has for the architecture of a config.
+
+    Args:
+        cfg (CfgNode): of the training.
+
+    Returns:
+        Callable: dataset dict → input of the model. BlendMask's draws the labels of
+        BASIS_MODULE.LOSS_ON itself; AdelaiDet's own would want files.
+    """
+    from detectron2.modeling import META_ARCH_REGISTRY
+
+    from .mapper import DatasetMapperWithBasis, MapperOfAnyImage
+
+    name = cfg.MODEL.META_ARCHITECTURE
+    architecture = META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+    package = getattr(architecture, "__module__", "").partition(".")[0]
+    if name == "BlendMask":
+        return DatasetMapperWithBasis(cfg, True)
+    if package == "adet":
+        from adet.data.dataset_mapper import DatasetMapperWithBasis as OfAdelaiDet
+        from adet.data.fcpose_dataset_mapper import FCPoseDatasetMapper
+
+        return (FCPoseDatasetMapper if cfg.MODEL.FCPOSE_ON else OfAdelaiDet)(cfg, True)
+    if name == "PanopticDeepLab":
+        from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
+
+        return PanopticDeeplabDatasetMapper(cfg)
+    return MapperOfAnyImage(cfg, True)
+
+
+def calibration_batches(cfg, mapper=None):
     """Read ``PRUNER.CALIBRATION_IMAGES`` training images, augmented as for training.
 
     Args:
         cfg (CfgNode): with DATASETS.TRAIN registered.
+        mapper (Callable): called as ``mapper(cfg, True)``; None: :func:`training_mapper`.
 
     Returns:
         list[list[dict]]: batches in detectron2's format, with ``"instances"``.
@@ -19,14 +51,12 @@ def calibration_batches(cfg):
     from detectron2.data import build_detection_train_loader
     from detectron2.utils.env import seed_all_rng
 
-    from .mapper import DatasetMapperWithBasis
-
     per_batch = max(1, min(cfg.SOLVER.IMS_PER_BATCH, cfg.PRUNER.CALIBRATION_IMAGES, 8))
     seed_all_rng(max(cfg.SEED, 0))
     try:
         loader = build_detection_train_loader(
             cfg,
-            mapper=DatasetMapperWithBasis(cfg, True),
+            mapper=mapper(cfg, True) if mapper else training_mapper(cfg),
             total_batch_size=per_batch,
             num_workers=0,
         )

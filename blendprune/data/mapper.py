@@ -14,7 +14,24 @@ from pycocotools import mask as mask_util
 ROTATION = 30
 
 
-class DatasetMapperWithBasis(DatasetMapper):
+class MapperOfAnyImage(DatasetMapper):
+    """detectron2's mapper; images without instances work, too.
+
+    Args:
+        cfg (CfgNode): a detectron2 config.
+        is_train (bool): whether to augment images and to return labels.
+    """
+
+    def _transform_annotations(self, dataset_dict, transforms, image_shape):
+        if any(a.get("iscrowd", 0) == 0 for a in dataset_dict["annotations"]):
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            return
+        # detectron2 recomputes boxes from masks, and fails if there are no instances.
+        dataset_dict.pop("annotations")
+        dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
+
+
+class DatasetMapperWithBasis(MapperOfAnyImage):
     """Map a dataset dict to the model's input; adds ``basis_sem`` in training.
 
     Besides detectron2's keys it reads ``INPUT.HFLIP_TRAIN``, ``INPUT.CROP.CROP_INSTANCE``,
@@ -93,14 +110,6 @@ class DatasetMapperWithBasis(DatasetMapper):
         if "annotations" in dataset_dict:
             self._transform_annotations(dataset_dict, transforms, image.shape[:2])
         return dataset_dict
-
-    def _transform_annotations(self, dataset_dict, transforms, image_shape):
-        if any(a.get("iscrowd", 0) == 0 for a in dataset_dict["annotations"]):
-            super()._transform_annotations(dataset_dict, transforms, image_shape)
-            return
-        # detectron2 recomputes boxes from masks, and fails if there are no instances.
-        dataset_dict.pop("annotations")
-        dataset_dict["instances"] = utils.annotations_to_instances([], image_shape)
 
 
 class RandomCropWithInstance(T.RandomCrop):

@@ -19,6 +19,7 @@ from . import (
     blendmask,
     build_model,
     checkpointer,
+    config_file,
     deform_conv,
     fcos,
     functional_call,
@@ -39,6 +40,7 @@ PATCHES = [
     patch
     for file in (
         config,
+        config_file,
         adelaidet,
         deform_conv,
         basic_block,
