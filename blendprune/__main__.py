@@ -99,11 +99,12 @@ def run(args):
     """Run a script as ``python SCRIPT ARGS`` or ``python -m MODULE ARGS``, under the overlay."""
     if args.module:
         return _run_module(args.module, args.args)
-    if not args.script or not os.path.isfile(args.script):
+    if not args.script:
         raise ConfigError(
-            f"there is no script {args.script or ''!r}: give the path of a train_net.py, or "
-            "-m and a module."
+            "`blendprune run` needs a script: give a train_net.py, or -m and a module."
         )
+    if not os.path.isfile(args.script):
+        raise ConfigError(f"there is no script {args.script!r}: give the path of a train_net.py.")
     blendprune.apply()
     sys.argv = [args.script, *args.args]
     sys.path[0] = os.path.dirname(os.path.abspath(args.script))
