@@ -49,8 +49,12 @@ def try_config(cfg, dense_cfg, model, data=None, build=build_dense):
         if isinstance(found, Exception):
             try:
                 _build(dense_cfg, struct, build)
-            except Exception:  # a script may build its model without the config
-                return [f"the fine-tuning config was not tried: {first_line(found)}"]
+            except Exception:
+                return [
+                    "the fine-tuning config was not tried: detectron2's build_model does not "
+                    f"build this model from the script's config ({first_line(found)}), and "
+                    "MODEL.FINETUNE needs that"
+                ]
             raise ConfigError(
                 f"the model of the fine-tuning config cannot be built ({first_line(found)}): check "
                 "that the MODEL keys of the training config build it."

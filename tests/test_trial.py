@@ -15,6 +15,7 @@ from blendprune.config import add_prune_config
 from blendprune.errors import ConfigError
 from blendprune.finetune import finetune_config
 from blendprune.pruning import prune
+from blendprune.reference import reference_of, reference_words, was_pruned
 from blendprune.trial import try_config
 from blendprune.widths import restructure
 
@@ -175,6 +176,7 @@ def test_a_script_that_builds_its_model_without_the_config_is_not_stopped(cfg_of
     model.depth = nn.Conv2d(4, 1, 1)
     [note] = try_config(finetune_config(cfg, "pruned"), cfg, model)
     assert note.startswith("the fine-tuning config was not tried: ") and "depth" in note
+    assert note.endswith("and MODEL.FINETUNE needs that")
 
     def build(cfg):
         dense = build_dense(cfg)
@@ -218,3 +220,14 @@ def test_nothing_stays_frozen_of_adelaidets_backbones(adelaidet, registered, nam
     built = build_dense(tuned)
     assert all(p.requires_grad for p in built.parameters())
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in built.modules())
+
+
+def test_what_a_pruned_model_is_a_fraction_of_is_open_if_its_dense_model_cannot_be_built(cfg_of):
+    cfg = cfg_of(Net)
+    model = _pruned(cfg)
+    known = reference_of(cfg, model)
+    assert 0.4 < known["params"] < 0.6 and 0.4 < known["flops"] < 0.6
+    del cfg.MODEL["NET"]
+    unknown = reference_of(cfg, model)
+    assert unknown["flops"] is None and was_pruned(unknown)
+    assert reference_words({**unknown, "weights": "a.pth"}) == "the model at a.pth (already pruned)"
