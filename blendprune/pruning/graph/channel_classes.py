@@ -76,22 +76,14 @@ class ChannelClasses:
             ones (Tensor | ndarray), others (Tensor | ndarray): ids, of the same shape.
         """
         pairs = np.stack([self.classes(ones).ravel(), self.classes(others).ravel()])
-        pairs = pairs[:, pairs[0] != pairs[1]]
-        if not pairs.size:
-            return
-        pairs = np.unique(pairs, axis=1)
-        for one, other in (pairs, pairs[::-1]):
-            if len(np.unique(one)) == len(one) and not np.isin(one, other).any():
-                self._point(one, other)
-                return
-        for one, other in pairs.T:
-            [one], [other] = self.classes(one[None]), self.classes(other[None])
-            if one != other:
-                self._point(np.array([one]), np.array([other]))
-
-    def _point(self, ones, others):
-        self._parent[ones] = others
-        np.logical_and.at(self._loose, others, self._loose[ones])
+        roots = np.unique(pairs)
+        while (pairs := pairs[:, pairs[0] != pairs[1]]).size:
+            # Each class goes to the smallest of those that it meets; the others follow.
+            low, high = np.sort(pairs, 0)
+            self._parent[high] = len(self._parent)
+            np.minimum.at(self._parent, high, low)
+            pairs = np.stack([self.classes(low), self.classes(high)])
+        np.logical_and.at(self._loose, self.classes(roots), self._loose[roots])
 
     def divide(self, ids):
         """Say that parts of channels must stay equally wide.

@@ -307,7 +307,8 @@ def _softmax(operator):
         return labels
     if labels.varying == [dim]:
         return _not_followed(operator)
-    return join_along(labels, [dim], operator.classes)
+    join_along(labels, [dim], operator.classes)
+    return labels
 
 
 def _shuffle_pixels(operator):

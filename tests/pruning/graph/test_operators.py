@@ -142,6 +142,17 @@ def test_a_gate_of_one_channel_stays_and_what_it_gates_may_go():
     assert not set(channels_of(x, 1)) & set(classes.kept())
 
 
+def test_channels_behind_a_softmax_over_parts_are_still_several():
+    classes = ChannelClasses()
+    x, y = (Labels(classes.new(2, 3)[None].expand(1, 2, 3)) for _ in range(2))
+    node = torch.rand(1, 2, 3).requires_grad_().softmax(1).grad_fn
+    [weights] = apply_rule(Operator(node, [x], [(1, 2, 3)], classes))
+    combine(y, weights, (1, 2, 3), classes, "MulBackward0")
+    found = classes.classes(y.ids)[0]
+    assert (found[0] == found[1]).all() and len(set(found[0].tolist())) == 3
+    assert list(classes.kept()) == [0]
+
+
 def test_channels_that_go_together_are_still_several():
     classes = ChannelClasses()
     x, y = (along(classes.new(6), 1, SHAPE) for _ in range(2))
