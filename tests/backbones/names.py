@@ -107,4 +107,6 @@ def build_backbone(name):
         return Pyramid(TimmFeatures(model, levels=4 if model.startswith("hrnet") else 3))
     options = {"init_weights": False, "aux_logits": False} if model in _WITH_AUXILIARIES else {}
     whole = getattr(torchvision.models, model)(weights=None, **options)
-    return Pyramid(Stages(TORCHVISION[model](whole), channels_last=model == "swin_t"))
+    stages = Stages(TORCHVISION[model](whole), channels_last=model == "swin_t")
+    # Inception pads nothing: on 64 pixels nothing is left.
+    return Pyramid(stages, 64 if model == "inception_v3" else 32)

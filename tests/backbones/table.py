@@ -25,13 +25,11 @@ def backbone_table(results):
 def _staying(notes):
     counts = {}
     for note in notes:
-        found = re.fullmatch(r"([\w.]+): all \d+ channels stay: (.*)", note)
-        # Names of layers differ, reasons hardly do.
-        reason = re.sub(r"[\w.]*\.([\w]+)", r"…\1", found[2] if found else note)
-        counts.setdefault(reason, []).append(found[1] if found else "")
-    parts = [f"{len(roots)} groups: {reason}" for reason, roots in counts.items() if roots[0]]
-    parts += [reason for reason, roots in counts.items() if not roots[0]]
-    return "; ".join(parts)
+        if found := re.fullmatch(r"[\w.]+: all \d+ channels stay: (.*)", note):
+            # Names of layers differ, reasons hardly do.
+            reason = re.sub(r"[\w.]*\.(\w+)", r"…\1", found[1])
+            counts[reason] = counts.get(reason, 0) + 1
+    return "; ".join(f"{count} groups: {reason}" for reason, count in counts.items())
 
 
 _HEAD = """# Backbones of torchvision and timm
