@@ -307,7 +307,7 @@ class TestRatios:
     @pytest.mark.parametrize(
         "net, ratios, words",
         [
-            (residual, {"p": 0.5}, "'p': 0.5, but no layer it names .*: prediction layer$"),
+            (residual, {"p": 0.5}, "'p': 0.5, but no layer it names .*: prediction layer"),
             (
                 lambda: behind(nn.GroupNorm(4, 8)),
                 {"a": 0.25},
