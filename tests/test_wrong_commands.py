@@ -4,6 +4,7 @@ They stand in ``wrong_commands.txt``.
 """
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,8 @@ def made(tmp_path_factory):
             "type.yaml": "PRUNER:\n  LEVELS: 0.5\n",
             "node.yaml": "PRUNER: 3\n",
             "file": "hello",
+            "broken_module.py": "1 / 0\n",
+            "a_module.py": "VALUE = 1\n\ndef fails(cfg):\n    raise KeyError('MINE')\n",
             "empty.pth": "",
         }
         for name, text in texts.items():
@@ -63,6 +66,8 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("command", CASES)
 def test_a_wrong_command_gets_its_sentence_and_changes_no_file(made, monkeypatch, capsys, command):
     monkeypatch.chdir(made)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     before = contents(made)
     words = [] if command == "(nothing)" else command.split()
     assert main(["" if word == "''" else word for word in words]) == 2
@@ -73,4 +78,4 @@ def test_a_wrong_command_gets_its_sentence_and_changes_no_file(made, monkeypatch
 
 
 def test_there_are_many():
-    assert len(CASES) > 110
+    assert len(CASES) > 120
