@@ -7,7 +7,9 @@ half-way has shown what runs before the failure.
 """
 
 import contextlib
+import re
 
+import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -20,19 +22,8 @@ from ..tracing.layer_kinds import is_norm, is_prunable_layer
 from ..tracing.snapshot import keeping_state
 from .registry import architecture_of
 
-
-def dummy_batch(model, batched_inputs):
-    """The images with labels that the model's architecture makes up.
-
-    Args:
-        model (nn.Module): a detectron2-style model.
-        batched_inputs (list[dict]): detectron2's format; only ``"image"`` (C, H, W) is read.
-
-    Returns:
-        list[dict]: detectron2's format.
-    """
-    architecture = architecture_of(model)
-    return [architecture.dummy_labels(x["image"]) for x in batched_inputs]
+# Labels that a training forward may ask for beside those that its architecture makes up.
+_MOST_MADE_UP = 8
 
 
 def run_own_inference(model, batched_inputs):
@@ -61,11 +52,55 @@ def run_own_training(model, batch):
     Returns:
         object: what the forward returns.
     """
-    with keeping_state(model), _quietly(model):
+    with keeping_state(model, parameters=True), _quietly(model):
         for module in model.modules():
             still = is_prunable_layer(module) or is_norm(module)
             module.training = not (still or isinstance(module, nn.modules.dropout._DropoutNd))
         return model(batch)
+
+
+def run_own_training_on_made_up_labels(model, batched_inputs):
+    """Run the model's training forward on labels that its architecture makes up.
+
+    A label that the model asks for by name, and that the architecture does not know, is zero.
+
+    Args:
+        model (nn.Module), batched_inputs: as for :func:`run_own_inference`; only ``"image"`` is
+            read.
+
+    Returns:
+        object: what the forward returns.
+    """
+    architecture = architecture_of(model)
+    made_up = set()
+    while True:
+        batch = [architecture.dummy_labels(x["image"]) for x in batched_inputs]
+        for each in batch:
+            _add_zeros(each, made_up)
+        try:
+            return run_own_training(model, batch)
+        except (KeyError, AttributeError) as error:
+            asked = _asked_for(error)
+            if asked is None or asked in made_up or len(made_up) == _MOST_MADE_UP:
+                raise
+            made_up.add(asked)
+
+
+def _asked_for(error):
+    """The label that an exception misses: (whether of an object, name), or None."""
+    if isinstance(error, KeyError):
+        key = error.args[0] if error.args else None
+        return (False, key) if isinstance(key, str) else None
+    field = re.match("Cannot find field '(\\w+)' in the given Instances", str(error))
+    return (True, field.group(1)) if field else None
+
+
+def _add_zeros(labels, made_up):
+    for of_object, name in made_up:
+        if of_object and not labels["instances"].has(name):
+            labels["instances"].set(name, torch.zeros(len(labels["instances"])))
+        elif not of_object:
+            labels.setdefault(name, torch.tensor(0))
 
 
 @contextlib.contextmanager

@@ -8,9 +8,9 @@ from detectron2.utils.events import EventStorage
 from ..architectures import (
     Architecture,
     architecture_of,
-    dummy_batch,
     run_own_inference,
     run_own_training,
+    run_own_training_on_made_up_labels,
 )
 
 
@@ -52,7 +52,7 @@ def forwards_of(model, batched_inputs, batch=None):
         *found,
         Forward(
             "training on made-up labels",
-            lambda: run_own_training(model, dummy_batch(model, batched_inputs)),
+            lambda: run_own_training_on_made_up_labels(model, batched_inputs),
         ),
     ]
 

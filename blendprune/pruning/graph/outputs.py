@@ -1,5 +1,6 @@
 """Where a model ends: its raw, differentiable outputs and the layers that make them."""
 
+import contextlib
 import functools
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from ..tracing.composite import CompositeOperator
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.layer_kinds import is_dynamic_head, is_norm, is_prunable_layer
 from .forwards import forwards_of, run_stages
+
+# Packages whose classes run as the stages of the architectures have it.
+_UPSTREAM = ("torch", "torchvision", "timm", "detectron2", "adet", "blendprune")
 
 
 class Call(NamedTuple):
@@ -33,8 +37,9 @@ class Call(NamedTuple):
 class TracedForward:
     """All stages of a model, run once, with what its layers gave.
 
-    With gradients on, the model's own inference and its training follow as long as there are layers
-    that nothing has run yet, see :func:`forwards_of`.
+    With gradients on, the model's own inference and its training follow (:func:`forwards_of`), as
+    long as there are layers that nothing has run yet, or all of them where the stages pass over
+    code of the user's own, which may do anything.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode, inside or outside the prunable
@@ -59,11 +64,13 @@ class TracedForward:
         def stages():
             self._returned = run_stages(model, batched_inputs, not inference_only, all_regions)
 
-        self.calls = _record_calls(model, stages)
+        with _own_code(model) as own_code:
+            self.calls = _record_calls(model, stages)
+        self._own_code = bool(own_code)
         if not torch.is_grad_enabled() or inference_only:
             return
         own = iter(forwards_of(model, batched_inputs, batch)[1:])
-        while self.unseen_layers() and (forward := next(own, None)):
+        while (self._own_code or self.unseen_layers()) and (forward := next(own, None)):
             self.own_calls.append(_record_calls(model, forward, self.failures))
 
     def outputs(self):
@@ -86,7 +93,7 @@ class TracedForward:
         else:
             ends = _ends(self.calls)
         for calls, seen in self._news():
-            ends += _ends_of_new(calls, seen)
+            ends += _ends(calls) if self._own_code else _ends_of_new(calls, seen)
         return outputs + [call.output for call in ends]
 
     def prediction_layers(self):
@@ -207,6 +214,25 @@ def _record_calls(model, run, failures=None):
                 raise
             failures[run.name] = error
     return calls
+
+
+@contextlib.contextmanager
+def _own_code(model):
+    """Modules of the user's own classes that run in another way than by being called.
+
+    Yields:
+        list[nn.Module]: filled when the block ends; the model itself counts, as its training may
+        differ from what runs inside the block.
+    """
+    found = {
+        module: None
+        for module in model.modules()
+        if module._modules and type(module).__module__.partition(".")[0] not in _UPSTREAM
+    }
+    passed_over = []
+    with forward_hooks(found, lambda module, inputs: found.update({module: True}), before=True):
+        yield passed_over
+    passed_over += [module for module, called in found.items() if module is model or not called]
 
 
 def _sinks(calls):

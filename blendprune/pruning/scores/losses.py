@@ -107,14 +107,15 @@ def try_training(model, batch):
         model (nn.Module): inside the prunable view or outside; it stays as it was.
         batch (list[dict]): with ``"instances"`` and all other labels of the losses.
     """
-    with keeping_random_state(model), torch.enable_grad(), _training(model), EventStorage():
-        model(batch)
+    with keeping_random_state(model), torch.enable_grad(), EventStorage():
+        with _training(model, parameters=True):
+            model(batch)
 
 
 @contextlib.contextmanager
-def _training(model):
+def _training(model, parameters=False):
     """Training mode except for norms; modes, numbers and buffers are restored on leaving."""
-    with keeping_state(model), full_forward(model):
+    with keeping_state(model, parameters), full_forward(model):
         model.train()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._NormBase):

@@ -49,25 +49,27 @@ def _shallow(state):
 
 
 @contextlib.contextmanager
-def keeping_state(model):
+def keeping_state(model, parameters=False):
     """Undo on leaving what a training forward does to a model, and changes of its modes and flags.
 
     Modes, buffers, and counters that modules keep as plain numbers (FCOS's moving average) are
-    restored. Parameters are not.
+    restored.
 
     Args:
         model (nn.Module): inside the prunable view or outside.
+        parameters (bool): restore them, too: some models average them in their forward.
     """
     numbers = [
         (module, {k: v for k, v in vars(module).items() if type(v) in (bool, int, float)})
         for module in model.modules()
     ]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    tensors = [*model.buffers(), *(model.parameters() if parameters else ())]
+    values = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
     finally:
-        for module, values in numbers:
-            vars(module).update(values)
-        for buffer, value in buffers:
-            # Not a change to autograd: a graph that saved the buffer stays whole.
-            buffer.data.copy_(value)
+        for module, own in numbers:
+            vars(module).update(own)
+        for tensor, value in values:
+            # Not a change to autograd: a graph that saved the tensor stays whole.
+            tensor.data.copy_(value)
