@@ -22,8 +22,10 @@ def masking(gone):
     """
     masks, mixed = {}, {}
     for group, channels in gone:
+        going = torch.zeros(group.width, dtype=torch.bool)
+        going[channels.cpu()] = True
         for side in group.sides:
-            entries = side.entries[torch.isin(side.channels, channels)]
+            entries = side.entries[going[side.channels]]
             if side.reads:
                 masks.setdefault(side.layer, []).append(entries)
             elif isinstance(side.layer, (nn.GroupNorm, nn.LayerNorm)):

@@ -69,12 +69,14 @@ def kept_outputs(gone):
     """
     kept = {}
     for group, channels in gone:
+        going = torch.zeros(group.width, dtype=torch.bool)
+        going[channels.cpu()] = True
         for side in group.sides:
             if not side.reads and is_prunable_layer(side.layer):
                 weight = side.layer.weight
                 width = getattr(side.layer, "out_channels", None) or side.layer.out_features
                 mask = kept.setdefault(side.layer, weight.new_ones(width, dtype=torch.bool))
-                mask[side.entries[torch.isin(side.channels, channels)].to(mask.device)] = False
+                mask[side.entries[going[side.channels]].to(mask.device)] = False
     return {layer: mask.nonzero().flatten() for layer, mask in kept.items()}
 
 
