@@ -6,7 +6,7 @@
 import importlib
 
 from . import errors
-from .checkpoint import convert
+from .conversion import convert
 from .loading import load
 from .overlay import applied, apply, revert, status
 from .structure import structure_of

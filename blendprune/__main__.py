@@ -148,8 +148,10 @@ def status(args):
 
 
 def convert(args):
-    """Rewrite a hand-patched fork's checkpoint in the safe form."""
-    blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
+    """Rewrite a checkpoint of another tool, or of a hand-patched fork, in the safe form."""
+    left_out = blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
+    for what in left_out:
+        print(f"left out: {what}", file=sys.stderr)
     print(args.output)
     return 0
 
@@ -259,7 +261,7 @@ def _parser():
     sub.add_argument("--json", action="store_true")
     sub.set_defaults(command=status)
 
-    sub = commands.add_parser("convert", help='rewrite a checkpoint whose "struct" is pickled')
+    sub = commands.add_parser("convert", help="rewrite a checkpoint of another tool or fork")
     sub.add_argument("--allow-pickle", action="store_true", help="you trust the file")
     sub.add_argument("input", metavar="INPUT")
     sub.add_argument("output", metavar="OUTPUT")

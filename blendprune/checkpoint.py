@@ -1,16 +1,19 @@
-"""Checkpoints with a structure: read safely, converted, written whole."""
+"""Checkpoints with a structure, read safely."""
 
-import contextlib
-import os
-import shutil
+import logging
 
 import torch
-from torch import nn
 
 from .config import prune_mode, prunes_in_script
 from .errors import CheckpointError, StructError, UnsafeStructError
 from .structure import is_pruned, structure_of, validate
+from .unpickling import is_module, plain, read_inert
 from .wrappers import is_compiled, plain_names, plain_state
+
+_log = logging.getLogger(__name__)
+
+#: Where other tools have the weights; detectron2 has them under "model".
+OTHER_WEIGHTS = ("state_dict", "model_state_dict", "model_state", "net", "network", "weights")
 
 
 def read_struct(path):
@@ -132,77 +135,100 @@ def read_checkpoint(path):
         CheckpointError: the file is missing, truncated, or not a checkpoint.
         UnsafeStructError: it contains a pickled module.
     """
-    from detectron2.utils.file_io import PathManager
-
-    try:
-        local = PathManager.get_local_path(path)
-        with open(local, "rb"):
-            pass
-    except Exception as error:  # PathManager's handlers raise many types
-        raise CheckpointError(
-            f"cannot open the model file {path!r} ({first_line(error)}): check MODEL.WEIGHTS."
-        ) from None
+    local = local_path(path)
     try:
         checkpoint = torch.load(local, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch raise different types
-        refuse_pickled_module(local, path)
-        raise CheckpointError(
-            f"cannot read {path!r} as a checkpoint ({first_line(error)}): the file is truncated "
-            "or not a PyTorch file; copy it again."
-        ) from None
+    except Exception:  # zip, pickle and torch raise different types
+        checkpoint = read_plain(local, path)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path!r} contains a {type(checkpoint).__name__}, not a dict: name a checkpoint that "
             "detectron2 saved."
         )
+    other = next((key for key in OTHER_WEIGHTS if isinstance(checkpoint.get(key), dict)), None)
+    if other and "model" not in checkpoint:
+        raise CheckpointError(
+            f"{path!r} has its weights under {other!r}, where detectron2 does not look: run "
+            f"`blendprune convert {path} OUTPUT.pth` and use OUTPUT.pth."
+        )
     return checkpoint
 
 
-def refuse_pickled_module(local, path):
-    """Raise UnsafeStructError if reading a file would execute code from it."""
+def local_path(path):
+    """A file's path on this machine.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    from detectron2.utils.file_io import PathManager
+
     try:
-        classes = torch.serialization.get_unsafe_globals_in_checkpoint(local)
-    except Exception:  # not a zip file: the caller's error says more
-        return
-    if classes:
+        local = PathManager.get_local_path(path)
+        with open(local, "rb"):
+            return local
+    except Exception as error:  # PathManager's handlers raise many types
+        raise CheckpointError(
+            f"cannot open the model file {path!r} ({first_line(error)}): check MODEL.WEIGHTS."
+        ) from None
+
+
+def read_plain(local, path):
+    """Read a file that ``weights_only=True`` refuses: without executing code, its plain data.
+
+    Args:
+        local (str): a file of this machine.
+        path (str): the name that the user knows it by.
+
+    Returns:
+        object: what the file has, without objects of other classes; a warning says which.
+
+    Raises:
+        CheckpointError: the file is truncated, or not a PyTorch file.
+        UnsafeStructError: it has a pickled module for weights or for ``"struct"``.
+    """
+    try:
+        contents = read_inert(local)
+        checkpoint, gone = plain(contents)
+    except Exception as error:  # zip, pickle and torch raise different types
+        raise unreadable(path, error) from None
+    refuse_pickled_module(contents, path)
+    if gone:
+        _log.warning("%s: left out objects of other classes: %s", path, ", ".join(gone))
+    return checkpoint
+
+
+def refuse_pickled_module(contents, path):
+    """Refuse a file that is a whole model, or has one for weights or for ``"struct"``.
+
+    Args:
+        contents (object): from :func:`blendprune.unpickling.read_inert`.
+        path (str): the file.
+
+    Raises:
+        UnsafeStructError: with what to do.
+    """
+    parts = [contents]
+    if isinstance(contents, dict):
+        parts = [contents.get(key) for key in ("struct", "model", *OTHER_WEIGHTS)]
+    module = next((part for part in parts if is_module(part)), None)
+    if module is not None:
         raise UnsafeStructError(
-            f"{path!r} contains pickled objects ({classes[0]}, …), and reading them executes code: "
+            f"{path!r} contains a pickled module ({module.path}), and unpickling executes code: "
             f"if you trust the file, run `blendprune convert --allow-pickle {path} OUTPUT.pth` "
             "and use OUTPUT.pth."
         )
 
 
-def convert(path, output, *, allow_pickle=False):
-    """Convert a checkpoint whose ``"struct"`` is a pickled module to the plain form.
+def unreadable(path, error):
+    """The error for a file that is no checkpoint.
 
-    Args:
-        path (str): a checkpoint of a hand-patched fork; any path PathManager reads.
-        output (str): the file to write.
-        allow_pickle (bool): allow unpickling, which executes code. Only for files you trust.
-
-    Raises:
-        UnsafeStructError: ``allow_pickle`` is False and the file needs it.
-        CheckpointError: the file cannot be read, or its ``"struct"`` is not a module.
+    Returns:
+        CheckpointError: to be raised.
     """
-    from detectron2.utils.file_io import PathManager
-
-    local = PathManager.get_local_path(path)
-    if not allow_pickle:
-        checkpoint = read_checkpoint(path)
-    else:
-        try:
-            checkpoint = torch.load(local, map_location="cpu", weights_only=False)
-        except Exception as error:
-            raise CheckpointError(
-                f"cannot read {path!r} ({first_line(error)}): check that it is a PyTorch file."
-            ) from None
-    struct = checkpoint.get("struct")
-    if isinstance(struct, nn.Module):
-        checkpoint["struct"] = structure_of(struct)
-        checkpoint["model"] = struct.state_dict()
-    else:
-        validate(struct)
-    save_atomically(checkpoint, output)
+    return CheckpointError(
+        f"cannot read {path!r} as a checkpoint ({first_line(error)}): the file is truncated "
+        "or not a PyTorch file; copy it again."
+    )
 
 
 def extras(model):
@@ -219,76 +245,6 @@ def extras(model):
     if any(map(is_compiled, model.modules())):
         found["model"] = plain_state(model)
     return found
-
-
-def save_atomically(obj, path):
-    """Save with ``torch.save``, so that ``path`` never holds an incomplete file.
-
-    Raises:
-        CheckpointError: the path cannot be written.
-    """
-    from detectron2.utils.file_io import PathManager
-
-    try:
-        with staged(path) as [partial], PathManager.open(partial, "wb") as file:
-            torch.save(obj, file)
-    except (OSError, TypeError) as error:
-        raise CheckpointError(
-            f"cannot write {path!r} ({first_line(error)}): choose another file."
-        ) from None
-
-
-@contextlib.contextmanager
-def staged(*paths):
-    """Yield temporary paths to write to; then move all results into place.
-
-    Nothing is moved if the ``with`` block raises. A local path may be a file or a folder; other
-    paths that detectron2's PathManager knows are files.
-
-    Args:
-        paths (str): the final paths. Existing files are replaced, and empty folders.
-
-    Yields:
-        list[str]: one temporary path beside each final path.
-
-    Raises:
-        CheckpointError: a file cannot be moved into place.
-    """
-    from detectron2.utils.file_io import PathManager
-
-    partials = [_partial(path) for path in paths]
-    for partial in partials:  # a killed process may have left them
-        _remove(partial)
-    try:
-        yield partials
-        for partial, path in zip(partials, paths):
-            if os.path.exists(partial):
-                os.replace(partial, path)
-                continue
-            # PathManager does not move onto an existing file.
-            if PathManager.exists(path):
-                PathManager.rm(path)
-            if not PathManager.mv(partial, path):
-                raise CheckpointError(
-                    f"cannot move {partial!r} to {path!r}: check that the folder is writable."
-                )
-    finally:
-        for partial in partials:
-            _remove(partial)
-
-
-def _partial(path):
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.partial")
-
-
-def _remove(path):
-    from detectron2.utils.file_io import PathManager
-
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    elif PathManager.exists(path):
-        PathManager.rm(path)
 
 
 def first_line(error):

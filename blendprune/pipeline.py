@@ -12,11 +12,12 @@ from detectron2.utils.file_io import PathManager
 
 from . import pruning, structure
 from .build import arguments_of, build_dense, build_trained, prune_arguments
-from .checkpoint import read_checkpoint, staged
+from .checkpoint import read_checkpoint
 from .config import prune_mode
 from .data.calibration import calibration_batches
 from .emitted_keys import drop_keys_of_other_models
 from .errors import ConfigError
+from .files import staged
 from .finetune import finetune_config
 from .loading import restructure_from
 from .metrics import main_metrics
@@ -24,7 +25,7 @@ from .progress import Progress
 from .pruning.cost.latency import compare_latency
 from .reference import reference_of, reference_words
 from .trial import try_config
-from .wrappers import unwrap
+from .wrappers import plain_state, unwrap
 
 
 def prune_from_config(cfg, output_dir, progress=None, mapper=None):
@@ -242,4 +243,4 @@ def _write(folder, model, cfg, report):
             json.dump(report, file, indent=2)
         with open(config_at, "w") as file:
             file.write(cfg.dump())
-        torch.save({"model": model.state_dict(), "struct": structure.structure_of(model)}, at)
+        torch.save({"model": plain_state(model), "struct": structure.structure_of(model)}, at)

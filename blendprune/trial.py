@@ -13,7 +13,7 @@ from .finetune import freezing_keys
 from .pruning.graph.inputs import config_inputs, labelled_batch, small_inputs
 from .pruning.tracing.hooks import keeping_random_state
 from .widths import restructure
-from .wrappers import unwrap
+from .wrappers import plain_state, unwrap
 
 # Values of FREEZE_AT and its like, the first that frees all. For some backbones 0 still freezes
 # norms, or is not allowed.
@@ -159,7 +159,7 @@ def _run(twin, model, data):
         runs["training"] = lambda each: _train(each, labelled_batch(data))
     notes = []
     try:
-        _load(twin, model.state_dict())
+        _load(twin, plain_state(model))
         for name, run in runs.items():
             try:
                 run(twin)

@@ -41,7 +41,7 @@ def restructure(model, struct):
         StructError: ``struct`` is malformed or belongs to another model.
         ConfigError: ``model`` is no model.
     """
-    model = given_model(model)
+    model = given_model(model, changes_widths=True)
     struct = validate(struct)
     if struct["meta_architecture"] != type(model).__name__:
         raise StructError(

@@ -1,8 +1,12 @@
 """Models inside wrappers: DataParallel, DistributedDataParallel, torch.compile."""
 
+import logging
+
 from torch import nn
 
 from .errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 _COMPILED = "_orig_mod"
 _PARALLEL = "module."
@@ -28,11 +32,12 @@ def unwrap(model):
             return model
 
 
-def given_model(model):
+def given_model(model, changes_widths=False):
     """The model inside the wrappers of what a user passes as a model.
 
     Args:
         model (nn.Module): wrapped or not.
+        changes_widths (bool): warn of a wrapper that was made for the old widths.
 
     Returns:
         nn.Module: see :func:`unwrap`.
@@ -44,6 +49,11 @@ def given_model(model):
         raise ConfigError(
             f"the model is a {type(model).__name__}: pass the nn.Module, for example from "
             "detectron2's build_model(cfg) or blendprune.load(path)"
+        )
+    if changes_widths and is_distributed(model):
+        _log.warning(
+            "the model changes its widths inside its DistributedDataParallel, which was made for "
+            "the old ones: wrap model.module anew before training goes on"
         )
     return unwrap(model)
 

@@ -1,6 +1,5 @@
-"""Checkpoints: loaded, converted, refused, and written whole."""
+"""Checkpoints: loaded from the file alone, or refused."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -11,8 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 
 import blendprune
-from blendprune.checkpoint import save_atomically
-from blendprune.errors import CheckpointError, StructError, UnsafeStructError
+from blendprune.errors import CheckpointError, StructError
 from tests.helpers.net import Net
 
 
@@ -94,48 +92,3 @@ def test_weights_that_do_not_fit_their_own_structure_are_refused(checkpoint):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match='do not fit its own "struct"'):
         blendprune.load(path)
-
-
-def test_a_pickled_module_is_read_only_when_asked_and_saved_anew_in_the_plain_form(
-    checkpoint, tmp_path
-):
-    model, path = checkpoint
-    fork = str(tmp_path / "fork.pth")
-    torch.save({"model": {}, "struct": model, "iteration": 7}, fork)
-    with pytest.raises(UnsafeStructError, match="convert --allow-pickle"):
-        blendprune.load(fork)
-    with pytest.raises(UnsafeStructError, match="convert --allow-pickle"):
-        DetectionCheckpointer(copy.deepcopy(model)).load(fork)
-    with pytest.raises(UnsafeStructError):
-        blendprune.convert(fork, str(tmp_path / "plain.pth"))
-    assert not os.path.exists(tmp_path / "plain.pth")
-
-    blendprune.convert(fork, str(tmp_path / "plain.pth"), allow_pickle=True)
-    content = torch.load(tmp_path / "plain.pth", weights_only=True)
-    assert content["iteration"] == 7
-    loaded = blendprune.load(str(tmp_path / "plain.pth"))
-    ours, theirs = loaded.state_dict(), model.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-
-
-def test_a_module_pickled_by_a_fork_without_config_finetunes_after_conversion(
-    checkpoint, blendmask_cfg, tmp_path
-):
-    model, path = checkpoint
-    del model.blendprune_config, model.blendprune_dense_size
-    torch.save({"model": model.state_dict(), "struct": model}, tmp_path / "fork.pth")
-    plain = str(tmp_path / "plain.pth")
-    blendprune.convert(str(tmp_path / "fork.pth"), plain, allow_pickle=True)
-    finetuned = build_model(blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", plain))
-    DetectionCheckpointer(finetuned).load(plain)
-    ours, theirs = finetuned.state_dict(), model.state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "model.pth"
-    path.write_bytes(b"old")
-    with pytest.raises(Exception, match="pickle"):
-        save_atomically({"model": lambda: None}, str(path))
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["model.pth"]

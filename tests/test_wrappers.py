@@ -63,6 +63,15 @@ def test_a_wrapped_model_has_the_structure_and_the_flops_of_the_plain_one(cfg):
         assert count_flops(wrap(model), INPUTS) == count_flops(model, INPUTS)
 
 
+def test_pruning_inside_distributed_data_parallel_says_to_wrap_anew(cfg, caplog):
+    model = build_model(cfg)
+    struct = blendprune.structure_of(model)
+    for wrap, said in ((nn.DataParallel, False), (WRAPPERS["compiled DDP"], True)):
+        caplog.clear()
+        blendprune.restructure(wrap(model), struct)
+        assert ("wrap model.module anew" in caplog.text) is said
+
+
 @pytest.mark.parametrize("name", ["compiled DDP", "DataParallel of compiled"])
 def test_a_wrapped_model_is_pruned_saved_and_loaded_like_the_plain_one(cfg, tmp_path, name):
     torch.manual_seed(0)

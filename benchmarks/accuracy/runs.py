@@ -13,8 +13,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
 from blendprune.build import build_trained
-from blendprune.checkpoint import staged
 from blendprune.demo.trainer import DigitTrainer, average_precisions
+from blendprune.files import staged
 from blendprune.finetune import finetune_config
 from blendprune.loading import load
 from blendprune.pipeline import prune_from_config

@@ -29,8 +29,8 @@ from iopath.common.file_io import file_lock
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from ..checkpoint import staged
 from ..errors import ConfigError
+from ..files import staged
 from .scenes import NUM_CLASSES, draw_scene, split_scans
 
 DIGITS_TRAIN, DIGITS_TEST = "digits_train", "digits_test"

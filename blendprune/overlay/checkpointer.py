@@ -1,17 +1,17 @@
 """``detectron2.checkpoint.DetectionCheckpointer``: checkpoints with a ``"struct"``.
 
-Extended: ``save``, ``load``, ``_load_file`` and ``_load_model``. ``save`` is inherited from fvcore;
-the patch sets it on detectron2's class only, so other users of fvcore's class are not affected. It
-reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
+Extended: ``save``, ``load``, ``_torch_load`` and ``_load_model``. ``save`` is inherited from
+fvcore; the patch sets it on detectron2's class only, so other users of fvcore's class are not
+affected. It reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
 
 Why here: fvcore only warns about weights of another shape, so a dense model would start from random
-weights after loading a pruned file. For a file with a pickled module, torch's message advises to
-disable the check. Left alone: all other loading.
+weights after loading a pruned file. One object of another class (a numpy number) makes torch refuse
+a whole file; its message advises to disable the check. Left alone: all other loading.
 """
 
 import pickle
 
-from ..checkpoint import extras, refuse_pickled_module
+from ..checkpoint import extras, read_plain
 from ..mismatch import refuse_other_widths
 from ..wrappers import name_as
 from ._patch import Patch
@@ -40,13 +40,12 @@ def _end_load(checkpointer):
     checkpointer._parsed_url_during_load = None
 
 
-def load_file(wrapped, instance, args, kwargs):
-    """Read a file; if it needs unpickling, refuse it and say what to do."""
+def torch_load(wrapped, instance, args, kwargs):
+    """Read a file; of one that needs unpickling, the plain data."""
     try:
         return wrapped(*args, **kwargs)
     except pickle.UnpicklingError:
-        refuse_pickled_module(args[0], args[0])
-        raise
+        return read_plain(args[0], args[0])
 
 
 def load_model(wrapped, instance, args, kwargs):
@@ -67,7 +66,7 @@ def _install(module, edits):
     checkpointer = module.DetectionCheckpointer
     edits.wrap(checkpointer, "save", save)
     edits.wrap(checkpointer, "load", load)
-    edits.wrap(checkpointer, "_load_file", load_file)
+    edits.wrap(checkpointer, "_torch_load", torch_load)
     edits.wrap(checkpointer, "_load_model", load_model)
 
 

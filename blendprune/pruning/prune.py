@@ -15,7 +15,7 @@ from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
 
 
-@entry_point
+@entry_point(changes_widths=True)
 def prune(
     model,
     example_inputs=None,

@@ -11,10 +11,11 @@ from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from ..checkpoint import read_checkpoint, save_atomically, staged
+from ..checkpoint import read_checkpoint
+from ..files import save_atomically, staged
 from ..metrics import HEADLINES
 from ..structure import structure_of
-from ..wrappers import unwrap
+from ..wrappers import plain_state, unwrap
 
 # Below upstream's logger, which every training script sets up.
 _log = logging.getLogger("detectron2.blendprune.training")
@@ -117,7 +118,7 @@ class KeepBest(HookBase):
         if self._best is None or value > self._best.value:
             self._best = _Record(iteration, name, value, _plain(results))
             model = unwrap(self.trainer.model)
-            checkpoint = {"model": model.state_dict(), "struct": structure_of(model)}
+            checkpoint = {"model": plain_state(model), "struct": structure_of(model)}
             save_atomically({**checkpoint, "best": asdict(self._best)}, self.path)
             _log.info("best so far: %s; %s", self._best, self.path)
         return True

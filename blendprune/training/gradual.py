@@ -13,7 +13,7 @@ from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
 from ..target import Target
 from ..widths import restructure
-from ..wrappers import unwrap
+from ..wrappers import is_distributed, unwrap
 from .trainer_data import example_inputs_of, training_batches
 
 # Below upstream's logger, which every training script sets up.
@@ -101,14 +101,14 @@ class GradualPruning(HookBase):
         self._run, self._state, self._rounds = None, {}, 0
 
     def before_train(self):
-        if unwrap(self.trainer.model) is not self.trainer.model:
+        if is_distributed(self.trainer.model):
             raise PruningError(ONE_PROCESS)
         if self.times[-1] > self.trainer.max_iter:
             raise ConfigError(
                 f"gradual pruning ends after {self.times[-1]} iterations, but the training has "
                 f"{self.trainer.max_iter}: set its end lower"
             )
-        model = self.trainer.model
+        model = unwrap(self.trainer.model)
         self.options.check_layers(model)
         batches = None
         if is_data_driven(build_importance(self.options.importance)):
@@ -150,7 +150,7 @@ class GradualPruning(HookBase):
 
     def _beginning(self, inputs):
         """State of a run whose checkpoint has none: AdelaiDet's trainer saves no hooks."""
-        began_as = getattr(self.trainer.model, "blendprune_began_as", None)
+        began_as = getattr(unwrap(self.trainer.model), "blendprune_began_as", None)
         if began_as is None:
             return {}
         if self.trainer.start_iter == 0:
@@ -170,7 +170,7 @@ class GradualPruning(HookBase):
         return run.state_dict()
 
     def _prune(self, due):
-        model, optimizer, run = self.trainer.model, self.trainer.optimizer, self._run
+        model, optimizer, run = unwrap(self.trainer.model), self.trainer.optimizer, self._run
         before = parameters_of(model)
         snapshot = Snapshot(model)
         # The optimizer has followed the earlier rounds, and the model has learnt other features.

@@ -33,6 +33,21 @@ class _Record(HookBase):
         self.flops.append(sum(count_flops(self.trainer.model, self.images).values()))
 
 
+def test_a_model_in_data_parallel_is_pruned_like_a_plain_one(blendmask, trainer_of, images):
+    found = []
+    for wrap in (nn.DataParallel, nn.Identity):
+        torch.manual_seed(0)
+        model = blendmask()
+        gradual = GradualPruning(
+            1, 2, 1, max_flops=0.6, importance="magnitude", example_inputs=images
+        )
+        wrapped = model if wrap is nn.Identity else wrap(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        trainer_of(wrapped, gradual, optimizer=optimizer).train(0, 3)
+        found.append(list(model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 def test_it_arrives_at_the_target_and_the_training_goes_on(
     blendmask, trainer_of, images, tmp_path, kind

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ...checkpoint import first_line, staged
+from ...checkpoint import first_line
 from ...errors import ConfigError
+from ...files import staged
 from ..scores import importance_name
 from .search import channel_order
 

@@ -10,7 +10,7 @@ from ...wrappers import given_model
 from .layer_kinds import is_norm
 
 
-def entry_point(function):
+def entry_point(function=None, *, changes_widths=False):
     """Make a function of a model work in whatever mode it is called.
 
     It runs outside autocast, ``no_grad`` and ``inference_mode``, with the model's dtype as the
@@ -18,15 +18,19 @@ def entry_point(function):
 
     Args:
         function (Callable): its first argument is a model; it gets the one inside any wrapper.
+        changes_widths (bool): warn of a wrapper that was made for the old widths.
 
     Returns:
         Callable: raises ConfigError for what is no model, and PruningError for a model that is on
         the meta device, in half precision, scripted, or made of inference tensors.
     """
 
+    if function is None:
+        return functools.partial(entry_point, changes_widths=changes_widths)
+
     @functools.wraps(function)
     def run(model, *args, **kwargs):
-        model = given_model(model)
+        model = given_model(model, changes_widths)
         refuse_unprunable(model)
         with usual_modes(model):
             return function(model, *args, **kwargs)
