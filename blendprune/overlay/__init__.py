@@ -108,8 +108,9 @@ def apply(on_drift="raise"):
         raise ConfigError(f'on_drift is {on_drift!r}: pass "raise" or "warn".')
     targets = dict.fromkeys(name for p in PATCHES for name in (p.module, *p.after) if name)
     for name in targets:
-        if _is_partial(name):  # another thread imports it: wait
-            importlib.import_module(name)
+        if _is_partial(name):  # another thread imports it: wait; its errors are that thread's
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
     with _lock:
         if _on_drift is not None:
             return
@@ -120,7 +121,8 @@ def apply(on_drift="raise"):
             _on_drift = None
             raise
         for name in targets:
-            if name not in _hooked:
+            # wrapt calls the hook at once if a module is there, even if only partly.
+            if name not in _hooked and not _is_partial(name):
                 _hooked.add(name)
                 wrapt.register_post_import_hook(_on_import, name)
 

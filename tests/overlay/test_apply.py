@@ -245,6 +245,24 @@ def test_an_import_that_fails_leaves_the_overlay_as_it_was():
     )
 
 
+def test_applying_while_another_thread_imports_patches_everything():
+    _python(
+        """
+        import threading, time
+        import blendprune
+        def load():
+            import detectron2.modeling, detectron2.engine
+        thread = threading.Thread(target=load)
+        thread.start()
+        time.sleep(0.3)
+        blendprune.apply()
+        thread.join()
+        blendprune.overlay.import_targets()
+        assert {row.state for row in blendprune.status()} == {"applied"}
+        """
+    )
+
+
 OWN = ["backbone", "basis_module", "blender", "blendmask", "blendmask_config", "fcos", "layers"]
 
 
