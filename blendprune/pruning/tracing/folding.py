@@ -53,11 +53,7 @@ def _fold_of(module):
     return _FoldedHook(module, hooks[0]) if len(hooks) == 1 and names == {"weight"} else None
 
 
-# By instances: the classes have no public names.
-_PARAMETRIZATIONS = tuple(
-    type(make(nn.Linear(2, 2)).parametrizations.weight[0])
-    for make in (parametrizations.weight_norm, parametrizations.spectral_norm)
-)
+_PARAMETRIZATIONS = (parametrizations._WeightNorm, parametrizations._SpectralNorm)
 _HOOKS = (WeightNorm, SpectralNorm, BasePruningMethod)
 
 
