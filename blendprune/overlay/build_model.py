@@ -49,7 +49,7 @@ def _install(module, edits):
                     extended.add(type(model))
                     edits.wrap(type(model), "forward", leave_early)
             model.model_prune = True
-        if prunes_in_script(cfg) or asks_for_hooks(cfg):
+        if hasattr(cfg, "get") and (prunes_in_script(cfg) or asks_for_hooks(cfg)):
             from ..training.loops import watch
 
             watch(model, cfg)
