@@ -1,12 +1,15 @@
 """Outputs of parts that no longer change, kept in memory."""
 
 import contextlib
+import resource
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 # Bytes to keep at most, for any number of images; the rest is computed again.
 _BUDGET = 4 << 30
+# Share of the free memory to keep at most.
+_SHARE = 0.25
 
 
 class OutputCache:
@@ -21,6 +24,7 @@ class OutputCache:
         self._parts = _parts(model, set(layers))
         self._open = {part: len(inside) for part, inside in self._parts.items()}
         self._kept, self._calls, self._batch, self._size = {}, {}, None, 0
+        self._budget = min(_BUDGET, int(_SHARE * _free_memory()))
 
     @contextlib.contextmanager
     def on(self, batch):
@@ -63,12 +67,27 @@ class OutputCache:
                 return tree_map(_copy, self._kept[key])
             output = compute(*args, **kwargs)
             size = _bytes(output)
-            if size is not None and self._size + size <= _BUDGET:
+            if size is not None and self._size + size <= self._budget:
                 self._size += size
                 self._kept[key] = tree_map(_copy, output)
             return output
 
         return forward
+
+
+def _free_memory():
+    """Bytes that this process may still allocate, where Linux says so."""
+    try:
+        with open("/proc/meminfo") as file:
+            lines = dict(line.split(":") for line in file)
+        free = int(lines["MemAvailable"].split()[0]) << 10
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            with open("/proc/self/statm") as file:
+                free = min(free, limit - int(file.read().split()[0]) * resource.getpagesize())
+    except (OSError, KeyError, ValueError):
+        return _BUDGET / _SHARE
+    return max(free, 0)
 
 
 def _parts(model, layers):

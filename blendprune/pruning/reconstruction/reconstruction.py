@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -90,15 +91,16 @@ class Reconstruction:
         calls, made, norms, makers = {}, {}, {}, {}
 
         def record(layer, inputs, output):
-            if is_norm(layer) and id(inputs[0]) in made:
-                maker, call, _ = made[id(inputs[0])]
+            maker, call, output_of = made.get(id(inputs[0]), (None, None, None))
+            if is_norm(layer) and maker is not None and output_of() is inputs[0]:
                 norms.setdefault(maker, {}).setdefault(call, []).append(layer)
                 makers.setdefault(layer, set()).add(maker)
             rows = linear_map(layer)
             if rows is not None:
                 counts = calls.setdefault(layer, [])
                 if not is_norm(layer):
-                    made[id(output)] = (layer, len(counts), output)
+                    # Weakly: all features of a large batch are more than some memories hold.
+                    made[id(output)] = (layer, len(counts), weakref.ref(output))
                 counts.append(rows.count(output))
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]

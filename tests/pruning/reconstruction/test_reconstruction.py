@@ -1,6 +1,8 @@
 """Reconstruction: exact where it can be, better where it cannot, and never at the model's cost."""
 
 import copy
+import os
+import resource
 
 import pytest
 import torch
@@ -231,13 +233,27 @@ def test_a_failure_after_a_reconstruction_leaves_the_model_as_it_was(blendmask, 
 
 def test_what_is_replayed_is_what_would_be_computed(blendmask, batches, monkeypatch):
     found = []
-    for budget in (1 << 30, 0):
+    for budget, free in ((1 << 30, 8 << 30), (0, 8 << 30), (1 << 30, 0)):
         monkeypatch.setattr(replay, "_BUDGET", budget)
+        monkeypatch.setattr(replay, "_free_memory", lambda free=free: free)
         torch.manual_seed(0)
         model = blendmask()
         prune(model, data=batches, importance="magnitude", max_flops=0.5, rounds=1)
         found.append(model.state_dict())
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="Linux says how much is free")
+def test_features_are_kept_in_a_quarter_of_the_free_memory(monkeypatch):
+    free = replay._free_memory()
+    assert 0 < free < 1 << 50
+    limit, most = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (used + (64 << 20), most))
+    assert replay._free_memory() <= 128 << 20
+    assert replay.OutputCache(nn.Linear(1, 1), [])._budget <= 32 << 20
 
 
 def test_no_data_or_no_wish_means_no_reconstruction(blendmask, images, batches, monkeypatch):
