@@ -4,6 +4,7 @@ A sentence says what was found, what is wanted, and what to do next. ``…`` sta
 """
 
 import contextlib
+import re
 
 import pytest
 import torch
@@ -393,7 +394,13 @@ def refused(sentence, folder, model=None):
 
 
 def _cases(table):
-    shown = ["-".join(f"{name}={value!r:.40}" for name, value in how.items()) for how, _ in table]
+    # Without addresses: every process has to collect the same names.
+    shown = [
+        "-".join(
+            f"{name}={re.sub(r' at 0x\w+', '', repr(value)):.40}" for name, value in how.items()
+        )
+        for how, _ in table
+    ]
     return pytest.mark.parametrize("how, sentence", table, ids=[name[:60] for name in shown])
 
 

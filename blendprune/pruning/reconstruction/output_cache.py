@@ -1,7 +1,6 @@
 """Outputs of parts that no longer change, kept in memory."""
 
 import contextlib
-import resource
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
@@ -78,6 +77,8 @@ class OutputCache:
 def _free_memory():
     """Bytes that this process may still allocate, where Linux says so."""
     try:
+        import resource
+
         with open("/proc/meminfo") as file:
             lines = dict(line.split(":") for line in file)
         free = int(lines["MemAvailable"].split()[0]) << 10
@@ -85,7 +86,7 @@ def _free_memory():
         if limit != resource.RLIM_INFINITY:
             with open("/proc/self/statm") as file:
                 free = min(free, limit - int(file.read().split()[0]) * resource.getpagesize())
-    except (OSError, KeyError, ValueError):
+    except (ImportError, OSError, KeyError, ValueError):
         return _BUDGET / _SHARE
     return max(free, 0)
 
