@@ -6,8 +6,9 @@ from tabulate import tabulate
 
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
-from .graph.inputs import example_inputs_for
+from .graph.inputs import example_inputs_for, labelled_batch
 from .graph.proof import proven_graph
+from .scores import first_batches
 from .search.options import PruningOptions
 from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.entry import entry_point
@@ -85,6 +86,7 @@ def plan(
     max_pruning_ratio=0.9,
     ignored_layers=(),
     pruning_ratio_dict=None,
+    data=None,
 ):
     """Show what :func:`blendprune.prune` could remove with the same arguments.
 
@@ -92,6 +94,8 @@ def plan(
 
     Args:
         model (nn.Module): as for :func:`blendprune.prune`, like all other arguments.
+        data (Iterable[list[dict]]): its first two images show what training runs; without them,
+            training runs on made-up labels.
 
     Returns:
         PruningPlan: groups, widths, reasons, and how far FLOPs and parameters can go down. A target
@@ -107,14 +111,18 @@ def plan(
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
     )
-    inputs = example_inputs_for(model, example_inputs)
+    batches = None if data is None else first_batches(data, model, images=2)
+    inputs = example_inputs_for(model, example_inputs, batches)
     options.check_layers(model)
     snapshot = Snapshot(model)
     try:
         parameters = {name: p.numel() for name, p in model.named_parameters()}
         with prunable(model):
             counts = count_costs(model, inputs)
-            graph, groups = proven_graph(model, inputs, ignored_layers, pruning_ratio_dict)
+            batch = labelled_batch(batches)
+            graph, groups = proven_graph(
+                model, inputs, ignored_layers, pruning_ratio_dict, batch=batch
+            )
             graph.check_ratios(groups)
             costs = CostModel(model, groups, counts, parameters)
         total = total_costs(model, counts)

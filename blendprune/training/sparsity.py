@@ -4,8 +4,8 @@ import torch
 from detectron2.engine.train_loop import HookBase
 
 from ..errors import ConfigError
-from ..pruning.graph.channel_graph import ChannelGraph
 from ..pruning.graph.layer_sides import sum_by_input
+from ..pruning.graph.proof import proven_graph
 from ..pruning.tracing.view import prunable
 from ..wrappers import unwrap
 from .trainer_data import example_inputs_of
@@ -81,7 +81,7 @@ class GroupSparsity(HookBase):
         model = unwrap(self.trainer.model)
         inputs = example_inputs_of(model, self.example_inputs, self.trainer)
         with prunable(model):
-            groups = ChannelGraph(model, inputs, self.ignored_layers).groups()
+            _, groups = proven_graph(model, inputs, self.ignored_layers)
         # Outside the view, where FrozenBN has no parameters.
         self._groups = [
             [_Side(side, group.width) for side in group.sides if _has_weight(side.layer)]

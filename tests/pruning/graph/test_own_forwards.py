@@ -219,3 +219,12 @@ def test_what_the_dense_model_cannot_run_either_is_noted(images):
     assert report.notes == [
         "training was not tried after the pruning: the dense model fails, too (KeyError: 'weight')"
     ]
+
+
+def test_a_plan_with_data_sees_what_a_pruning_with_the_same_data_sees(images):
+    model = Labelled(lambda inputs: inputs[0]["sizes"]["mean"]).eval()
+    batch = [{**images[0], "sizes": {"mean": 1.0}}]
+    [note] = blendprune.plan(model, images).notes
+    assert note.startswith("aux: nothing was seen to run it")
+    assert not blendprune.plan(model, images, data=[batch]).notes
+    assert not prune(model, images, pruning_ratio=0.4, data=[batch], **HOW).notes
