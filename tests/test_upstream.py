@@ -18,6 +18,9 @@ def test_always_fails():
 def test_of_the_unpatched():
     assert not patched
 
+def test_of_the_patched():
+    assert patched
+
 def test_that_fails_once():
     marker = pathlib.Path(os.environ["MARKER"])
     if patched and not marker.exists():
@@ -42,10 +45,11 @@ def test_what_fails_only_under_the_overlay_is_a_difference(checkout, capsys):
     (checkout / "tests" / "test_some.py").write_text(SUITE)
     assert upstream.main([str(checkout)]) == 1
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "plain      3 passed, 1 failed",
-        "overlay    3 failed, 1 passed",
+        "plain      3 passed, 2 failed",
+        "overlay    3 failed, 2 passed",
         "tests.test_some::test_of_the_unpatched: plain passed, overlay failed",
-        "1 difference",
+        "gained: tests.test_some::test_of_the_patched: plain failed, overlay passed",
+        "1 difference, 1 gained",
     ]
 
 
@@ -53,6 +57,8 @@ def test_a_suite_that_does_not_care_has_no_difference(checkout, capsys):
     (checkout / "tests" / "test_some.py").write_text(SUITE)
     assert upstream.main([str(checkout), "-k", "same or always"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "no differences"
+    assert upstream.main([str(checkout), "-k", "same or of_the_patched"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "no differences, 1 gained"
 
 
 def test_a_folder_without_tests_is_refused(checkout, tmp_path_factory, capsys):
