@@ -101,7 +101,8 @@ class Recorder:
                 )
             scaled = output * factor
             run.factors.append(factor)
-            run.outputs.append((layer, scaled))
+            # What comes behind may write into it.
+            run.outputs.append((layer, scaled.clone()))
             return scaled
 
         with (
