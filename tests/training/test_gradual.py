@@ -167,12 +167,17 @@ def test_a_target_out_of_reach_leaves_the_model(blendmask, trainer_of):
     assert [p.shape for p in model.parameters()] == shapes
 
 
-def test_parallel_training_is_refused(blendmask, trainer_of):
+def test_distributed_training_is_refused(blendmask, trainer_of, tmp_path):
     gradual = GradualPruning(1, 1, 1, max_flops=0.5, importance="magnitude")
     trainer = trainer_of(blendmask(), gradual)
-    trainer.model = nn.DataParallel(trainer.model)
-    with pytest.raises(PruningError, match="prune first and fine-tune with"):
-        trainer.train(0, 2)
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", store, rank=0, world_size=1)
+    try:
+        trainer.model = nn.parallel.DistributedDataParallel(trainer.model)
+        with pytest.raises(PruningError, match="prune first and fine-tune with"):
+            trainer.train(0, 2)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_times_that_cannot_hold_are_refused(blendmask, trainer_of):
