@@ -45,7 +45,8 @@ def test_a_model_in_data_parallel_is_pruned_like_a_plain_one(blendmask, trainer_
         optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         trainer_of(wrapped, gradual, optimizer=optimizer).train(0, 3)
         found.append(list(model.parameters()))
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    # Two runs of one model differ by rounding, too.
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
