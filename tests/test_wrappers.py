@@ -125,7 +125,7 @@ def test_a_pruned_compiled_model_runs_with_its_new_widths(overlay):
         compiled(images)
         blendprune.prune(model, INPUTS, max_flops=0.5, importance="magnitude", rounds=1)
         found, wanted = compiled(images), model.backbone(images)
-    assert all(torch.equal(found[level], wanted[level]) for level in wanted)
+    assert all(torch.allclose(found[level], wanted[level], atol=1e-4) for level in wanted)
 
 
 def test_a_model_compiled_in_place_is_traced_operator_by_operator(cfg):
@@ -156,7 +156,7 @@ def test_raw_outputs_of_a_wrapped_model_are_those_of_the_model(cfg):
         ours = head_outputs(nn.DataParallel(model), INPUTS)
         theirs = head_outputs(model, INPUTS)
     assert len(ours) == len(theirs) > 0
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours, theirs))
 
 
 def test_names_lose_only_what_wrappers_add():
