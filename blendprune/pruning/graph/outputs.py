@@ -93,7 +93,10 @@ class TracedForward:
         else:
             ends = _ends(self.calls)
         for calls, seen in self._news():
-            ends += _ends(calls) if self._own_code else _ends_of_new(calls, seen)
+            if self._own_code:
+                ends += [call for call in _ends(calls) if not self._repeats(call)]
+            else:
+                ends += _ends_of_new(calls, seen)
         return outputs + [call.output for call in ends]
 
     def prediction_layers(self):
@@ -135,6 +138,13 @@ class TracedForward:
         """
         ran = {call.module for calls in (self.calls, *self.own_calls) for call in calls}
         return {m for m in self.model.modules() if is_prunable_layer(m) or is_norm(m)} - ran
+
+    def _repeats(self, call):
+        """Whether a stage gave the same by the same layer."""
+        return any(
+            call.module is other.module and torch.equal(call.output, other.output)
+            for other in self.calls
+        )
 
     def _news(self):
         """Calls of each own forward, with the layers that ran before it."""
