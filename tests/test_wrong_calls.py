@@ -393,14 +393,13 @@ def refused(sentence, folder, model=None):
     assert not comparable or unchanged(model, before)
 
 
-def _cases(table):
+def _shown(value):
     # Without addresses: every process has to collect the same names.
-    shown = [
-        "-".join(
-            f"{name}={re.sub(r' at 0x\w+', '', repr(value)):.40}" for name, value in how.items()
-        )
-        for how, _ in table
-    ]
+    return re.sub(r" at 0x\w+", "", repr(value))[:40]
+
+
+def _cases(table):
+    shown = ["-".join(f"{name}={_shown(value)}" for name, value in how.items()) for how, _ in table]
     return pytest.mark.parametrize("how, sentence", table, ids=[name[:60] for name in shown])
 
 
