@@ -162,9 +162,14 @@ def _t(operator):
 def _slice(operator):
     node, labels = operator.node, operator.first
     dim = operator.dim(node._saved_dim)
-    if dim in labels.varying and labels.shape[dim] != operator.shape[dim]:
-        operator.fix(labels, "fixed channels are taken out by")
     start, end = _signed(node._saved_start), _signed(node._saved_end)
+    if dim in labels.varying and labels.shape[dim] != operator.shape[dim]:
+        size = labels.shape[dim]
+        before, _, behind = labels.ids.tensor_split([start, min(end, size)], dim)
+        # Constants may go from beside the channels, if they are counted from their own side.
+        steady = start >= 0 and (end < 0 or end >= size) and node._saved_step == 1
+        if not steady or any((ids != NO_CHANNEL).any() for ids in (before, behind)):
+            operator.fix(labels, "fixed channels are taken out by")
     at = [slice(None)] * dim + [slice(start, end, node._saved_step)]
     return labelled(labels.ids[tuple(at)])
 

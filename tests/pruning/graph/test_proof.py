@@ -27,6 +27,7 @@ def without_gradient(y):
 
 # Between two convs, on (N, 8, H, W). None of them leaves a channel what it is without the others.
 MIXERS = {
+    "coordinates go by number": lambda y: torch.cat([y, y[:, :2] * 0], 1)[:, :8],
     "gate": lambda y: y * y[:, :1].sigmoid(),
     "gate by select": lambda y: y * y[:, 0].unsqueeze(1).sigmoid(),
     "gate by index_select": lambda y: y * y.index_select(1, torch.tensor([2])).sigmoid(),
@@ -52,6 +53,8 @@ MIXERS = {
 PLAIN = {
     "flip": lambda y: y.flip(1),
     "relu": lambda y: y.relu(),
+    "coordinates come and go": lambda y: torch.cat([y, y.new_ones(1, 2, *y.shape[2:])], 1)[:, :-2],
+    "coordinates in front": lambda y: torch.cat([y.new_ones(1, 2, *y.shape[2:]), y], 1)[:, 2:],
     "transpose": lambda y: y.transpose(1, 2).contiguous().transpose(1, 2),
     "gate by mean of positions": lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(),
 }
