@@ -18,10 +18,16 @@ def made_by(operator, *shapes):
     classes = ChannelClasses()
     xs = [torch.rand(shape).requires_grad_() * 1.0 for shape in shapes]
     inputs = {x.grad_fn: along(classes.new(x.shape[1]), 1, x.shape) for x in xs}
-    node = operator(*xs).grad_fn
-    shapes = [tuple(each.shape) for each in node._input_metadata]
-    read = [inputs.get(source) for source, _ in node.next_functions]
-    return apply_rule(Operator(node, read, shapes, classes)), [*inputs.values()], classes
+
+    def made(node):
+        if node is None or node in inputs:
+            return [inputs.get(node)]
+        # Older releases of torch slice first what they select from.
+        read = [made(source)[number] for source, number in node.next_functions]
+        shapes = [tuple(each.shape) for each in node._input_metadata]
+        return apply_rule(Operator(node, read, shapes, classes))
+
+    return made(operator(*xs).grad_fn), [*inputs.values()], classes
 
 
 def channels_of(labels, dim):
