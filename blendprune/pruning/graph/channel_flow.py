@@ -238,7 +238,9 @@ class ChannelFlow:
         own = {p for name, p in module._parameters.items() if name in ("weight", "bias")}
         leaves = {each.variable for each in inside if hasattr(each, "variable")}
         names = {each.name() for each in inside if not hasattr(each, "variable")}
-        plain = all(name.split("Backward")[0] in _PLAIN or "deform" in name for name in names)
+        plain = all(
+            name.split("Backward")[0] in _PLAIN or "deform" in name.lower() for name in names
+        )
         if leaves <= own and (plain or _reads_parameter(inside)):
             return ""
         return f"{self._names[module]} computes its weight"

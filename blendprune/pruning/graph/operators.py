@@ -345,7 +345,8 @@ _RULES = (
         _over_positions,
     ),
     (
-        r"GridSampler2D|GeneratedBackwardFor_torchvision_roi_align_default|_BezierAlign",
+        r"GridSampler2D|GeneratedBackwardFor_torchvision_roi_align_default|.*ROIAlignFunction>|"
+        r"_BezierAlign",
         _by_position,
     ),
     (r"View|UnsafeView|ReshapeAlias|Squeeze|Unsqueeze", _view),
