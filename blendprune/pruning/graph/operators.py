@@ -271,6 +271,9 @@ def _index_put(operator):
         return _not_followed(operator)
     found = None
     for labels in known:
+        # The values of a single row come without a dimension for rows.
+        missing = len(operator.shape) - len(labels.shape)
+        labels = Labels(labels.ids[(None,) * missing], labels.unknown)
         labels = join_along(labels, [0], operator.classes)
         labels = Labels(labels.ids.narrow(0, 0, 1), labels.unknown)
         if found is not None:
