@@ -9,9 +9,9 @@ import torch
 from fvcore.common.registry import Registry
 
 from . import modeling, structure
-from .checkpoint import first_line, read_checkpoint
+from .checkpoint import read_checkpoint
 from .checks import check_count, similar
-from .errors import BlendpruneError, CheckpointError, ConfigError
+from .errors import BlendpruneError, CheckpointError, ConfigError, first_line
 from .first_forward import forget_first_forward
 from .loading import adopt_predictions, restructure_from
 from .pruning.search.options import PruningOptions, check_rounds

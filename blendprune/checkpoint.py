@@ -5,7 +5,7 @@ import logging
 import torch
 
 from .config import prune_mode, prunes_in_script
-from .errors import CheckpointError, StructError, UnsafeStructError
+from .errors import CheckpointError, StructError, UnsafeStructError, first_line
 from .structure import is_pruned, structure_of, validate
 from .unpickling import is_module, plain, read_inert
 from .wrappers import is_compiled, plain_names, plain_state
@@ -245,8 +245,3 @@ def extras(model):
     if any(map(is_compiled, model.modules())):
         found["model"] = plain_state(model)
     return found
-
-
-def first_line(error):
-    """First line of an error's message, at most 200 characters."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -58,3 +58,21 @@ class UpstreamDrift(BlendpruneError, RuntimeError):
 
 class OperatorUnavailable(BlendpruneError, RuntimeError):
     """A compiled operator of AdelaiDet was called, but its extension is not built."""
+
+
+def first_line(error):
+    """First line of an error's message, at most 200 characters; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def error_line(error):
+    """An exception in one line.
+
+    Args:
+        error (BaseException): any.
+
+    Returns:
+        str: its type and the first line of its message.
+    """
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from .errors import CheckpointError
+from .errors import CheckpointError, first_line
 
 
 def save_atomically(obj, path):
@@ -21,8 +21,9 @@ def save_atomically(obj, path):
         with staged(path) as [partial], PathManager.open(partial, "wb") as file:
             torch.save(obj, file)
     except (OSError, TypeError) as error:
-        what = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"cannot write {path!r} ({what}): choose another file.") from None
+        raise CheckpointError(
+            f"cannot write {path!r} ({first_line(error)}): choose another file."
+        ) from None
 
 
 @contextlib.contextmanager

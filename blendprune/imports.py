@@ -4,8 +4,7 @@ import importlib
 import os
 import sys
 
-from .checkpoint import first_line
-from .errors import ConfigError
+from .errors import ConfigError, error_line
 
 
 def import_into(cfg, names):
@@ -29,7 +28,7 @@ def import_into(cfg, names):
             function(cfg)
         except Exception as error:  # whatever the user's function raises
             raise ConfigError(
-                f"{name!r} failed when it was called with the config ({_what(error)}): name a "
+                f"{name!r} failed when it was called with the config ({error_line(error)}): name a "
                 "function of one argument, such as add_my_config(cfg)."
             ) from error
 
@@ -65,10 +64,6 @@ def _import(module, name):
         return importlib.import_module(module)
     except Exception as error:  # whatever the user's module raises
         raise ConfigError(
-            f"cannot import {name!r} ({_what(error)}): give a module of the working directory or "
-            "of PYTHONPATH, as MODULE or MODULE:FUNCTION."
+            f"cannot import {name!r} ({error_line(error)}): give a module of the working "
+            "directory or of PYTHONPATH, as MODULE or MODULE:FUNCTION."
         ) from error
-
-
-def _what(error):
-    return f"{type(error).__name__}: {first_line(error)}"

@@ -2,8 +2,8 @@
 
 import torch
 
-from .checkpoint import first_line, read_checkpoint, struct_in, weights_in
-from .errors import CheckpointError, ConfigError, StructError
+from .checkpoint import read_checkpoint, struct_in, weights_in
+from .errors import CheckpointError, ConfigError, StructError, first_line
 from .first_forward import forget_first_forward
 from .shapes import structure_of_weights
 from .structure import entries_of, is_pruned, named_modules, remember

@@ -7,8 +7,7 @@ from detectron2.utils.events import EventStorage
 
 from . import structure
 from .build import build_dense
-from .checkpoint import first_line
-from .errors import ConfigError
+from .errors import ConfigError, first_line
 from .finetune import freezing_keys
 from .pruning.graph.inputs import config_inputs, labelled_batch, small_inputs
 from .pruning.tracing.hooks import keeping_random_state

@@ -1,7 +1,6 @@
 """Calibration images: a few batches of the training data."""
 
-from ..checkpoint import first_line
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 
 
 def training_mapper(cfg):

@@ -18,8 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ...checkpoint import first_line
-from ...errors import BlendpruneError, PruningError
+from ...errors import BlendpruneError, PruningError, first_line
 from ...wrappers import unwrap
 from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...errors import ConfigError
+from ...errors import ConfigError, error_line
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
 from .coupling import coupling_of, parts_of
 from .dependencies import Dependencies
-from .forwards import error_line
 from .groups import ChannelGroup, Member
 from .inputs import small_inputs
 from .layer_patterns import resolve_layers, resolve_ratios

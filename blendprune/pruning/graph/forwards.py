@@ -79,16 +79,3 @@ def run_stages(model, batched_inputs, training_branches=True, all_regions=False)
     if not all(isinstance(outputs, list) for outputs in found):
         return []
     return [output for outputs in found for output in outputs]
-
-
-def error_line(error):
-    """An exception in one line.
-
-    Args:
-        error (BaseException): any.
-
-    Returns:
-        str: its type and the first line of its message.
-    """
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])

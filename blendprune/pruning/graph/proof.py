@@ -7,11 +7,12 @@ layer must give what it gives in the dense model with the same channels masked. 
 guilty group is found by bisection, and its width stays.
 """
 
+from ...errors import error_line
 from ..tracing.hooks import evaluating
 from ..tracing.snapshot import Snapshot
 from .channel_graph import ChannelGraph
 from .comparison import Recorder, first_difference, make_lively
-from .forwards import error_line, forwards_of
+from .forwards import forwards_of
 from .inputs import tiny_inputs
 from .masking import masking
 from .removal import chosen_channels, kept_outputs, removing

@@ -6,8 +6,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ...checkpoint import first_line
-from ...errors import PruningError
+from ...errors import PruningError, first_line
 from ..tracing.hooks import full_forward, keeping_random_state
 from ..tracing.snapshot import keeping_state
 

@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from ...errors import PruningError
+from ...errors import PruningError, error_line
 from ..architectures import run_own_inference
-from ..graph.forwards import error_line
 from ..graph.inputs import labelled_batch, tiny_inputs
 from ..scores import try_training
 from ..tracing.hooks import evaluating, forward_hooks

@@ -5,8 +5,7 @@ import copy
 import math
 from functools import partial
 
-from ...checkpoint import first_line
-from ...errors import PruningError, TargetUnreachable
+from ...errors import PruningError, TargetUnreachable, first_line
 from ...structure import remember_predictions
 from ...target import Target
 from ..cost.cost_model import CostModel

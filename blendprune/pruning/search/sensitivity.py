@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from ...checkpoint import first_line
-from ...errors import ConfigError
+from ...errors import ConfigError, first_line
 from ...files import staged
 from ..scores import importance_name
 from .search import channel_order
