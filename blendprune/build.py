@@ -13,7 +13,7 @@ from .checkpoint import read_checkpoint
 from .checks import check_count, similar
 from .errors import BlendpruneError, CheckpointError, ConfigError, first_line
 from .first_forward import forget_first_forward
-from .loading import adopt_predictions, restructure_from
+from .loading import adopt_predictions, check_device, restructure_from
 from .pruning.search.options import PruningOptions, check_rounds
 from .target import TARGETS, Target
 
@@ -56,7 +56,7 @@ def build_dense(cfg):
     """
     from detectron2.modeling import build_model
 
-    _check_device(cfg)
+    check_device(cfg.MODEL.DEVICE, "MODEL.DEVICE", "set MODEL.DEVICE cpu")
     modeling.register()
     cfg = cfg.clone()
     cfg.defrost()
@@ -193,17 +193,6 @@ def _registered(registry):
 
     found = (each for each in vars(upstream).values() if isinstance(each, Registry))
     return [name for each in found if each._name == registry for name, _ in each]
-
-
-def _check_device(cfg):
-    # torch alone knows which devices there are, and says so with errors of several kinds.
-    try:
-        torch.empty(0, device=cfg.MODEL.DEVICE)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, which cannot be used here "
-            f"({first_line(error)}): set MODEL.DEVICE cpu."
-        ) from None
 
 
 def _load_weights(model, path, other_predictions=False):

@@ -166,6 +166,16 @@ def asks_for_hooks(cfg):
     return found
 
 
+def asks_the_loop(cfg):
+    """Whether a config asks for something that a training loop has to do: prune, or run hooks.
+
+    Args:
+        cfg (object): a config, or something else, which asks for nothing.
+    """
+    known = hasattr(cfg, "get") and hasattr(getattr(cfg, "MODEL", None), "get")
+    return known and bool(prunes_in_script(cfg) or asks_for_hooks(cfg))
+
+
 def find_moved(cfg, path):
     """Correct the paths of an emitted config whose folder was moved or copied.
 

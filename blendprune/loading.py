@@ -31,7 +31,7 @@ def load(path, *, model=None, device=None):
     if model is not None:
         given_model(model)
     if device is not None:
-        _check_device(device)
+        check_device(device, "device", "pass device='cpu'")
     checkpoint = read_checkpoint(path)
     struct, given = struct_in(checkpoint), model is not None
     if model is None:
@@ -57,14 +57,23 @@ def load(path, *, model=None, device=None):
     return model.eval()
 
 
-def _check_device(device):
+def check_device(device, name, otherwise):
+    """Refuse a device that cannot be used here.
+
+    Args:
+        device (str): to check.
+        name (str): what the message calls it.
+        otherwise (str): what the message says to do.
+
+    Raises:
+        ConfigError: torch cannot use it.
+    """
     # torch alone knows which devices there are, and says so with errors of several kinds.
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(
-            f"device is {device!r}, which cannot be used here ({first_line(error)}): pass "
-            "device='cpu'."
+            f"{name} is {device!r}, which cannot be used here ({first_line(error)}): {otherwise}."
         ) from None
 
 

@@ -11,7 +11,7 @@ import torch
 
 from .. import structure
 from ..checkpoint import build_mode
-from ..config import asks_for_hooks, prunes_in_script
+from ..config import asks_the_loop
 from ..loading import restructure_from
 from ._patch import Patch
 
@@ -49,7 +49,7 @@ def _install(module, edits):
                     extended.add(type(model))
                     edits.wrap(type(model), "forward", leave_early)
             model.model_prune = True
-        if hasattr(cfg, "get") and (prunes_in_script(cfg) or asks_for_hooks(cfg)):
+        if asks_the_loop(cfg):
             from ..training.loops import watch
 
             watch(model, cfg)

@@ -7,7 +7,7 @@ Why here: a training loop without ``DefaultTrainer`` passes its loader nowhere e
 other scripts.
 """
 
-from ..config import asks_for_hooks, prunes_in_script
+from ..config import asks_the_loop
 from ..first_forward import record_loader
 from ._patch import Patch
 
@@ -15,10 +15,8 @@ from ._patch import Patch
 def build_detection_train_loader(wrapped, instance, args, kwargs):
     """Build the loader and remember it."""
     loader = wrapped(*args, **kwargs)
-    cfg = args[0] if args else kwargs.get("cfg")
-    # A config is a dict with MODEL; the first argument may be a data set instead.
-    known = isinstance(cfg, dict) and "MODEL" in cfg
-    record_loader(loader, wanted=known and bool(prunes_in_script(cfg) or asks_for_hooks(cfg)))
+    # The first argument may be a data set instead of a config.
+    record_loader(loader, wanted=asks_the_loop(args[0] if args else kwargs.get("cfg")))
     return loader
 
 
