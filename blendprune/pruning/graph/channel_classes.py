@@ -78,7 +78,7 @@ class ChannelClasses:
         pairs = np.stack([self.classes(ones).ravel(), self.classes(others).ravel()])
         roots = np.unique(pairs)
         while (pairs := pairs[:, pairs[0] != pairs[1]]).size:
-            # Each class goes to the smallest of those that it meets; the others follow.
+            # Point each class at the smallest class it meets, then join what the rest met.
             low, high = np.sort(pairs, 0)
             self._parent[high] = len(self._parent)
             np.minimum.at(self._parent, high, low)

@@ -25,6 +25,17 @@ class LayerSide:
     entries: torch.Tensor
     channels: torch.Tensor
 
+    def entries_of(self, channels):
+        """The entries that stand for some channels of the group.
+
+        Args:
+            channels (Tensor): of the group.
+
+        Returns:
+            Tensor: int64 on the CPU.
+        """
+        return self.entries[torch.isin(self.channels, channels.cpu())]
+
 
 def sides_of(torch_pruning_group):
     """The layers of a group of Torch-Pruning, one entry per side.

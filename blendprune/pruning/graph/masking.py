@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ..tracing.hooks import forward_hooks
+from ..tracing.layer_kinds import input_width
 
 
 @contextlib.contextmanager
@@ -22,10 +23,8 @@ def masking(gone):
     """
     masks, mixed = {}, {}
     for group, channels in gone:
-        going = torch.zeros(group.width, dtype=torch.bool)
-        going[channels.cpu()] = True
         for side in group.sides:
-            entries = side.entries[going[side.channels]]
+            entries = side.entries_of(channels)
             if side.reads:
                 masks.setdefault(side.layer, []).append(entries)
             elif isinstance(side.layer, (nn.GroupNorm, nn.LayerNorm)):
@@ -51,8 +50,7 @@ def masking(gone):
 
 
 def _mask(layer, entries):
-    count = getattr(layer, "in_channels", None) or layer.in_features
-    mask = layer.weight.new_ones(count)
+    mask = layer.weight.new_ones(input_width(layer))
     mask[entries] = 0
     return mask
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..tracing.attributes import sync_widths
-from ..tracing.layer_kinds import is_prunable_layer
+from ..tracing.layer_kinds import is_prunable_layer, output_width
 from ..tracing.snapshot import Snapshot
 
 
@@ -69,14 +69,11 @@ def kept_outputs(gone):
     """
     kept = {}
     for group, channels in gone:
-        going = torch.zeros(group.width, dtype=torch.bool)
-        going[channels.cpu()] = True
         for side in group.sides:
             if not side.reads and is_prunable_layer(side.layer):
-                weight = side.layer.weight
-                width = getattr(side.layer, "out_channels", None) or side.layer.out_features
-                mask = kept.setdefault(side.layer, weight.new_ones(width, dtype=torch.bool))
-                mask[side.entries[going[side.channels]].to(mask.device)] = False
+                every = side.layer.weight.new_ones(output_width(side.layer), dtype=torch.bool)
+                mask = kept.setdefault(side.layer, every)
+                mask[side.entries_of(channels).to(mask.device)] = False
     return {layer: mask.nonzero().flatten() for layer, mask in kept.items()}
 
 

@@ -21,7 +21,7 @@ from ..reconstruction import Reconstruction
 from ..scores import build_importance, normalize_scores, score_groups
 from ..tracing.attributes import sync_attributes
 from ..tracing.hooks import evaluating
-from ..tracing.layer_kinds import is_prunable_layer
+from ..tracing.layer_kinds import is_prunable_layer, output_width
 from ..tracing.view import prunable
 from .own_runs import check_own_runs
 from .result import PruningReport
@@ -349,7 +349,7 @@ def _raw_outputs(model, inputs):
 
 def _layer_widths(model):
     return {
-        name: getattr(module, "out_channels", None) or module.out_features
+        name: output_width(module)
         for name, module in model.named_modules()
         if is_prunable_layer(module)
     }

@@ -12,6 +12,16 @@ def is_prunable_layer(module):
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_deformable(module)
 
 
+def input_width(layer):
+    """Number of inputs of a conv or a linear."""
+    return getattr(layer, "in_channels", None) or layer.in_features
+
+
+def output_width(layer):
+    """Number of outputs of a conv or a linear."""
+    return getattr(layer, "out_channels", None) or layer.out_features
+
+
 def is_depthwise(module):
     """Whether the module is a conv that gives each input channel outputs of its own."""
     groups = getattr(module, "groups", 1)
