@@ -1,6 +1,7 @@
 """The one number of each task in what detectron2's evaluators return."""
 
 import math
+from numbers import Number
 
 #: Metrics that stand for a task, the first that it has.
 HEADLINES = ("AP", "PQ", "mIoU", "hmean")
@@ -18,12 +19,39 @@ def main_metrics(results):
         gave no number. Tasks without such a metric are left out.
     """
     found = {}
-    for name, value in (results or {}).items():
-        if not isinstance(value, dict):
-            continue
-        metric = next((value[key] for key in HEADLINES if key in value), None)
-        if metric is not None:
-            found[name] = float(metric) if math.isfinite(metric) else None
-        else:
-            found |= {f"{name}/{task}": x for task, x in main_metrics(value).items()}
+    for task, numbers in tasks_of(results):
+        key = headline_of(numbers)
+        if task and key:
+            found[task] = float(numbers[key]) if math.isfinite(numbers[key]) else None
     return found
+
+
+def tasks_of(results, name=""):
+    """Yield each task and its numbers, however deep the results are nested.
+
+    Args:
+        results (dict | None): as for :func:`main_metrics`.
+        name (str): of the task or data set that the results are of.
+
+    Yields:
+        tuple[str, dict[str, Number]]: task (or ``"data set/task"``), metric → value.
+    """
+    items = [(str(key), value) for key, value in (results or {}).items()]
+    numbers = {key: value for key, value in items if isinstance(value, Number)}
+    if numbers:
+        yield name, numbers
+    for key, value in items:
+        if isinstance(value, dict):
+            yield from tasks_of(value, f"{name}/{key}" if name else key)
+
+
+def headline_of(numbers):
+    """The metric that stands for a task.
+
+    Args:
+        numbers (dict[str, Number]): its metrics.
+
+    Returns:
+        str | None: a key; None if none of :data:`HEADLINES` is there.
+    """
+    return next((key for key in HEADLINES if key in numbers), None)

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import read_checkpoint
 from ..files import save_atomically, staged
-from ..metrics import HEADLINES
+from ..metrics import headline_of, tasks_of
 from ..structure import structure_of
 from ..wrappers import plain_state, unwrap
 
@@ -183,8 +183,9 @@ def headline(results):
         with its first number that is no loss. What is not finite counts as 0: COCO's AP if nothing
         was detected. None if there is no number.
     """
-    tasks = list(_tasks(results or {}))
-    found = [(name, key, task[key]) for name, task in tasks if (key := _headline_of(task))]
+    # Data sets with the same task share its name.
+    tasks = [(path.rpartition("/")[2], numbers) for path, numbers in tasks_of(results)]
+    found = [(name, key, task[key]) for name, task in tasks if (key := headline_of(task))]
     if not found:
         found = [(name, key, task[key]) for name, task in tasks if (key := _first_of(task))]
     if not found:
@@ -194,22 +195,8 @@ def headline(results):
     return " and ".join(names), sum(values) / len(values)
 
 
-def _headline_of(numbers):
-    return next((key for key in HEADLINES if key in numbers), None)
-
-
 def _first_of(numbers):
     return next((key for key in numbers if "loss" not in key.lower()), None)
-
-
-def _tasks(results, name=""):
-    """Yield each task's name and numbers, however deep the results are nested."""
-    numbers = {str(key): value for key, value in results.items() if isinstance(value, Number)}
-    if numbers:
-        yield name, numbers
-    for key, value in results.items():
-        if isinstance(value, dict):
-            yield from _tasks(value, str(key))
 
 
 def _plain(results):
