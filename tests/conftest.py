@@ -110,6 +110,18 @@ def registered(overlay):
     return overlay
 
 
+@pytest.fixture
+def checkpoint(registered, blendmask_cfg, tmp_path):
+    """A pruned BlendMask and its file."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.modeling import build_model
+
+    model = build_model(blendmask_cfg())
+    registered.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
+    return model.eval(), str(tmp_path / "pruned.pth")
+
+
 _SMALL_BLENDMASK = (
     "MODEL.META_ARCHITECTURE",
     "BlendMask",

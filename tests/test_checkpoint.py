@@ -6,21 +6,10 @@ import sys
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import build_model
 
 import blendprune
 from blendprune.errors import CheckpointError, StructError
 from tests.helpers.net import Net
-
-
-@pytest.fixture
-def checkpoint(registered, blendmask_cfg, tmp_path):
-    """A pruned BlendMask and its file."""
-    model = build_model(blendmask_cfg())
-    blendprune.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
-    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
-    return model.eval(), str(tmp_path / "pruned.pth")
 
 
 def test_load_rebuilds_the_model_from_the_file_alone(checkpoint):

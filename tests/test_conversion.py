@@ -234,15 +234,6 @@ def test_a_structure_of_ours_stays_and_one_of_another_tool_goes(tmp_path):
         blendprune.convert(path, plain)
 
 
-@pytest.fixture
-def checkpoint(registered, blendmask_cfg, tmp_path):
-    """A pruned BlendMask and its file."""
-    model = build_model(blendmask_cfg())
-    blendprune.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
-    DetectionCheckpointer(model, str(tmp_path)).save("pruned")
-    return model.eval(), str(tmp_path / "pruned.pth")
-
-
 def test_a_pickled_module_is_read_only_when_asked_and_saved_anew_in_the_plain_form(
     checkpoint, tmp_path
 ):

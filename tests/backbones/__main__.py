@@ -12,18 +12,16 @@ file); what is in it is not run again. ``--table`` writes a table of all of them
 
 import argparse
 import fnmatch
-import gc
 import importlib.util
-import json
 import logging
 import pathlib
 import sys
-import time
 import warnings
 
 import torch
 
 import blendprune
+from tests.helpers.results import run_and_keep
 
 from .names import NAMES, build_backbone
 from .table import backbone_table
@@ -49,17 +47,7 @@ def main(argv=None):
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     blendprune.apply()
-    file = pathlib.Path(args.results)
-    results = json.loads(file.read_text()) if file.exists() else {}
-    for name in chosen:
-        if name in results and not args.again:
-            continue
-        start = time.perf_counter()
-        results[name] = run_backbone(name)
-        results[name]["wall_s"] = time.perf_counter() - start
-        file.write_text(json.dumps(results, indent=1))
-        print(name, results[name]["result"], f"{results[name]['wall_s']:.0f} s", flush=True)
-        gc.collect()
+    results = run_and_keep(chosen, run_backbone, args.results, args.again)
     known = {name: results[name] for name in NAMES if name in results}
     if args.table:
         pathlib.Path(args.table).write_text(backbone_table(known))

@@ -1,15 +1,10 @@
 """A RetinaNet on a backbone: pruned to half its FLOPs, run, trained, saved, loaded."""
 
-import os
-import tempfile
-
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.structures import Boxes, Instances
 
 import blendprune
-from blendprune.pruning import count_flops, prune
-from tests.zoo.models import assert_same, few_regions, settle_norms, train_one_step
+from tests.zoo.models import few_regions, prune_and_compare
 
 from .models import retinanet
 
@@ -23,7 +18,7 @@ def prune_and_use(build, size, max_flops=0.5):
         max_flops (float): as of :func:`blendprune.prune`.
 
     Returns:
-        dict: ``"flops"`` and ``"notes"`` of the report, ``"result"``.
+        dict: ``"flops"``, ``"params"`` and ``"notes"`` of the report, ``"result"``.
 
     Raises:
         AssertionError: something did not come out as it should.
@@ -31,22 +26,13 @@ def prune_and_use(build, size, max_flops=0.5):
     model = retinanet(build()).eval()
     batch = [_labelled(size), _labelled(size)]
     images = [{"image": batch[0]["image"], "height": size, "width": size}]
-    settle_norms(model, images)
-    report = prune(model, images, max_flops=max_flops, importance="magnitude", rounds=1)
-    flops = report.flops
-    assert 0.98 * max_flops <= flops["after"] / flops["before"] <= max_flops
-    assert flops["after"] == sum(count_flops(model, images).values())
-    few_regions(model)
-    with torch.no_grad():
-        model(images)
-    train_one_step(model, batch)
-    with tempfile.TemporaryDirectory() as folder:
-        DetectionCheckpointer(model, folder).save("model_pruned")
-        dense = retinanet(build()).eval()
-        loaded = blendprune.load(os.path.join(folder, "model_pruned.pth"), model=dense)
-    few_regions(loaded)
-    assert_same(model, loaded, images)
-    return {"flops": flops, "notes": report.notes, "result": "green"}
+
+    def load(path):
+        loaded = blendprune.load(path, model=retinanet(build()).eval())
+        few_regions(loaded)
+        return loaded
+
+    return prune_and_compare(model, images, batch, load, max_flops)
 
 
 def _labelled(size):

@@ -26,17 +26,15 @@ transformers do without activation checkpointing, which saves memory in training
 import argparse
 import contextlib
 import fnmatch
-import gc
-import json
+import functools
 import logging
 import os
-import pathlib
 import sys
-import time
 import warnings
 
 import blendprune
 from blendprune.errors import TargetUnreachable
+from tests.helpers.results import run_and_keep
 
 from .configs import config_names, load_config
 from .models import prune_and_use
@@ -61,16 +59,9 @@ def main(argv=None):
         # Before the overlay looks whether it has to stand in for what is not compiled.
         sys.path.insert(0, os.environ["ADELAIDET_ROOT"])
     blendprune.apply()
-    output = pathlib.Path(args.output)
-    results = json.loads(output.read_text()) if output.exists() else {}
     chosen = [n for n in config_names() if any(fnmatch.fnmatch(n, p) for p in args.patterns)]
-    for name in chosen:
-        if name in results and not args.again:
-            continue
-        results[name] = run_config(name, args.size)
-        output.write_text(json.dumps(results, indent=1))
-        print(name, results[name]["result"], f"{results[name]['wall_s']:.0f} s", flush=True)
-        gc.collect()
+    run = functools.partial(run_config, size=args.size)
+    results = run_and_keep(chosen, run, args.output, args.again)
     print(zoo_tables({name: results[name] for name in chosen}))
     return int(any(results[name]["result"] != "green" for name in chosen))
 
@@ -84,9 +75,8 @@ def run_config(name, size=128):
 
     Returns:
         dict: ``"result"`` is ``"green"`` or the reason why not; ``"flops"`` and ``"params"``, each
-        before and after, where it could be pruned and used; ``"wall_s"`` seconds.
+        before and after, where it could be pruned and used.
     """
-    start = time.perf_counter()
     # Some heads shuffle regions over the processes that train.
     processes = one_process_group() if "shuffle" in name else contextlib.nullcontext()
     try:
@@ -95,7 +85,7 @@ def run_config(name, size=128):
     except Exception as error:  # the table is there to tell what happens
         reason = f"{type(error).__name__}: {str(error).strip()[:300]}".replace("\n", " ")
         found = {"result": reason}
-    return {**found, "wall_s": time.perf_counter() - start}
+    return found
 
 
 def _half_or_least(name, size):

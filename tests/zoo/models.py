@@ -65,6 +65,27 @@ def prune_and_use(config, size, max_flops=0.5, **how):
     images = [
         {k: x[k] for k in ("image", "proposals", "height", "width") if k in x} for x in batch[:1]
     ]
+    return prune_and_compare(
+        model, images, batch, lambda path: load_again(path, config, size), max_flops, **how
+    )
+
+
+def prune_and_compare(model, images, batch, load, max_flops=0.5, **how):
+    """Prune a model with random weights, then run, train, save, load and compare it.
+
+    Args:
+        model (nn.Module): in eval mode.
+        images (list[dict]): for inference, in detectron2's format.
+        batch (list[dict]): labelled, to train one step on.
+        load (Callable): gives the model of the path of a checkpoint, for few regions.
+        max_flops (float): as of :func:`blendprune.prune`, as everything in ``how``.
+
+    Returns:
+        dict: ``"flops"``, ``"params"`` and ``"notes"`` of the report, ``"result"``.
+
+    Raises:
+        AssertionError: something did not come out as it should.
+    """
     settle_norms(model, images)
     report = prune(model, images, max_flops=max_flops, importance="magnitude", rounds=1, **how)
     flops = report.flops
@@ -76,9 +97,8 @@ def prune_and_use(config, size, max_flops=0.5, **how):
         model(images)
     train_one_step(model, batch)
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "model_pruned.pth")
         DetectionCheckpointer(model, folder).save("model_pruned")
-        loaded = load_again(path, config, size)
+        loaded = load(os.path.join(folder, "model_pruned.pth"))
     assert_same(model, loaded, images)
     return {"flops": flops, "params": report.params, "notes": report.notes, "result": "green"}
 
