@@ -1,12 +1,13 @@
 """A checkpoint of a training that pruned meanwhile: the model takes its widths first."""
 
 import torch
-import yaml
 from detectron2.utils import comm
 
+from ..checkpoint import struct_in
 from ..errors import PruningError
+from ..pruning.graph.inputs import config_values
 from ..pruning.graph.kept_entries import KeptEntries
-from ..structure import FORMAT, config_of, structure_of
+from ..structure import structure_of
 from ..widths import restructure
 from ..wrappers import unwrap
 from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
@@ -28,13 +29,11 @@ def take_widths(checkpoint, checkpointer):
         PruningError: the training runs in several processes.
         StructError: the ``"struct"`` is malformed or of another model.
     """
-    model, struct = unwrap(checkpointer.model), checkpoint.get("struct")
-    if not isinstance(struct, dict) or struct.get("format") != FORMAT:
-        return
+    model = unwrap(checkpointer.model)
     if not _prunes_gradually(model, checkpointer):
         return
-    before = structure_of(model)
-    if struct.get("modules") == before["modules"]:
+    before, struct = structure_of(model), struct_in(checkpoint)
+    if struct is None or struct["modules"] == before["modules"]:
         return
     optimizers = _optimizers(checkpointer)
     if optimizers and comm.get_world_size() > 1:
@@ -51,11 +50,7 @@ def _prunes_gradually(model, checkpointer):
     hooks = getattr(checkpointer.checkpointables.get("trainer"), "_hooks", ())
     if any(isinstance(hook, GradualPruning) for hook in hooks):
         return True
-    text = config_of(model)
-    if not text:
-        return False
-    config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return config.get("PRUNER", {}).get("GRADUAL", {}).get("END", 0) > 0
+    return config_values(model).get("PRUNER", {}).get("GRADUAL", {}).get("END", 0) > 0
 
 
 def _optimizers(checkpointer):
