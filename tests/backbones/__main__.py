@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.backbones                       # all of them: takes about ten minutes on one core
+    python -m tests.backbones                       # all of them: about ten minutes on one core
     python -m tests.backbones 'torchvision/*' '*convnext*'
 
 Each is built with random weights, pruned to half its FLOPs (magnitude, one round), run on an image,
