@@ -6,11 +6,11 @@
 import importlib
 
 from . import errors
-from .conversion import convert
-from .loading import load
+from .checkpoint.conversion import convert
+from .checkpoint.loading import load
 from .overlay import applied, apply, revert, status
 from .structure import structure_of
-from .widths import restructure
+from .structure.widths import restructure
 
 __version__ = "0.1.0"
 __all__ = [
@@ -45,7 +45,7 @@ _MODULES = {
     "add_prune_config": ".config",
     "plan_from_config": ".pipeline",
     "prune_from_config": ".pipeline",
-    "prune_in_script": ".script",
+    "prune_in_script": ".pipeline.script",
     "sensitivity_from_config": ".pipeline",
 }
 

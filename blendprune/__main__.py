@@ -12,11 +12,11 @@ import warnings
 import blendprune
 
 from .checks import similar
-from .config_errors import explained
+from .config.imports import find, import_into
+from .config.messages import explained
+from .config.target import TARGETS, Target
 from .errors import BlendpruneError, ConfigError
-from .imports import find, import_into
 from .progress import TerminalProgress
-from .target import TARGETS, Target
 
 # Flags of single commands that are keys of the PRUNER node, too.
 _FLAGS = ("importance", "normalize", "sensitivity")

@@ -3,16 +3,16 @@
 ::
 
     make mutation                                  # a sample of the default files
-    python tests/mutation.py --sample 40 --seed 1 blendprune/structure.py
+    python tests/mutation.py --sample 40 --seed 1 blendprune/structure/entries.py
     python tests/mutation.py --sample 0 blendprune/pruning/search/search.py    # every mutant
 
 A mutant is the package with one operator, constant, condition or returned value replaced. For each
 one the tests of that module run, in a temporary copy of the tree, until the first failure. A mutant
 that no test notices survives. Each such mutant is listed with its line and the change::
 
-    blendprune/structure.py            38 of 40 caught
+    blendprune/structure/entries.py            38 of 40 caught
     ...
-    blendprune/structure.py:214: not a -> a | if not isinstance(struct, dict) or ...
+    blendprune/structure/entries.py:214: not a -> a | if not isinstance(struct, dict) or ...
 
 The tests of a module are those that mirror it: ``tests/pruning/search/test_rounds.py`` for
 ``blendprune/pruning/search/rounds.py``, or all of ``tests/pruning/search/`` for a module without a
@@ -37,7 +37,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = (
     "blendprune/pruning/search",
-    "blendprune/structure.py",
+    "blendprune/structure/entries.py",
     "blendprune/pruning/graph",
     "blendprune/pruning/cost",
 )

@@ -44,7 +44,7 @@ def test_a_mutant_is_the_whole_module_with_one_change():
 
 
 def test_a_module_is_checked_by_the_tests_that_mirror_it():
-    assert files_of("blendprune/structure.py") == ["tests/test_structure.py"]
+    assert files_of("blendprune/structure/entries.py") == ["tests/structure/test_entries.py"]
     assert files_of("blendprune/pruning/search/rounds.py") == [
         "tests/pruning/search/test_rounds.py"
     ]

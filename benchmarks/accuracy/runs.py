@@ -12,12 +12,12 @@ from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 
-from blendprune.build import build_trained
+from blendprune.checkpoint.build import build_trained
+from blendprune.checkpoint.loading import load
 from blendprune.demo.trainer import DigitTrainer, average_precisions
 from blendprune.files import staged
-from blendprune.finetune import finetune_config
-from blendprune.loading import load
 from blendprune.pipeline import prune_from_config
+from blendprune.pipeline.finetune import finetune_config
 from blendprune.pruning.cost.latency import compare_latency
 
 from .models import dense_config

@@ -28,9 +28,9 @@ from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_utils
 
 from .. import data, modeling
+from ..checkpoint.loading import load
 from ..data.digits import DIGITS_TEST, register_digits, write_digits
 from ..errors import ConfigError
-from ..loading import load
 from ..pipeline import prune_from_config
 from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency

@@ -12,7 +12,7 @@ from torch import nn
 
 from .. import structure
 from ..checkpoint import build_mode, module_names
-from ..loading import restructure_from
+from ..checkpoint.loading import restructure_from
 from ._patch import Patch, importable
 
 

@@ -11,8 +11,8 @@ import torch
 
 from .. import structure
 from ..checkpoint import build_mode
+from ..checkpoint.loading import restructure_from
 from ..config import asks_the_loop
-from ..loading import restructure_from
 from ._patch import Patch
 
 

@@ -12,7 +12,7 @@ a whole file; its message advises to disable the check. Left alone: all other lo
 import pickle
 
 from ..checkpoint import extras, read_plain
-from ..mismatch import refuse_other_widths
+from ..checkpoint.mismatch import refuse_other_widths
 from ..wrappers import name_as
 from ._patch import Patch
 

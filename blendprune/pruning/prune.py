@@ -4,8 +4,8 @@ import time
 from dataclasses import replace
 
 from ..checks import check_callable
+from ..config.target import Target
 from ..errors import ConfigError
-from ..target import Target
 from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
 from .search.options import PruningOptions, check_rounds

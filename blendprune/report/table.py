@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from ..reference import reference_words, was_pruned
+from .reference import reference_words, was_pruned
 
 _METRICS = {
     "segm": "mask AP",

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import read_checkpoint
 from ..files import save_atomically, staged
-from ..metrics import headline_of, tasks_of
+from ..pipeline.metrics import headline_of, tasks_of
 from ..structure import structure_of
 from ..wrappers import plain_state, unwrap
 

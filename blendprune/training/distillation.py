@@ -9,8 +9,8 @@ import torch
 from detectron2.engine.train_loop import HookBase
 from torch import nn
 
+from ..checkpoint.loading import load
 from ..errors import ConfigError
-from ..loading import load
 from ..pruning.architectures import architecture_of
 from ..pruning.graph.outputs import prediction_layers
 from ..pruning.scores.predictions import MIN_VARIANCE

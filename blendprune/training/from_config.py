@@ -46,7 +46,7 @@ def hooks_from_config(cfg):
         CheckpointError: the teacher's file cannot be read, or is of another model.
     """
     # Not at the top: with patches/ applied, detectron2's engine imports this module.
-    from ..build import prune_arguments
+    from ..checkpoint.build import prune_arguments
     from .best import KeepBest
     from .distillation import Distillation
     from .gradual import GradualPruning
@@ -105,9 +105,9 @@ def hooks_from_config(cfg):
 
 def _teacher(cfg):
     """The teacher, with the classes that it was trained on."""
-    from ..build import build_trained
     from ..checkpoint import read_checkpoint, struct_in
-    from ..loading import load
+    from ..checkpoint.build import build_trained
+    from ..checkpoint.loading import load
 
     path = cfg.MODEL.WEIGHTS = cfg.PRUNER.DISTILLATION.TEACHER
     try:

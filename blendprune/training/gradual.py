@@ -6,13 +6,13 @@ import logging
 from detectron2.engine.train_loop import HookBase
 
 from ..checks import check_count
+from ..config.target import Target
 from ..errors import ConfigError, PruningError
 from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
 from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
-from ..target import Target
-from ..widths import restructure
+from ..structure.widths import restructure
 from ..wrappers import is_distributed, unwrap
 from .trainer_data import example_inputs_of, training_batches
 
@@ -159,7 +159,7 @@ class GradualPruning(HookBase):
                 "--resume, with the OUTPUT_DIR of that training, to go on with it, or set "
                 "MODEL.FINETUNE True to prune them further"
             )
-        from ..build import build_dense
+        from ..checkpoint.build import build_dense
 
         model = build_dense(self.trainer.cfg)
         restructure(model, began_as)

@@ -3,11 +3,11 @@
 import functools
 import logging
 
-from ..build import watch_loading
+from ..checkpoint.build import watch_loading
 from ..config import asks_for_hooks, prunes_in_script
 from ..errors import ConfigError
 from ..first_forward import on_first_training_forward
-from ..script import prune_in_script
+from ..pipeline.script import prune_in_script
 from .attach import attach
 from .from_config import has_trainer
 

@@ -4,7 +4,7 @@ import functools
 
 from detectron2.engine.train_loop import HookBase
 
-from ..script import prune_in_script
+from ..pipeline.script import prune_in_script
 
 
 class PruneInstead(HookBase):

@@ -8,7 +8,7 @@ from ..errors import PruningError
 from ..pruning.graph.inputs import config_values
 from ..pruning.graph.kept_entries import KeptEntries
 from ..structure import structure_of
-from ..widths import restructure
+from ..structure.widths import restructure
 from ..wrappers import unwrap
 from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 
-from blendprune.emitted_keys import drop_keys_of_other_models
+from blendprune.config.emitted import drop_keys_of_other_models
 from blendprune.overlay._patch import importable
 
 

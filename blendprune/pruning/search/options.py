@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...checks import check_count
+from ...config.target import check_fraction
 from ...errors import ConfigError
-from ...target import check_fraction
 from ..graph.layer_patterns import resolve_layers, resolve_ratios
 from ..scores import build_importance, check_normalizer
 

@@ -5,9 +5,9 @@ import copy
 import math
 from functools import partial
 
+from ...config.target import Target
 from ...errors import PruningError, TargetUnreachable, first_line
 from ...structure import remember_predictions
-from ...target import Target
 from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, total_costs
 from ..cost.latency import compare_latency

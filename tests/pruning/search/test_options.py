@@ -3,9 +3,9 @@
 import pytest
 from torch import nn
 
+from blendprune.config.target import Target
 from blendprune.errors import ConfigError
 from blendprune.pruning.search.options import PruningOptions, check_rounds
-from blendprune.target import Target
 
 
 def test_defaults_rank_all_groups_together_and_reconstruct():

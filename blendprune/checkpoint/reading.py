@@ -4,11 +4,11 @@ import logging
 
 import torch
 
-from .config import prune_mode, prunes_in_script
-from .errors import CheckpointError, StructError, UnsafeStructError, first_line
-from .structure import is_pruned, structure_of, validate
+from ..config import prune_mode, prunes_in_script
+from ..errors import CheckpointError, StructError, UnsafeStructError, first_line
+from ..structure import is_pruned, structure_of, validate
+from ..wrappers import is_compiled, plain_names, plain_state
 from .unpickling import is_module, plain, read_inert
-from .wrappers import is_compiled, plain_names, plain_state
 
 _log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ def build_mode(cfg):
 
     Returns:
         tuple[bool, dict | None]: whether ``forward`` returns the raw head outputs, and the
-        checkpoint that gives the widths, for :func:`blendprune.loading.restructure_from`. A script
-        that prunes takes those of a pruned file at MODEL.WEIGHTS, so that a pruned model can be
-        pruned again.
+        checkpoint that gives the widths, for
+        :func:`blendprune.checkpoint.loading.restructure_from`. A script that prunes takes those of
+        a pruned file at MODEL.WEIGHTS, so that a pruned model can be pruned again.
 
     Raises:
         ConfigError: as for :func:`blendprune.config.prune_mode`.
@@ -201,7 +201,7 @@ def refuse_pickled_module(contents, path):
     """Refuse a file that is a whole model, or has one for weights or for ``"struct"``.
 
     Args:
-        contents (object): from :func:`blendprune.unpickling.read_inert`.
+        contents (object): from :func:`blendprune.checkpoint.unpickling.read_inert`.
         path (str): the file.
 
     Raises:

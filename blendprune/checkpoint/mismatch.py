@@ -8,11 +8,11 @@ from what other layers make.
 
 from typing import NamedTuple
 
-from .checkpoint import struct_in, weights_in
-from .errors import CheckpointError
-from .structure import dense_entries, entry_of, is_pruned, named_modules, structure_of
-from .widths import INPUTS, NORM_WIDTHS, is_input_axis
-from .wrappers import plain_names, plain_state, unwrap
+from ..errors import CheckpointError
+from ..structure import dense_entries, entry_of, is_pruned, named_modules, structure_of
+from ..structure.widths import INPUTS, NORM_WIDTHS, is_input_axis
+from ..wrappers import plain_names, plain_state, unwrap
+from .reading import struct_in, weights_in
 
 # Of a file that says nothing about itself: this fraction of the layers must be narrower.
 _MOST = 0.5

@@ -3,18 +3,12 @@
 import torch
 from torch import nn
 
-from .checkpoint import (
-    OTHER_WEIGHTS,
-    local_path,
-    refuse_pickled_module,
-    struct_in,
-    unreadable,
-)
-from .errors import CheckpointError, UnsafeStructError
-from .files import save_atomically
-from .structure import structure_of
+from ..errors import CheckpointError, UnsafeStructError
+from ..files import save_atomically
+from ..structure import structure_of
+from ..wrappers import plain_names, plain_state
+from .reading import OTHER_WEIGHTS, local_path, refuse_pickled_module, struct_in, unreadable
 from .unpickling import Inert, is_module, plain, read_inert
-from .wrappers import plain_names, plain_state
 
 # What a training module, for example Lightning's, puts before each name.
 _PREFIX = "model."

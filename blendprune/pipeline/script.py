@@ -7,15 +7,15 @@ import sys
 
 from detectron2.utils import comm
 
-from .build import check_loaded
-from .config import prunes_in_script
-from .errors import ConfigError
-from .first_forward import forget_first_forward
-from .pipeline import prune_trained
-from .progress import LoggedProgress
-from .pruning.scores import first_batches, split_batches
-from .report.table import report_table
-from .wrappers import unwrap
+from ..checkpoint.build import check_loaded
+from ..config import prunes_in_script
+from ..errors import ConfigError
+from ..first_forward import forget_first_forward
+from ..progress import LoggedProgress
+from ..pruning.scores import first_batches, split_batches
+from ..report.table import report_table
+from ..wrappers import unwrap
+from .from_config import prune_trained
 
 # Below detectron2's logger: its handlers write to the terminal and to OUTPUT_DIR/log.txt.
 _log = logging.getLogger("detectron2.blendprune")

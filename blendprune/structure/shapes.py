@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from .errors import StructError
-from .structure import WIDTH_TUPLES, entries_of, named_modules, structure_of
+from ..errors import StructError
+from ..wrappers import plain_names, unwrap
+from .entries import WIDTH_TUPLES, entries_of, named_modules, structure_of
 from .widths import is_input
-from .wrappers import plain_names, unwrap
 
 
 def structure_of_weights(model, weights, predictions=()):
@@ -84,7 +84,7 @@ def _numbers(entry, shapes, module):
 def _fit_attention(found, modules):
     """Attention loses whole heads, each of the width that it has."""
     # Imported here because it needs detectron2.
-    from .modeling.attention import is_attention
+    from ..modeling.attention import is_attention
 
     for name, module in modules.items():
         if is_attention(module):

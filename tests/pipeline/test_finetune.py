@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 
 from blendprune.errors import ConfigError
-from blendprune.finetune import finetune_config
+from blendprune.pipeline.finetune import finetune_config
 from blendprune.training import Distillation, KeepBest, hooks_from_config
 
 TRAINED = ("SOLVER.BASE_LR", 0.02, "SOLVER.MAX_ITER", 1000, "SOLVER.STEPS", (600, 800))

@@ -10,14 +10,14 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from blendprune import structure
-from blendprune.build import build_dense
+from blendprune.checkpoint.build import build_dense
 from blendprune.config import add_prune_config
 from blendprune.errors import ConfigError
-from blendprune.finetune import finetune_config
+from blendprune.pipeline.finetune import finetune_config
+from blendprune.pipeline.trial import try_config
 from blendprune.pruning import prune
-from blendprune.reference import reference_of, reference_words, was_pruned
-from blendprune.trial import try_config
-from blendprune.widths import restructure
+from blendprune.report.reference import reference_of, reference_words, was_pruned
+from blendprune.structure.widths import restructure
 
 
 class Net(nn.Module):

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from .errors import ConfigError, error_line
+from ..errors import ConfigError, error_line
 
 
 def import_into(cfg, names):

@@ -8,8 +8,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 import blendprune
+from blendprune.checkpoint.loading import restructure_from
 from blendprune.errors import CheckpointError, StructError
-from blendprune.loading import restructure_from
 from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 from tests.helpers import small_projects, small_zoo
 from tests.zoo import build_dense, few_regions, settle_norms, train_one_step, training_batch

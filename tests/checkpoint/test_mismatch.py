@@ -9,8 +9,8 @@ from detectron2.config import instantiate
 from torch import nn
 
 import blendprune
+from blendprune.checkpoint.mismatch import refuse_other_widths
 from blendprune.errors import CheckpointError
-from blendprune.mismatch import refuse_other_widths
 from tests.helpers.small_lazy import fcos
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 # Warm-up, as a fraction of the fine-tuning's iterations.
 _WARMUP = 0.1
@@ -36,7 +36,7 @@ def finetune_config(cfg, output_dir):
     - FrozenBN becomes BN in every key of the MODEL node, because pruning invalidates its
       statistics.
     - MODEL.BACKBONE.FREEZE_AT is 0, because pruning changes these stages, too. Backbones that want
-      another value get it by :func:`blendprune.trial.try_config`.
+      another value get it by :func:`blendprune.pipeline.trial.try_config`.
     - With PRUNER.KEEP_BEST, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD are at most a quarter of
       the iterations.
 

@@ -2,7 +2,7 @@
 
 import os
 
-from .errors import ConfigError
+from ..errors import ConfigError
 from .target import TARGETS
 
 

@@ -2,13 +2,13 @@
 
 import torch
 
-from .checkpoint import read_checkpoint, struct_in, weights_in
-from .errors import CheckpointError, ConfigError, StructError, first_line
-from .first_forward import forget_first_forward
-from .shapes import structure_of_weights
-from .structure import entries_of, is_pruned, named_modules, remember
-from .widths import restructure, set_entries
-from .wrappers import given_model, name_as, unwrap
+from ..errors import CheckpointError, ConfigError, StructError, first_line
+from ..first_forward import forget_first_forward
+from ..structure import entries_of, is_pruned, named_modules, remember
+from ..structure.shapes import structure_of_weights
+from ..structure.widths import restructure, set_entries
+from ..wrappers import given_model, name_as, unwrap
+from .reading import read_checkpoint, struct_in, weights_in
 
 
 def load(path, *, model=None, device=None):
@@ -125,7 +125,7 @@ def adopt_predictions(model, checkpoint):
 
 def _restructure_by_weights(model, weights):
     # Imported here: a model that is only loaded needs no Torch-Pruning.
-    from .pruning.tracing.attributes import sync_attributes
+    from ..pruning.tracing.attributes import sync_attributes
 
     if structure_of_weights(model, weights)["modules"] == entries_of(model):
         return
@@ -143,10 +143,10 @@ def _restructure_by_weights(model, weights):
 
 def _predictions(model):
     """Names of the prediction layers, where the model carries a config to trace it with."""
-    from .pruning.graph.inputs import config_inputs, small_inputs
-    from .pruning.graph.outputs import prediction_layers
-    from .pruning.tracing.hooks import evaluating
-    from .pruning.tracing.view import prunable
+    from ..pruning.graph.inputs import config_inputs, small_inputs
+    from ..pruning.graph.outputs import prediction_layers
+    from ..pruning.tracing.hooks import evaluating
+    from ..pruning.tracing.view import prunable
 
     inputs = config_inputs(model)
     if inputs is None:
@@ -173,8 +173,8 @@ def _build_dense(struct, device, path):
     from detectron2.config import CfgNode, get_cfg
     from detectron2.modeling import build_model
 
-    from . import modeling
-    from .config import add_prune_config
+    from .. import modeling
+    from ..config import add_prune_config
 
     if not struct["config"]:
         raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")

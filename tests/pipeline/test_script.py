@@ -15,8 +15,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 import blendprune
-from blendprune import script
 from blendprune.errors import CheckpointError, ConfigError
+from blendprune.pipeline import script
 
 TARGET = ("MODEL.PRUNE", True, "PRUNER.MAX_FLOPS", 0.7)
 

@@ -1,10 +1,10 @@
 """The model that targets are fractions of: at MODEL.WEIGHTS, dense or pruned already."""
 
-from .build import build_dense
-from .pruning.cost.count import count_flops, count_params
-from .pruning.graph.inputs import config_inputs
-from .pruning.tracing.hooks import keeping_random_state
-from .structure import is_pruned, structure_of
+from ..checkpoint.build import build_dense
+from ..pruning.cost.count import count_flops, count_params
+from ..pruning.graph.inputs import config_inputs
+from ..pruning.tracing.hooks import keeping_random_state
+from ..structure import is_pruned, structure_of
 
 
 def reference_of(cfg, model, build=build_dense):

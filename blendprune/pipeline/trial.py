@@ -5,14 +5,14 @@ import copy
 import torch
 from detectron2.utils.events import EventStorage
 
-from . import structure
-from .build import build_dense
-from .errors import ConfigError, first_line
+from .. import structure
+from ..checkpoint.build import build_dense
+from ..errors import ConfigError, first_line
+from ..pruning.graph.inputs import config_inputs, labelled_batch, small_inputs
+from ..pruning.tracing.hooks import keeping_random_state
+from ..structure.widths import restructure
+from ..wrappers import plain_state, unwrap
 from .finetune import freezing_keys
-from .pruning.graph.inputs import config_inputs, labelled_batch, small_inputs
-from .pruning.tracing.hooks import keeping_random_state
-from .widths import restructure
-from .wrappers import plain_state, unwrap
 
 # Values of FREEZE_AT and its like, the first that frees all. For some backbones 0 still freezes
 # norms, or is not allowed.

@@ -3,8 +3,8 @@
 import contextlib
 import re
 
-from .checks import similar
-from .errors import ConfigError
+from ..checks import similar
+from ..errors import ConfigError
 
 _UNKNOWN = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
 _TYPE = re.compile(

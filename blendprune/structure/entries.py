@@ -19,8 +19,8 @@ or the attribute ``normalized_shape``. A dict is an attribute that maps names to
 are those of upstream's state dict, with and without the overlay or ``torch.compile``.
 
 ``"dense"`` holds what pruning changed, as it was before. ``"prediction_layers"`` are the layers
-whose output width the config decides (classes, anchors): :mod:`blendprune.widths` leaves it to the
-model that is fine-tuned.
+whose output width the config decides (classes, anchors): :mod:`blendprune.structure.widths` leaves
+it to the model that is fine-tuned.
 """
 
 import math
@@ -28,8 +28,8 @@ from itertools import chain
 
 import torch
 
-from .errors import StructError
-from .wrappers import given_model, is_compiled, plain_name, plain_state, unwrap
+from ..errors import StructError
+from ..wrappers import given_model, is_compiled, plain_name, plain_state, unwrap
 
 FORMAT = "blendprune.struct"
 VERSION = 1

@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from .errors import StructError
-from .structure import (
+from ..errors import StructError
+from ..wrappers import given_model
+from .entries import (
     WIDTH_TUPLES,
     dense_entries,
     entry_of,
@@ -12,7 +13,6 @@ from .structure import (
     remember_predictions,
     validate,
 )
-from .wrappers import given_model
 
 #: Attributes of convs and linears that count inputs.
 INPUTS = ("in_channels", "in_features")
@@ -60,7 +60,7 @@ def restructure(model, struct):
     if "prediction_layers" in struct:
         remember_predictions(model, struct["prediction_layers"])
     # Imported here because it needs detectron2.
-    from .modeling.attention import fit_heads
+    from ..modeling.attention import fit_heads
 
     fit_heads(model)
 

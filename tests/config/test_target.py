@@ -2,8 +2,8 @@
 
 import pytest
 
+from blendprune.config.target import TARGETS, Target
 from blendprune.errors import ConfigError
-from blendprune.target import TARGETS, Target
 
 
 def test_the_one_target_that_is_set_has_its_unit():

@@ -8,14 +8,14 @@ import re
 import torch
 from fvcore.common.registry import Registry
 
-from . import modeling, structure
-from .checkpoint import read_checkpoint
-from .checks import check_count, similar
-from .errors import BlendpruneError, CheckpointError, ConfigError, first_line
-from .first_forward import forget_first_forward
+from .. import modeling, structure
+from ..checks import check_count, similar
+from ..config.target import TARGETS, Target
+from ..errors import BlendpruneError, CheckpointError, ConfigError, first_line
+from ..first_forward import forget_first_forward
+from ..pruning.search.options import PruningOptions, check_rounds
 from .loading import adopt_predictions, check_device, restructure_from
-from .pruning.search.options import PruningOptions, check_rounds
-from .target import TARGETS, Target
+from .reading import read_checkpoint
 
 _UNREGISTERED = re.compile(r"No object named '(.+)' found in '(\w+)' registry")
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 #: Name of each target → the unit that it counts. Keys of the config and flags have the same names.
 TARGETS = {

@@ -5,7 +5,7 @@ import importlib.util
 from detectron2.config import defaults as detectron2_defaults
 from detectron2.config import get_cfg
 
-from .config import add_prune_config
+from .keys import add_prune_config
 
 
 def drop_keys_of_other_models(cfg):

@@ -10,22 +10,22 @@ import time
 import torch
 from detectron2.utils.file_io import PathManager
 
-from . import pruning, structure
-from .build import arguments_of, build_dense, build_trained, prune_arguments
-from .checkpoint import read_checkpoint
-from .config import prune_mode
-from .data.calibration import calibration_batches
-from .emitted_keys import drop_keys_of_other_models
-from .errors import ConfigError
-from .files import staged
+from .. import pruning, structure
+from ..checkpoint import read_checkpoint
+from ..checkpoint.build import arguments_of, build_dense, build_trained, prune_arguments
+from ..checkpoint.loading import restructure_from
+from ..config import prune_mode
+from ..config.emitted import drop_keys_of_other_models
+from ..data.calibration import calibration_batches
+from ..errors import ConfigError
+from ..files import staged
+from ..progress import Progress
+from ..pruning.cost.latency import compare_latency
+from ..report.reference import reference_of, reference_words
+from ..wrappers import plain_state, unwrap
 from .finetune import finetune_config
-from .loading import restructure_from
 from .metrics import main_metrics
-from .progress import Progress
-from .pruning.cost.latency import compare_latency
-from .reference import reference_of, reference_words
 from .trial import try_config
-from .wrappers import plain_state, unwrap
 
 
 def prune_from_config(cfg, output_dir, progress=None, mapper=None):
@@ -46,7 +46,7 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
         ``after``), ``wall_s``, ``layers``, ``notes``, ``relative_to`` (see
-        :func:`blendprune.reference.reference_of`).
+        :func:`blendprune.report.reference.reference_of`).
 
     Raises:
         ConfigError: a key of the config is invalid, or the folder is not writable.
