@@ -231,7 +231,7 @@ BAD = {
         "PRUNER.IMPORTANCE magnitude",
     ),
     "no weights": (["--max-flops", 0.5, "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
-    "missing weights": (["--max-flops", 0.5, "MODEL.WEIGHTS", "no.pth"], "check MODEL.WEIGHTS"),
+    "missing weights": (["--max-flops", 0.5, "MODEL.WEIGHTS", "no.pth"], "check the path"),
     "unknown key": (["--max-flops", 0.5, "MODEL.NOTHING", 1], "MODEL.NOTHING"),
     "wrong type": (["--max-flops", 0.5, "MODEL.PRUNE", "yes"], "MODEL.PRUNE"),
     "odd tail": (["--max-flops", 0.5, "MODEL.PRUNE"], "odd length"),

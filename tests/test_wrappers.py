@@ -5,8 +5,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import blendprune
+from blendprune.errors import PruningError
 from blendprune.pruning import count_flops, head_outputs
 from blendprune.wrappers import is_distributed, name_as, plain_name, plain_names, unwrap
 from tests.helpers import small_zoo
@@ -70,6 +73,20 @@ def test_pruning_inside_distributed_data_parallel_says_to_wrap_anew(cfg, caplog)
         caplog.clear()
         blendprune.restructure(wrap(model), struct)
         assert ("wrap model.module anew" in caplog.text) is said
+
+
+SHARD = {"FullyShardedDataParallel": FullyShardedDataParallel, "fully_shard": fully_shard}
+
+
+@pytest.mark.parametrize("name", SHARD)
+def test_a_sharded_model_is_refused_but_saved_like_any_other(overlay, tmp_path, name):
+    model = SHARD[name](
+        nn.Sequential(nn.Conv2d(3, 4, 1)), device_mesh=init_device_mesh("cpu", (1,))
+    )
+    with pytest.raises(PruningError, match="sharded by FSDP.*prune the model first"):
+        blendprune.plan(model)
+    DetectionCheckpointer(model, str(tmp_path)).save("sharded")
+    assert (tmp_path / "sharded.pth").exists()
 
 
 @pytest.mark.parametrize("name", ["compiled DDP", "DataParallel of compiled"])

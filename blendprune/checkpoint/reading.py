@@ -168,7 +168,8 @@ def local_path(path):
             return local
     except Exception as error:  # PathManager's handlers raise many types
         raise CheckpointError(
-            f"cannot open the model file {path!r} ({first_line(error)}): check MODEL.WEIGHTS."
+            f"cannot open the model file {path!r} ({first_line(error)}): check the path (of a "
+            "config: MODEL.WEIGHTS)."
         ) from None
 
 

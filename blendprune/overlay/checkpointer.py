@@ -75,9 +75,10 @@ PATCHES = [
         name="save-struct",
         module="detectron2.checkpoint.detection_checkpoint",
         watches=tuple(
-            f"DetectionCheckpointer.{n}" for n in ("save", "_load_file", "_load_model", "load")
+            f"DetectionCheckpointer.{n}"
+            for n in ("save", "_load_file", "_load_model", "load", "_torch_load")
         ),
-        digests=("2d90e39427407ff9", "fb641881ed252446"),
+        digests=("eebeaa587b1428e2",),
         install=_install,
     )
 ]

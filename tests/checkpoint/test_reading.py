@@ -62,7 +62,7 @@ def test_a_truncated_file_is_named_as_such(checkpoint):
 
 
 def test_a_missing_file_is_named_as_such(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot open the model file .*check MODEL.WEIGHTS"):
+    with pytest.raises(CheckpointError, match="cannot open the model file .*check the path"):
         blendprune.load(str(tmp_path / "none.pth"))
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 import blendprune
 from blendprune.errors import CheckpointError, ConfigError, StructError
@@ -193,6 +194,28 @@ def test_a_dense_checkpoint_with_other_classes_loads_as_upstream_does(
     other = build_model(blendmask_cfg("MODEL.FCOS.NUM_CLASSES", 5))
     DetectionCheckpointer(other).load(str(tmp_path / "dense.pth"))
     assert other.proposal_generator.fcos_head.cls_logits.weight.shape[0] == 5
+
+
+def test_a_pruned_blendmask_is_fine_tuned_on_other_classes(pruned, blendmask_cfg, training_batch):
+    _, path = pruned
+    opts = ("MODEL.FCOS.NUM_CLASSES", 5, "MODEL.BASIS_MODULE.NUM_CLASSES", 5)
+    model = build_model(blendmask_cfg(*opts, "MODEL.FINETUNE", True, "MODEL.WEIGHTS", path))
+    DetectionCheckpointer(model).load(path)
+    heads = ("basis_module.seg_head.", "proposal_generator.fcos_head.cls_logits.")
+    theirs = torch.load(path)["model"]
+    ours = {name: weight.clone() for name, weight in model.state_dict().items()}
+    changed = {name for name in ours if ours[name].shape != theirs[name].shape}
+    assert {name for name in changed if name.startswith(heads)} == changed
+    assert len(changed) == 4  # weight and bias of both
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours.keys() - changed)
+
+    batch = training_batch()
+    for image in batch:
+        image["instances"].gt_classes[:] = 4
+        image["basis_sem"][image["basis_sem"] > 0] = 5
+    with EventStorage():
+        sum(model.train()(batch).values()).backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name in changed)
 
 
 def test_finetune_without_weights_is_refused(registered, blendmask_cfg):

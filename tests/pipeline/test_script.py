@@ -112,6 +112,23 @@ def test_a_pruned_file_is_pruned_again_from_its_own_widths(dense, tmp_path):
     assert second["flops"]["before"] == first["flops"]["after"] > second["flops"]["after"]
 
 
+def test_resuming_prunes_the_weights_that_the_script_resumes_from(dense, blendmask_cfg, tmp_path):
+    cfg = dense(*TARGET)
+    torch.manual_seed(1)
+    resumed = build_model(blendmask_cfg())
+    DetectionCheckpointer(resumed, cfg.OUTPUT_DIR).save("model_0000001", iteration=1)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    _ends(trainer.train)
+    found = torch.load(tmp_path / "out/model_pruned.pth")["model"]
+    name = "backbone.bottom_up.stem.conv1.weight"
+    theirs, other = resumed.state_dict()[name], torch.load(tmp_path / "dense.pth")["model"][name]
+    # Filters are left out, never changed.
+    filters = {tuple(each.flatten().tolist()) for each in theirs}
+    assert {tuple(each.flatten().tolist()) for each in found[name]} <= filters
+    assert not torch.equal(theirs, other)
+
+
 def test_what_the_script_has_not_loaded_is_not_pruned(dense, tmp_path):
     with pytest.raises(ConfigError, match=r"other weights than .*trainer\.resume_or_load\(\)"):
         _run(dense(*TARGET), load=False)

@@ -22,7 +22,7 @@ def entry_point(function=None, *, changes_widths=False):
 
     Returns:
         Callable: raises ConfigError for what is no model, and PruningError for a model that is on
-        the meta device, in half precision, scripted, or made of inference tensors.
+        the meta device, in half precision, scripted, sharded, or made of inference tensors.
     """
 
     if function is None:
@@ -46,13 +46,20 @@ def refuse_unprunable(model):
 
     Raises:
         PruningError: it has no parameters, or is on the meta device, in half precision, scripted,
-            or made of inference tensors.
+            sharded, or made of inference tensors.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise PruningError(
                 f"{name or 'the model'} is a torch.jit.ScriptModule, whose layers cannot be "
                 "traced: prune the model first, then script it"
+            )
+        # By names, of FSDP and of fully_shard: to import them takes seconds.
+        kinds = {type(p).__name__ for p in module.parameters(recurse=False)}
+        if "_fsdp_wrapped_module" in module._modules or "DTensor" in kinds:
+            raise PruningError(
+                f"{name or 'the model'} is sharded by FSDP, and no process has its whole weights: "
+                "prune the model first, then shard it"
             )
     if next(model.parameters(), None) is None:
         raise PruningError(

@@ -125,6 +125,20 @@ def test_what_gives_no_numbers_or_only_moves_them_is_free():
     assert formulas.is_free(operator(tags=[torch.Tag.pointwise]), numbers)
 
 
+def test_every_activation_of_torch_is_free():
+    known = {"Threshold": nn.Threshold(0.1, 0), "Softmax": nn.Softmax(1), "Softmin": nn.Softmin(1)}
+    known["LogSoftmax"] = nn.LogSoftmax(1)
+    names = set(nn.modules.activation.__all__) - {"MultiheadAttention"}
+    assert len(names) > 25
+    for name in names:
+        # Each with and without a result in place of its input.
+        layers = [known.get(name) or getattr(nn, name)()]
+        if hasattr(layers[0], "inplace") and name not in known:
+            layers.append(getattr(nn, name)(inplace=True))
+        net = SmallNet(lambda net, x: net.inner(x.clone()), inner=nn.Sequential(*layers))
+        assert count_costs(net, small_inputs()).uncounted == {}, name
+
+
 @pytest.mark.parametrize("target", ["conv", 3, Distances(), int, None])
 def test_what_has_no_flops_cannot_be_registered(target):
     with pytest.raises(ConfigError, match="register_flops got .*: pass a subclass of nn.Module or"):
