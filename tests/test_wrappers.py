@@ -75,14 +75,17 @@ def test_pruning_inside_distributed_data_parallel_says_to_wrap_anew(cfg, caplog)
         assert ("wrap model.module anew" in caplog.text) is said
 
 
-SHARD = {"FullyShardedDataParallel": FullyShardedDataParallel, "fully_shard": fully_shard}
+SHARD = {
+    "FullyShardedDataParallel": lambda model, mesh: FullyShardedDataParallel(
+        model, device_mesh=mesh, device_id=torch.device("cpu")
+    ),
+    "fully_shard": lambda model, mesh: fully_shard(model, mesh=mesh),
+}
 
 
 @pytest.mark.parametrize("name", SHARD)
 def test_a_sharded_model_is_refused_but_saved_like_any_other(overlay, tmp_path, name):
-    model = SHARD[name](
-        nn.Sequential(nn.Conv2d(3, 4, 1)), device_mesh=init_device_mesh("cpu", (1,))
-    )
+    model = SHARD[name](nn.Sequential(nn.Conv2d(3, 4, 1)), init_device_mesh("cpu", (1,)))
     with pytest.raises(PruningError, match="sharded by FSDP.*prune the model first"):
         blendprune.plan(model)
     DetectionCheckpointer(model, str(tmp_path)).save("sharded")

@@ -95,7 +95,7 @@ _FREE = set(
     affine_grid_generator all amax amin any arange argmax argmin avg_pool2d avg_pool3d bernoulli
     bernoulli_ bincount bucketize cat clone col2im constant_pad_nd contiguous copy copy_ cumprod
     cumsum diag_embed embedding empty empty_like empty_strided expand_copy eye fill fill_ flip
-    full full_like gather hardswish hardswish_ histc im2col index index_add index_add_
+    full full_like gather glu hardswish hardswish_ histc im2col index index_add index_add_
     index_copy index_fill index_put index_put_ index_select is_same_size item kthvalue
     lift_fresh lift_fresh_copy linalg_vector_norm linspace log_sigmoid_forward masked_fill
     masked_fill_ masked_scatter masked_select max max_pool2d_with_indices
