@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "blendprune"
 # What has no counterpart in the package.
-OTHERS = {"helpers", "patches", "zoo"}
+OTHERS = {"benchmarks", "helpers", "patches", "zoo"}
 
 
 def imported_names(source):

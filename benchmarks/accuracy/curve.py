@@ -5,10 +5,10 @@ import statistics
 import matplotlib
 from matplotlib.figure import Figure
 
-from .runs import FINETUNED, LEVELS, METHODS
-from .table import mean, read
+from .methods import METHODS, RECIPES
+from .table import levels_of, mean, read
 
-_STYLES = {"": "o-", FINETUNED: "s--"}
+_STYLES = {"": "o-", RECIPES["distilled"]: "s--", RECIPES["alone"]: "^:"}
 # Lower end of the AP axis, as a fraction of the dense model's AP.
 _LEAST = 0.7
 _LABELS = {"slim": "slim from scratch"}
@@ -56,12 +56,12 @@ def draw_curves(folder, path):
 def _points(runs, method, suffix, task):
     """Return (FLOPs left, latency left, AP) of each level with results."""
     points = []
-    for level in LEVELS:
-        step = f"{method} {level:g}{suffix}"
+    for level in levels_of(runs):
+        step = f"{method} {level}{suffix}"
         found = mean(runs, step, task)
         if found:
             timed = [run["latency"] for run in runs if step in run.get("latency", ())]
             ratios = [each[step] / each["dense"] for each in timed]
             latency = statistics.mean(ratios) if ratios else float("nan")
-            points.append((level, latency, found[0]))
+            points.append((float(level), latency, found[0]))
     return points

@@ -4,10 +4,9 @@ import contextlib
 import io
 import json
 import os
-import time
 
 import torch
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import build_detection_test_loader
 from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
@@ -15,96 +14,131 @@ from detectron2.utils.env import seed_all_rng
 from blendprune.checkpoint.build import build_trained
 from blendprune.checkpoint.loading import load
 from blendprune.demo.trainer import DigitTrainer, average_precisions
+from blendprune.errors import ConfigError
 from blendprune.files import staged
 from blendprune.pipeline import prune_from_config
 from blendprune.pipeline.finetune import finetune_config
 from blendprune.pruning.cost.latency import compare_latency
 
+from .methods import LEVELS, METHODS, RECIPES, SCHEDULE, TUNED, TUNED_METHODS
 from .models import dense_config
+from .steps import Results, Step
 
-#: FLOPs to keep, as fractions.
-LEVELS = (0.6667, 0.5, 0.3333, 0.25)
-#: Levels at which models are fine-tuned or trained from scratch.
-TUNED = (0.5, 0.25)
-#: Iterations of the fine-tuning, as a fraction of the dense training's.
-SCHEDULE = 0.2
-#: Pruning methods, as keys of the PRUNER node. Torch-Pruning's default is its ``MagnitudePruner``:
-#: the L2 norm of the coupled weights, the same ratio for every group, one step.
-METHODS = {
-    "blendprune": {},
-    "by sensitivity": {"SENSITIVITY": "sensitivity.json"},
-    "no reconstruction": {"RECONSTRUCT": False, "ROUNDS": 5},
-    "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False, "ROUNDS": 5},
-    "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
-    "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
-}
-#: Methods that are fine-tuned with distillation from the dense model.
-TUNED_METHODS = ("blendprune", "torch-pruning", "random")
-#: Suffixes of fine-tuned steps: with distillation from the dense model, and without a teacher.
-FINETUNED, UNTAUGHT = ", fine-tuned", ", fine-tuned without a teacher"
-# Checkpoints by suffix, relative to the folder of the pruned model.
+# Checkpoints by suffix of the step, relative to the folder of the pruned model.
 _FILES = {
     "": "model_pruned.pth",
-    FINETUNED: "finetune/model_final.pth",
-    UNTAUGHT: "finetune_alone/model_final.pth",
+    RECIPES["distilled"]: "finetune/model_final.pth",
+    RECIPES["alone"]: "finetune_alone/model_final.pth",
 }
+# What may change between two runs that share results.
+_PLACES = ("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "OUTPUT_DIR")
 
 
 class Runs:
     """All steps of one model and one seed.
 
     Args:
-        folder (str): for checkpoints and ``results.json``. Steps with results are not run again.
+        folder (str): for checkpoints and ``results.json``.
         model (str): one of :data:`benchmarks.accuracy.models.MODELS`.
         seed (int): see :func:`benchmarks.accuracy.models.dense_config`.
+        data (Data): the data set.
         opts (Sequence): ``KEY VALUE`` pairs that override the config.
         methods (Sequence[str]): names of :data:`METHODS`; ``"slim"`` for models from scratch.
+        levels (Sequence[float]): FLOPs to keep, as fractions.
+        recipes (Sequence[str]): names of :data:`RECIPES`.
+
+    Raises:
+        ConfigError: the folder has results of another config.
     """
 
-    def __init__(self, folder, model, seed, opts=(), methods=(*METHODS, "slim")):
+    def __init__(
+        self,
+        folder,
+        model,
+        seed,
+        data,
+        opts=(),
+        methods=(*METHODS, "slim"),
+        levels=LEVELS,
+        recipes=tuple(RECIPES),
+    ):
         self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
-        self.path = os.path.join(self.folder, "results.json")
-        self.results = self._kept()
-        self.cfg = dense_config(model, seed, opts)
+        self.results = Results(os.path.join(self.folder, "results.json"))
+        self.cfg = dense_config(model, seed, data, opts)
         self.cfg.OUTPUT_DIR = os.path.join(self.folder, "dense")
-        self.methods = methods
+        self._check_config()
+        self.levels = sorted(levels, reverse=True)
+        self.tuned = [level for level in self.levels if level in TUNED]
+        self.methods, self.recipes = methods, recipes
 
-    def run(self):
-        """Run the steps without results, the most important ones first."""
-        self._step("dense", lambda: _train(self.cfg))
+    def steps(self):
+        """The steps, the most important ones first.
+
+        Returns:
+            list[Step]: what each step needs is before it.
+        """
+        untrained = self.cfg
+        steps = [self._step("dense", lambda: _train(untrained), needs=())]
+        self.cfg = untrained.clone()
         self.cfg.MODEL.WEIGHTS = os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")
         pruner = self.cfg.PRUNER
         pruner.FINETUNE_SCHEDULE, pruner.FINETUNE_DISTILL = SCHEDULE, True
-        # The test scenes must not choose among the models that they compare.
+        # The test images must not choose among the models that they compare.
         pruner.KEEP_BEST = False
-        self._step("dense, trained on", self._train_on)
-        for method in METHODS:
-            if method not in self.methods:
-                continue
-            self._prune(method)
-            for level in TUNED if method in TUNED_METHODS else ():
-                self._tune(method, level, FINETUNED)
-        if "blendprune" in self.methods:
-            for level in TUNED:
-                self._tune("blendprune", level, UNTAUGHT)
+        tuning = self._tunings()
+        for method in [method for method in METHODS if method in self.methods]:
+            steps += self._prunings(method)
+            if method == "blendprune":
+                steps.append(self._step("dense, trained on", self._train_on))
+            steps += tuning.pop((method, "alone"), [])
+        for rest in tuning.values():
+            steps += rest
         if "slim" in self.methods:
-            for level in TUNED:
-                self._step(f"slim {level:g}", lambda level=level: self._train_slim(level))
-        self._measure_latency()
+            for level in self.tuned:
+                steps.append(self._step(f"slim {level:g}", lambda x=level: self._train_slim(x)))
+        self._forget_old_latency({step.name for step in steps})
+        names = [step.name for step in steps]
+        return [*steps, self._step("latency", self._measure_latency, names)]
+
+    def _step(self, name, run, needs=("dense",)):
+        return Step(self.results, name, run, tuple(needs))
+
+    def _prunings(self, method):
+        levels = " ".join(f"{level:g}" for level in self.levels)
+        name = f"{method}, pruned to {levels}"
+        steps = [self._step(name, lambda: self._prune(method))]
+        # Those that are fine-tuned come first.
+        for level in sorted(self.levels, key=lambda level: level not in self.tuned):
+            evaluate = self._evaluation(method, level)
+            steps.append(self._step(f"{method} {level:g}", evaluate, [name]))
+        return steps
+
+    def _tunings(self):
+        found = {}
+        for recipe in [recipe for recipe in RECIPES if recipe in self.recipes]:
+            for method in [each for each in TUNED_METHODS[recipe] if each in self.methods]:
+                found[method, recipe] = [
+                    self._step(
+                        f"{method} {level:g}{RECIPES[recipe]}",
+                        lambda method=method, level=level, recipe=recipe: self._tune(
+                            method, level, recipe
+                        ),
+                        [f"{method} {level:g}"],
+                    )
+                    for level in self.tuned
+                ]
+        return found
 
     def _prune(self, method):
-        names = [f"{method} {level:g}" for level in LEVELS]
-        if all(name in self.results for name in names):
-            return
         cfg = self.cfg.clone()
-        cfg.PRUNER.LEVELS = list(LEVELS[:-1])
-        self._set(cfg, METHODS[method], LEVELS[-1])
+        cfg.PRUNER.LEVELS = list(self.levels[:-1])
+        self._set(cfg, METHODS[method], self.levels[-1])
+        folder = self._pruned(method, self.levels[-1])
         if cfg.PRUNER.SENSITIVITY:
-            cfg.PRUNER.SENSITIVITY = os.path.join(self._pruned(method), cfg.PRUNER.SENSITIVITY)
-        prune_from_config(cfg, self._pruned(method))
-        for name, level in zip(names, LEVELS):
-            self._step(name, lambda level=level: self._evaluate_pruned(method, level))
+            cfg.PRUNER.SENSITIVITY = os.path.join(folder, cfg.PRUNER.SENSITIVITY)
+        prune_from_config(cfg, folder)
+        return {}
 
     @staticmethod
     def _set(cfg, method, target):
@@ -112,54 +146,55 @@ class Runs:
         for key, value in method.items():
             cfg.PRUNER[key] = value
 
-    def _pruned(self, method, level=LEVELS[-1]):
-        folder = os.path.join(self.folder, method.replace(" ", "_"))
-        return folder if level == LEVELS[-1] else os.path.join(folder, f"{level:g}")
+    def _pruned(self, method, level):
+        folder = os.path.join(self.folder, method.replace(" ", "_"), f"to_{self.levels[-1]:g}")
+        return folder if level == self.levels[-1] else os.path.join(folder, f"{level:g}")
 
     def _slim(self, level):
         return os.path.join(self.folder, f"slim_{level:g}")
 
-    def _evaluate_pruned(self, method, level):
+    def _evaluation(self, method, level):
         folder = self._pruned(method, level)
-        with open(os.path.join(folder, "report.json")) as file:
-            report = json.load(file)
-        costs = {
-            kind: report[kind]["after"] / report[kind]["before"] for kind in ("flops", "params")
-        }
-        return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
+
+        def evaluate():
+            with open(os.path.join(folder, "report.json")) as file:
+                report = json.load(file)
+            costs = {
+                kind: report[kind]["after"] / report[kind]["before"] for kind in ("flops", "params")
+            }
+            return _evaluate(_read(folder)) | costs | {"pruning_s": report["wall_s"]}
+
+        return evaluate
 
     def _measure_latency(self):
-        """Measure ms per forward on one test scene, all available models in turn."""
-        files = {step: file for step, file in self._files().items() if step in self.results}
-        if set(files) <= set(self.results.get("latency", ())):
-            return
-        self.results.pop("latency", None)
-        [scene, *_] = next(iter(build_detection_test_loader(self.cfg, self.cfg.DATASETS.TEST[0])))
-        models = {step: load(file) for step, file in files.items()}
-        self._step("latency", lambda: compare_latency(models, [scene], runs=31))
+        """Measure ms per forward on one test image, all available models in turn."""
+        files = self._files(self.results.read())
+        [image, *_] = next(iter(build_detection_test_loader(self.cfg, self.cfg.DATASETS.TEST[0])))
+        return compare_latency({step: load(file) for step, file in files.items()}, [image], runs=31)
 
-    def _files(self):
+    def _forget_old_latency(self, steps):
+        """The models take turns: with another model, all are measured again."""
+        measured = self.results.read().get("latency")
+        if measured is not None and not set(self._files(steps)) <= set(measured):
+            self.results.drop("latency")
+
+    def _files(self, steps):
         """Return the checkpoint path of each step's model."""
-        folders = {
-            f"{method} {level:g}": self._pruned(method, level)
-            for method in METHODS
-            for level in LEVELS
-        }
-        files = {"dense": self.cfg.MODEL.WEIGHTS}
-        files |= {
-            step + suffix: os.path.join(folder, file)
-            for step, folder in folders.items()
-            for suffix, file in _FILES.items()
-        }
-        return files | {
-            f"slim {x:g}": os.path.join(self._slim(x), _FILES[FINETUNED]) for x in TUNED
-        }
+        files = {"dense": os.path.join(self.folder, "dense", "model_final.pth")}
+        for method in METHODS:
+            for level in self.levels:
+                folder = self._pruned(method, level)
+                for suffix, file in _FILES.items():
+                    files[f"{method} {level:g}{suffix}"] = os.path.join(folder, file)
+        for level in self.tuned:
+            files[f"slim {level:g}"] = os.path.join(self._slim(level), _FILES[RECIPES["distilled"]])
+        return {step: file for step, file in files.items() if step in steps}
 
-    def _tune(self, method, level, suffix):
+    def _tune(self, method, level, recipe):
         folder = self._pruned(method, level)
-        cfg = finetune_config(self._alone(), folder) if suffix == UNTAUGHT else _read(folder)
-        cfg.OUTPUT_DIR = os.path.join(folder, os.path.dirname(_FILES[suffix]))
-        self._step(f"{method} {level:g}{suffix}", lambda: _train(cfg))
+        cfg = finetune_config(self._alone(), folder) if recipe == "alone" else _read(folder)
+        cfg.OUTPUT_DIR = os.path.join(folder, os.path.dirname(_FILES[RECIPES[recipe]]))
+        return _train(cfg)
 
     def _train_on(self):
         """Train the dense model on with the fine-tuning recipe, without a teacher."""
@@ -188,21 +223,33 @@ class Runs:
         cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
         return _train(cfg)
 
-    def _kept(self):
-        if not os.path.exists(self.path):
-            return {}
-        with open(self.path) as file:
-            return json.load(file)
-
-    def _step(self, name, run):
-        if name in self.results:
+    def _check_config(self):
+        """Refuse to mix results of two configs."""
+        path, written = os.path.join(self.folder, "config.yaml"), self.cfg.dump()
+        if not os.path.exists(path):
+            with staged(path) as [partial], open(partial, "w") as file:
+                file.write(written)
             return
-        start = time.perf_counter()
-        result = run() | {"wall_s": round(time.perf_counter() - start)}
-        self.results = self._kept() | {name: result}
-        with staged(self.path) as [partial], open(partial, "w") as file:
-            json.dump(self.results, file, indent=2)
-        print(f"{os.path.relpath(self.folder)}: {name}: {_words(result)}", flush=True)
+        mine = _flat(CfgNode.load_cfg(written))
+        with open(path) as file:
+            stored = _flat(CfgNode.load_cfg(file))
+        for key in sorted((stored.keys() & mine.keys()) - set(_PLACES)):
+            if stored[key] != mine[key]:
+                raise ConfigError(
+                    f"{self.folder} has results with {key} {stored[key]!r}, not {mine[key]!r}: "
+                    "choose another --output."
+                )
+
+
+def _flat(node, name=""):
+    """Full names of the keys of a config → values."""
+    found = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{name}{key}.")
+        else:
+            found[name + key] = value
+    return found
 
 
 def _train(cfg):
@@ -224,7 +271,3 @@ def _read(folder):
     cfg = get_cfg()
     cfg.merge_from_file(os.path.join(folder, "config.yaml"))
     return cfg
-
-
-def _words(result):
-    return ", ".join(f"{key} {value:g}" for key, value in result.items())

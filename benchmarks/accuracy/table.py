@@ -3,11 +3,15 @@
 import collections
 import json
 import pathlib
+import re
 import statistics
 
 from tabulate import tabulate
 
-from .runs import FINETUNED, LEVELS, METHODS, TUNED_METHODS, UNTAUGHT
+from .methods import METHODS, RECIPES, TUNED_METHODS
+
+# In the name of a step: the FLOPs of its model.
+_LEVEL = re.compile(r" (0\.\d+)(?:,|$)")
 
 
 def tables(folder):
@@ -56,15 +60,25 @@ def read(folder):
     return found
 
 
+def levels_of(runs):
+    """FLOPs with results, as in the names of the steps, the largest first.
+
+    Returns:
+        list[str]: of all runs.
+    """
+    found = {level for run in runs for step in run for level in _LEVEL.findall(step)}
+    return sorted(found, key=float, reverse=True)
+
+
 def _table(runs, task):
-    kept = [f"{level:g}" for level in LEVELS]
+    kept = levels_of(runs)
     rows = [["dense", *(["dense"] * len(kept))]]
     rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
     rows += [[method, *(f"{method} {level}" for level in kept)] for method in METHODS]
     rows += [
         [method + suffix, *(f"{method} {level}{suffix}" for level in kept)]
-        for suffix in (FINETUNED, UNTAUGHT)
-        for method in TUNED_METHODS
+        for recipe, suffix in RECIPES.items()
+        for method in TUNED_METHODS[recipe]
     ]
     rows.append(["slim from scratch", *(f"slim {level}" for level in kept)])
     cells = [[name, *(_cell(runs, step, task) for step in steps)] for name, *steps in rows]

@@ -22,8 +22,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from iopath.common.file_io import file_lock
 from PIL import Image
@@ -31,6 +29,7 @@ from pycocotools import mask as mask_utils
 
 from ..errors import ConfigError
 from ..files import staged
+from .registration import register_split
 from .scenes import NUM_CLASSES, draw_scene, split_scans
 
 DIGITS_TRAIN, DIGITS_TEST = "digits_train", "digits_test"
@@ -113,13 +112,8 @@ def register_digits(root):
     for split, name in ("train", DIGITS_TRAIN), ("test", DIGITS_TEST):
         images, annotations = _LAYOUTS["digits"][split]
         json_file = str(folder / "annotations" / f"{annotations}.json")
-        if name in DatasetCatalog.list():
-            if MetadataCatalog.get(name).get("json_file") == json_file:
-                continue
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
         classes = [category["name"] for category in _categories("digits")]
-        register_coco_instances(name, {"thing_classes": classes}, json_file, str(folder / images))
+        register_split(name, classes, json_file, str(folder / images))
 
 
 def _is_complete(folder, made_from):
