@@ -9,6 +9,7 @@
     │       └── UnsafeStructError          its "struct" is a pickled module
     ├── PruningError (ValueError)          a model cannot be pruned as requested
     │   └── TargetUnreachable              no allowed widths meet the target
+    ├── DeployError (ValueError)           a model cannot be deployed as requested
     ├── UpstreamDrift (RuntimeError)       upstream's source differs from what a patch expects
     └── OperatorUnavailable (RuntimeError) a compiled operator of AdelaiDet is missing
 
@@ -50,6 +51,10 @@ class TargetUnreachable(PruningError):
     def __init__(self, message, reachable):
         super().__init__(message)
         self.reachable = reachable
+
+
+class DeployError(BlendpruneError, ValueError):
+    """A model cannot be deployed as requested."""
 
 
 class UpstreamDrift(BlendpruneError, RuntimeError):

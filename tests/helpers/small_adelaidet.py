@@ -24,7 +24,9 @@ import blendprune
 from blendprune.pruning import count_flops, prunable, prune
 from blendprune.pruning.graph.channel_graph import ChannelGraph
 from tests.helpers.by_config import follow_config
-from tests.zoo import load_config, prune_and_use
+from tests.helpers.deployed import predictions_of_both, relative_difference
+from tests.pruning.conftest import randomise_norms
+from tests.zoo import draw_mask_encoding, load_config, prune_and_use, settle_norms
 
 THIN = ("MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.WIDTH_PER_GROUP", 16)
 THIN += ("MODEL.RESNETS.RES2_OUT_CHANNELS", 64)
@@ -120,6 +122,19 @@ def refusal_at_the_width_of_an_input(family):
         return str(error)
 
 
+def change_by_deploying(family):
+    """Largest relative change of what the heads predict."""
+    few = (LIMITS[family], 5) if family in LIMITS else ()
+    model = randomise_norms(build(family, *few))
+    side = 3 * SIZE  # Of fewer pixels, the statistics let rounding grow.
+    images = [{"image": 255 * torch.rand(3, side, side), "height": side, "width": side}]
+    draw_mask_encoding(model)
+    settle_norms(model, images)
+    both = predictions_of_both(model, blendprune.deploy(model, images), images)
+    heads = [pairs for name, pairs in both.items() if not name.startswith("backbone.")]
+    return max(relative_difference(*pair) for pairs in heads for pair in pairs)
+
+
 def registered_by_adelaidet():
     """Names of AdelaiDet's meta architectures."""
     from detectron2.modeling import META_ARCH_REGISTRY
@@ -146,6 +161,7 @@ def main(families):
             if family == "boxinst-bifpn":
                 found[family]["refusal"] = refusal_at_the_width_of_an_input(family)
             found[family]["groups"] = groups_of(family)
+            found[family]["change by deploying"] = change_by_deploying(family)
         except Exception:
             found[family] = {"result": traceback.format_exc()[-1500:]}
     found["registered"] = registered_by_adelaidet()

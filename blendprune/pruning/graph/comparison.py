@@ -59,13 +59,16 @@ class Recorder:
     hides where random weights let a deep model overflow or vanish.
 
     Args:
-        model (nn.Module): inside the prunable view, in eval mode.
+        model (nn.Module): in eval mode; inside the prunable view, where each layer is compared
+            alone.
+        layers (Iterable[nn.Module]): what to record; None: all convs and linears.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, layers=None):
         composites = [m for m in model.modules() if isinstance(m, CompositeOperator)]
         inside = set().union(*(composite.inner_modules() for composite in composites))
-        self._layers = [m for m in model.modules() if is_prunable_layer(m) and m not in inside]
+        layers = filter(is_prunable_layer, model.modules()) if layers is None else layers
+        self._layers = [m for m in layers if m not in inside]
         self._leaves = [m for m in model.modules() if not m._modules and m not in inside]
 
     def __call__(self, forward, like=None, noise=False):

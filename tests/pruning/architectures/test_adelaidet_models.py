@@ -73,6 +73,12 @@ def test_what_only_training_runs_is_cut_along(found):
     assert found["condinst-sem"]["left as it was"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_deployed_model_predicts_the_same(found, family):
+    # Random weights of deep models enlarge what rounding changes.
+    assert found[family]["change by deploying"] < 1e-3
+
+
 @pytest.mark.parametrize("family", LIMITS)
 def test_last_layers_count_for_as_many_instances_as_the_config_keeps(found, family):
     one, two, five = found[family]["at limits"]
