@@ -55,7 +55,7 @@ def adelaidet(adelaidet_root):
     return adet
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def blendmask_cfg():
     """A function that makes the config of a small BlendMask R-18; the tail overrides it.
 

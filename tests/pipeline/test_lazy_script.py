@@ -24,7 +24,9 @@ def test_a_lazyconfig_script_prunes_and_fine_tunes_by_its_documented_lines(
     cfg = FAMILIES["regnet-x"]()
     model, train_loader = instantiate(cfg.model), itertools.repeat(training_batch())
     _, checkpointer = _trainer(model, train_loader, tmp_path)
-    report = blendprune.prune(model, max_flops=0.8, data=train_loader, rounds=1)
+    report = blendprune.prune(
+        model, max_flops=0.8, data=train_loader, importance="magnitude", reconstruct=False
+    )
     checkpointer.save("model_pruned")
 
     path = str(tmp_path / "model_pruned.pth")

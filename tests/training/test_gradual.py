@@ -80,8 +80,8 @@ def test_it_arrives_at_the_target_and_the_training_goes_on(
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in again.state_dict().items())
 
 
-def test_scores_come_from_the_trainers_own_data(blendmask, trainer_of, images):
-    gradual = GradualPruning(1, 2, 1, max_params=0.7, images=2, example_inputs=images)
+def test_scores_come_from_the_trainers_own_data(blendmask, trainer_of):
+    gradual = GradualPruning(1, 2, 1, max_params=0.7, images=2, importance="taylor")
     model = blendmask()
     dense = sum(p.numel() for p in model.parameters())
     trainer_of(model, gradual).train(0, 3)
@@ -96,7 +96,8 @@ def test_what_is_left_is_fitted_after_each_cut(blendmask, trainer_of, training_b
         norms = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BASIS_MODULE.NORM", "")
         model = blendmask(*norms, "MODEL.FCOS.NORM", "none")
         dense = copy.deepcopy(model)
-        gradual = GradualPruning(1, 2, 1, max_flops=0.6, images=2, reconstruct=reconstruct)
+        how = {"max_flops": 0.6, "images": 2, "importance": "taylor"}
+        gradual = GradualPruning(1, 2, 1, **how, reconstruct=reconstruct)
         trainer_of(model, gradual, lr=0.0).train(0, 3)
         with torch.no_grad(), evaluating(model), evaluating(dense):
             pairs = zip(*(head_outputs(each, training_batch()) for each in (dense, model)))

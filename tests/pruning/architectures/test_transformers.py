@@ -1,5 +1,7 @@
 """detectron2's transformers, small, in a Mask R-CNN: heads and MLPs go, the stream stays."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -52,7 +54,11 @@ def test_whole_heads_go_and_the_stream_stays(dense):
     assert {name: dense.get_submodule(name).out_features for name in wide} == wide
 
 
-@pytest.mark.parametrize("importance", ["taylor", "fisher", "surgeon"])
+@pytest.mark.parametrize(
+    "config, importance",
+    zip(FAMILIES, itertools.cycle(["taylor", "fisher", "obs"])),
+    indirect=["config"],
+)
 def test_scores_from_data_and_reconstruction_hold(config, dense, importance):
     batch = training_batch(config, SIZE)
     images = [{"image": batch[0]["image"]}]

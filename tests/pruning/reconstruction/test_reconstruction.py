@@ -274,7 +274,7 @@ FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 @pytest.mark.parametrize("family", FOR_IMAGES)
 def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):
     noise = torch.Generator().manual_seed(3)
-    batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(6)]
+    batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(3)]
     proposals = Instances((64, 64), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 64, 64]])))
     proposals.objectness_logits = torch.ones(1)
     if family == "box-given-proposals":
