@@ -9,10 +9,14 @@ The model is Mask R-CNN FPN with random weights, at its config's test size (800 
 `blendprune.plan`, and `blendprune.prune` to half the FLOPs by magnitude in one round. Times are
 medians of ``--runs``. One plan runs untimed first, because it imports modules. ``cpu`` is the CPU
 time of the process over all threads; on a busy machine it varies less than the wall-clock time.
+``its proof`` and ``its own runs`` are parts of it: the comparison of every group with masking, and
+the model's own forward before and after.
 """
 
 import argparse
+import contextlib
 import copy
+import functools
 import logging
 import statistics
 import time
@@ -22,8 +26,11 @@ import torch
 from tabulate import tabulate
 
 import blendprune
+from blendprune.pruning.graph import proof
+from blendprune.pruning.search.rounds import PruningRun
 from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 
+_CHECKS = {"proof": (proof._Proof, "__call__"), "own runs": (PruningRun, "try_own_runs")}
 _CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 
 
@@ -37,7 +44,7 @@ def main(argv=None):
     logging.disable(logging.WARNING)
     blendprune.apply()
     rows = [measure(depth, threads, args.runs) for depth in args.depths for threads in args.threads]
-    print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".1f"))
+    print(tabulate(rows, headers="keys", tablefmt="pipe", floatfmt=".2f"))
 
 
 def measure(depth, threads, runs):
@@ -54,20 +61,53 @@ def measure(depth, threads, runs):
     torch.set_num_threads(threads)
     model = _build(depth)
     blendprune.plan(model)
-    plan, plan_cpu = _median(lambda _: blendprune.plan(model), [None] * runs)
-    pruning, pruning_cpu = _median(
-        lambda copied: blendprune.prune(copied, max_flops=0.5, importance="magnitude", rounds=1),
-        (copy.deepcopy(model) for _ in range(runs)),
-    )
+    with _timed(_CHECKS) as in_plan:
+        plan, plan_cpu = _median(lambda _: blendprune.plan(model), [None] * runs)
+    with _timed(_CHECKS) as in_prune:
+        pruning, pruning_cpu = _median(
+            lambda copied: blendprune.prune(
+                copied, max_flops=0.5, importance="magnitude", rounds=1
+            ),
+            (copy.deepcopy(model) for _ in range(runs)),
+        )
     return {
         "Mask R-CNN FPN": f"R-{depth}",
         "layers": sum(is_prunable_layer(module) for module in model.modules()),
         "threads": threads,
         "plan (s)": plan,
         "cpu": plan_cpu,
+        "its proof": statistics.median(in_plan["proof"]),
         "prune (s)": pruning,
         "cpu ": pruning_cpu,
+        "its proof ": statistics.median(in_prune["proof"]),
+        "its own runs": statistics.median(in_prune["own runs"]),
     }
+
+
+@contextlib.contextmanager
+def _timed(methods):
+    """Collect the seconds of every call of some methods, by name."""
+    seconds = {name: [] for name in methods}
+
+    def timed(method, found):
+        @functools.wraps(method)
+        def run(*args):
+            start = time.perf_counter()
+            try:
+                return method(*args)
+            finally:
+                found.append(time.perf_counter() - start)
+
+        return run
+
+    before = {name: getattr(*where) for name, where in methods.items()}
+    for name, where in methods.items():
+        setattr(*where, timed(before[name], seconds[name]))
+    try:
+        yield seconds
+    finally:
+        for name, where in methods.items():
+            setattr(*where, before[name])
 
 
 def _build(depth):
