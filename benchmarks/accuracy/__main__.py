@@ -64,14 +64,16 @@ def main(argv=None):
                 *(args.methods, args.levels, args.recipes),
             ).steps()
         ]
-        left = run_steps(steps, until)
     except BlendpruneError as error:
         parser.exit(2, f"error: {error}\n")
+    left, failed = run_steps(steps, until)
     if read(output):
         print(tables(output))
         draw_curves(output, os.path.join(output, "curve.png"))
     if left:
-        print(f"{left} steps are left: the same command goes on.")
+        print(f"{len(left)} steps are left: the same command goes on.")
+    if failed:
+        parser.exit(1, f"error: {', '.join(step.name for step in failed)} failed, see above.\n")
 
 
 def _parser():

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -69,21 +70,45 @@ def run_steps(steps, until=float("inf")):
     """Run the steps without results in the given order, each as soon as what it needs is done.
 
     Another process with the same steps takes the next one that nobody runs. Where none is left, it
-    waits. If a process ends early, another one runs its step again.
+    waits. If a process ends early, another one runs its step again. If a step fails, its traceback
+    is printed, and the steps that do not need it go on.
 
     Args:
-        steps (Sequence[Step]): the most important ones first.
+        steps (Sequence[Step]): the most important ones first, each after what it needs.
         until (float): value of ``time.monotonic()`` after which no step begins.
 
     Returns:
-        int: the number of steps without results.
+        tuple[list[Step], list[Step]]: the steps without results; those of them that failed here.
     """
+    failed = []
     while left := [step for step in steps if not _is_done(step)]:
-        if time.monotonic() > until:
+        possible = _possible(left, failed)
+        if not possible or time.monotonic() > until:
             break
-        if not any(_run_if_free(step) for step in left if _is_ready(step)):
+        for step in filter(_is_ready, possible):
+            try:
+                if _run_if_free(step):
+                    break
+            except Exception:  # whatever the step raises
+                traceback.print_exc()
+                failed.append(step)
+                break
+        else:
             time.sleep(_PAUSE)
-    return len(left)
+    return left, failed
+
+
+def _possible(left, failed):
+    """The steps that need none of those that failed."""
+    hopeless = {(step.results.path, step.name) for step in failed}
+    possible = []
+    for step in left:
+        path = step.results.path
+        if any((path, name) in hopeless for name in (step.name, *step.needs)):
+            hopeless.add((path, step.name))
+        else:
+            possible.append(step)
+    return possible
 
 
 def _is_done(step):

@@ -71,7 +71,7 @@ def levels_of(runs):
 
 
 def _table(runs, task):
-    kept = levels_of(runs)
+    kept = levels_of(runs) or ["1"]
     rows = [["dense", *(["dense"] * len(kept))]]
     rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
     rows += [[method, *(f"{method} {level}" for level in kept)] for method in METHODS]
