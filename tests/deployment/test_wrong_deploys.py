@@ -77,7 +77,7 @@ MODELS = [
     (nan(), "a.weight holds … NaN or Inf …: load a checkpoint …"),
     (locked(), "SmallNet cannot be copied (TypeError: …): deploy it where copy.deepcopy(model) …"),
     (viewing(), "SmallNet fails in channels_last (RuntimeError: …): pass channels_last=False"),
-    (unseen_reader(), "without its batch norms, p differs: code of the model reads a norm …"),
+    (unseen_reader(), "without its batch norms, p differs: code of the model reads …"),
 ]
 
 

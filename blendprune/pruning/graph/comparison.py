@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ..tracing.composite import CompositeOperator
-from ..tracing.hooks import forward_hooks
+from ..tracing.hooks import exact_float32, forward_hooks
 from ..tracing.layer_kinds import is_prunable_layer
 
 # Relative to the largest output of a layer: rounding is far below, a wrong channel far above.
@@ -109,12 +109,13 @@ class Recorder:
             return scaled
 
         with (
+            exact_float32(),
             forward_hooks(self._leaves, begin, before=True),
             forward_hooks(self._leaves, end),
             forward_hooks(self._layers, record),
         ):
             try:
-                run.returned = list(_maps(forward()))
+                run.returned = list(maps_of(forward()))
             except Exception as error:
                 run.error = error
         return run
@@ -134,8 +135,8 @@ def first_difference(dense, pruned, kept, rounded=None):
     """
 
     def moved(a, b, noisy):
-        difference = _distance(a, b)
-        limit = _TOLERANCE if noisy is None else _ABOVE_NOISE * max(_distance(a, noisy), _NOISE)
+        difference = distance(a, b)
+        limit = _TOLERANCE if noisy is None else _ABOVE_NOISE * max(distance(a, noisy), _NOISE)
         return difference > max(_TOLERANCE, limit)
 
     for number, ((layer, a), (other, b)) in enumerate(zip(dense.outputs, pruned.outputs)):
@@ -200,8 +201,11 @@ def _output(run, number, layer):
     return run.outputs[number][1]
 
 
-def _distance(a, b):
-    """Largest difference, relative to the largest number; infinite for other shapes."""
+def distance(a, b):
+    """Largest difference of two tensors, relative to the largest number of ``a``.
+
+    It is infinite for other shapes, or if other numbers are not finite.
+    """
     if a.shape != b.shape:
         return float("inf")
     if not a.numel():
@@ -213,14 +217,14 @@ def _distance(a, b):
     return float((a - b).abs().max() / a.abs().max().clamp(min=1e-20))
 
 
-def _maps(value):
-    """Floating tensors in plain containers. Detections depend on thresholds and order."""
+def maps_of(value):
+    """Floating-point tensors in plain containers; detections depend on thresholds and order."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
             yield value
     elif isinstance(value, dict):
         for each in value.values():
-            yield from _maps(each)
+            yield from maps_of(each)
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _maps(each)
+            yield from maps_of(each)

@@ -58,6 +58,28 @@ def evaluating(model, grad=False):
 
 
 @contextlib.contextmanager
+def exact_float32():
+    """Compute in full float32 on a GPU until the block ends, whatever the user's TF32 settings.
+
+    By default, cuDNN rounds the inputs of convs to the 10 bits of TF32.
+    """
+    backends = torch.backends
+    if hasattr(backends.cudnn, "conv"):
+        slots = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+        name, exact = "fp32_precision", "ieee"
+    else:  # PyTorch below 2.9
+        slots, name, exact = (backends.cuda.matmul, backends.cudnn), "allow_tf32", False
+    before = [getattr(slot, name) for slot in slots]
+    try:
+        for slot in slots:
+            setattr(slot, name, exact)
+        yield
+    finally:
+        for slot, value in zip(slots, before):
+            setattr(slot, name, value)
+
+
+@contextlib.contextmanager
 def full_forward(model):
     """Run the real forward until the block ends, also under ``MODEL.PRUNE``.
 

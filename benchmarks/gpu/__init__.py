@@ -1,0 +1,1 @@
+"""Speed of dense and pruned models on a GPU."""
