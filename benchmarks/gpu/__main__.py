@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.gpu                                        # five minutes on an H100
+    python -m benchmarks.gpu                                        # at most --budget, 290 s
     python -m benchmarks.gpu --device cpu --small --size 128 128    # to try it
 
 Models: Mask R-CNN R-50 FPN, and BlendMask R-50 with batch norms in its towers. They are pruned by
