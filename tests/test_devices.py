@@ -1,0 +1,75 @@
+"""Models on another device than the CPU: CUDA where there is one, else a pretended device."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.helpers import pretended_device
+from tests.helpers.on_device import FAMILIES
+
+DEVICE = "cuda" if torch.cuda.is_available() else pretended_device.NAME
+pytestmark = pytest.mark.skipif(
+    DEVICE != "cuda" and not pretended_device.is_supported(),
+    reason="this PyTorch lets no Python class be a device, and there is no CUDA",
+)
+
+
+def run_apart(*command):
+    """Run Python in a process of its own: the pretended device stays for its whole life."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *command],
+        cwd=pathlib.Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Family → what ``on_device.py`` says came of it."""
+    return json.loads(run_apart("-m", "tests.helpers.on_device", DEVICE))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_pruned_trained_saved_loaded_and_deployed_on_another_device(found, family):
+    assert found[family] == "green"
+
+
+MIXTURES = {
+    "a sum": "torch.ones(2, device=NAME) + torch.ones(2)",
+    "a product": "torch.ones(2, 2).to(NAME) @ torch.ones(2, 2)",
+    "a list": "torch.cat([torch.ones(2, device=NAME), torch.ones(2)])",
+    "a generator": "torch.rand(2, device=NAME, generator=torch.Generator())",
+}
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="CUDA refuses them itself")
+def test_the_pretended_device_refuses_mixtures_and_computes_like_the_cpu():
+    script = f"""
+import json, torch
+from tests.helpers.pretended_device import NAME, enable
+enable()
+found = {{}}
+for name, code in {MIXTURES!r}.items():
+    try:
+        eval(code)
+    except RuntimeError as error:
+        found[name] = str(error)[:8]
+x = torch.arange(6.0).view(2, 3)
+y = x.to(NAME)
+assert y.device.type == NAME and str((y * 2).device) == NAME + ":0"
+assert torch.equal((y.t()[1:] * 2 + 1).cpu(), x.t()[1:] * 2 + 1)
+y[0, [1, 2]] = torch.tensor(7.0)
+assert y.tolist() == [[0, 7, 7], [3, 4, 5]] and float(y.sum()) == 26
+assert torch.tensor([1, 2], device=NAME).device == y.device == y.new_tensor([1.0]).device
+print(json.dumps(found))
+"""
+    assert json.loads(run_apart("-c", script)) == dict.fromkeys(MIXTURES, "Expected")
