@@ -14,9 +14,8 @@ boxes. ``core`` is the time of the convs and linears alone, on the inputs that t
 proposals and 100 detections per image in a Mask R-CNN.
 
 ``eager`` in fp16 and bf16 is automatic mixed precision. ``deployed`` is ``blendprune.deploy``:
-folded norms, channels_last, weights in half precision. On top of it, ``tuned`` sets
-``torch.backends.cudnn.benchmark``, ``compiled`` compiles the core, and ``cuda graphs`` compiles it
-in the mode ``reduce-overhead``.
+folded norms, channels_last, weights in half precision. On top, ``compiled`` compiles the core,
+and ``cuda graphs`` compiles it in the mode ``reduce-overhead``.
 
 Results are written to ``--output`` after each step. A step that does not fit into ``--budget`` is
 left out.

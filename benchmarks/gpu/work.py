@@ -20,12 +20,10 @@ PRECISIONS = {
     "fp16": (torch.float16, True),
     "bf16": (torch.bfloat16, True),
 }
-# Form → how blendprune.deploy compiles; eager models are not deployed. "tuned" lets cuDNN try its
-# algorithms.
+# Form → how blendprune.deploy compiles; eager models are not deployed.
 FORMS = {
     "eager": None,
     "deployed": False,
-    "tuned": False,
     "compiled": True,
     "cuda graphs": "reduce-overhead",
 }
@@ -94,16 +92,15 @@ class Work:
             *timings("eager", "tf32", "2x"),
             Step("channels", self._same_channels, 15),
             *(Step(f"pruning {m}", functools.partial(self._prune, m), 30) for m in self.models),
+            *timings("compiled", "fp16", "pair", first, seconds=45),
+            *timings("cuda graphs", "fp16", "pair", first, seconds=45),
             *timings("eager", "fp16", "2x"),
-            *timings("tuned", "fp16", "2x"),
             *timings("deployed", "fp16", "3x", seconds=20),
             *timings("deployed", "tf32", "pair"),
             *timings("eager", "fp32", "pair"),
-            *timings("compiled", "fp16", "pair", first, seconds=60),
             *timings("deployed", "bf16", "pair"),
             *timings("eager", "bf16", "pair"),
             *timings("deployed", "fp16", "8", seconds=20),
-            *timings("cuda graphs", "fp16", "pair", first, seconds=60),
         ]
 
     def _time(self, name, form, precision, variants, batch):
@@ -111,7 +108,7 @@ class Work:
         images, rows = self.images(batch), {}
         dtype, tf32 = PRECISIONS[precision]
         parts = self._model(name, "parts")
-        with _backends(tf32, benchmark=form == "tuned"), torch.no_grad():
+        with _tf32(tf32), torch.no_grad():
             whole, core = {}, {}
             for variant in variants:
                 try:
@@ -187,7 +184,7 @@ class Work:
         """Whether a small model loses the same channels on this device and on the CPU."""
         found = {}
         for importance in ("magnitude", "taylor", "obs"):
-            with _backends(tf32=False, benchmark=False):
+            with _tf32(False):
                 states = [self._pruned_small(importance, device) for device in ("cpu", self.device)]
             widths, weights = zip(*states)
             same = [
@@ -224,16 +221,17 @@ def _autocast(device, dtype, call):
 
 
 @contextlib.contextmanager
-def _backends(tf32, benchmark):
-    """Set what cuBLAS and cuDNN may do, for a while."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
-    matmul.allow_tf32 = cudnn.allow_tf32 = tf32
-    cudnn.benchmark = benchmark
+def _tf32(on):
+    """Let cuBLAS and cuDNN round to TF32, or not, for a while."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = on
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+        for backend, value in zip(backends, before):
+            backend.allow_tf32 = value
 
 
 def _label(variant):
