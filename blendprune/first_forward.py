@@ -3,6 +3,8 @@
 This is for scripts without a trainer: they pass their loader and their optimizer nowhere.
 """
 
+import functools
+import sys
 import weakref
 
 import torch
@@ -58,6 +60,27 @@ def forget_first_forward(model):
         handle.remove()
 
 
+def run_eagerly(function):
+    """Keep ``torch.compile`` from tracing a function: it runs as it is, between two graphs.
+
+    ``torch.compiler.disable`` does that, but its import takes seconds where nothing is compiled.
+
+    Args:
+        function (Callable): a hook, for example.
+
+    Returns:
+        Callable: the same to its callers.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        compiling = "torch._dynamo" in sys.modules
+        return (torch.compiler.disable(function) if compiling else function)(*args, **kwargs)
+
+    run._torchdynamo_disable = True
+    return run
+
+
 def run_new_hooks(model, known, args, kwargs):
     """Run the pre-hooks that a pre-hook of a running forward has registered.
 
@@ -85,6 +108,7 @@ class _FirstForward:
     def __init__(self, function):
         self.function = function
 
+    @run_eagerly
     def __call__(self, model, args, kwargs):
         if not (model.training and torch.is_grad_enabled()):
             return None

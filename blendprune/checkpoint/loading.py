@@ -160,7 +160,9 @@ def _refuse_other_predictions(weights, model, path):
     """Refuse weights of a model with other classes: what runs must be trained."""
     own = model.state_dict()
     for key, value in weights.items():
-        if key in own and tuple(own[key].shape) != tuple(getattr(value, "shape", ())):
+        # What set_extra_state takes may be anything.
+        known = isinstance(own.get(key), torch.Tensor)
+        if known and tuple(own[key].shape) != tuple(getattr(value, "shape", ())):
             raise CheckpointError(
                 f"{path} has {key} of {tuple(getattr(value, 'shape', ()))}, and the model wants "
                 f"{tuple(own[key].shape)}: give load(path, model=…) a model with the classes of "

@@ -8,6 +8,8 @@ from what other layers make.
 
 from typing import NamedTuple
 
+import torch
+
 from ..errors import CheckpointError
 from ..structure import dense_entries, entry_of, is_pruned, named_modules, structure_of
 from ..structure.widths import INPUTS, NORM_WIDTHS, is_input_axis
@@ -107,7 +109,8 @@ def _differences(weights, model, struct):
     found, layers = [], set()
     for key, value in plain_state(model).items():
         layer, _, name = key.rpartition(".")
-        if key not in shapes or layer not in modules:
+        # What set_extra_state takes may be anything.
+        if key not in shapes or layer not in modules or not isinstance(value, torch.Tensor):
             continue
         theirs, ours = shapes[key], tuple(value.shape)
         axes = _inner_axes(modules[layer], name, ours)

@@ -7,6 +7,7 @@ import torch
 from ..config import prune_mode, prunes_in_script
 from ..errors import CheckpointError, StructError, UnsafeStructError, first_line
 from ..structure import is_pruned, structure_of, validate
+from ..structure.shapes import contradiction
 from ..wrappers import is_compiled, plain_names, plain_state
 from .unpickling import is_module, plain, read_inert
 
@@ -87,11 +88,19 @@ def struct_in(checkpoint):
         dict | None: validated; None if there is none, or another tool's entry of that name.
 
     Raises:
-        StructError: it is malformed.
+        StructError: it is malformed, or of other widths than the weights.
     """
     struct = checkpoint.get("struct")
-    ours = isinstance(struct, dict) and str(struct.get("format", "")).startswith("blendprune")
-    return validate(struct) if ours else None
+    if not (isinstance(struct, dict) and str(struct.get("format", "")).startswith("blendprune")):
+        return None
+    struct = validate(struct)
+    if odd := contradiction(struct, weights_in(checkpoint)):
+        raise StructError(
+            f'the "struct" is not that of the weights beside it ({odd}): save the model with '
+            'DetectionCheckpointer, or delete "struct" from the file, and the weights give the '
+            "widths."
+        )
+    return struct
 
 
 def module_names(checkpoint):

@@ -1,13 +1,16 @@
 """``torch.func.functional_call``: upstream's names of the norms of a ``BasicBlock``.
 
-Replaced: the function, by one that calls it. Under the overlay a state dict has upstream's names
-(``conv1.norm.weight``), and the module is called ``norm1``. torch looks tensors up by the names of
-modules, so ``functional_call(model, model.state_dict(), inputs)`` needs the latter.
+Replaced: the function, and its older form in ``torch.nn.utils.stateless``, by one that calls it.
+Under the overlay a state dict has upstream's names (``conv1.norm.weight``), and the module is
+called ``norm1``. torch looks tensors up by the names of modules, so ``functional_call(model,
+model.state_dict(), inputs)`` needs the latter.
 
 Set, not wrapped by wrapt: ``torch.compile`` follows a plain function.
 """
 
 import functools
+
+from torch.nn.utils import stateless
 
 from ..structure import BLOCK_NORMS
 from ._patch import Patch
@@ -39,19 +42,21 @@ def rename(model, tensors):
     return renamed
 
 
-def _install(module, edits):
-    upstream = module.functional_call
-
+def _renaming(upstream):
     @functools.wraps(upstream)
-    def functional_call(module, parameter_and_buffer_dicts, *args, **kwargs):
-        tensors = parameter_and_buffer_dicts
+    def functional_call(module, tensors, *args, **kwargs):
         if isinstance(tensors, dict):
             tensors = rename(module, tensors)
         elif isinstance(tensors, (list, tuple)):
             tensors = [rename(module, part) for part in tensors]
         return upstream(module, tensors, *args, **kwargs)
 
-    edits.rebind(upstream, functional_call)
+    return functional_call
+
+
+def _install(module, edits):
+    for upstream in (module.functional_call, stateless.functional_call):
+        edits.rebind(upstream, _renaming(upstream))
 
 
 PATCHES = [

@@ -17,7 +17,7 @@ from ..checkpoint.loading import restructure_from
 from ..config import prune_mode
 from ..config.emitted import drop_keys_of_other_models
 from ..data.calibration import calibration_batches
-from ..errors import ConfigError
+from ..errors import ConfigError, error_line
 from ..files import staged
 from ..progress import Progress
 from ..pruning.cost.latency import compare_latency
@@ -217,9 +217,13 @@ def _read(cfg, progress, mapper):
 
 def _measure(evaluate, model, name, progress):
     progress.stage(f"evaluating the {name} model")
-    found = main_metrics(evaluate(model))
+    try:
+        found, why = main_metrics(evaluate(model)), "the evaluator gives none"
+    except Exception as error:
+        # The pruned model is worth more than its AP.
+        found, why = {}, f"the evaluator failed ({error_line(error)})"
     if not found:
-        progress.stage("AP is not measured: the evaluator gives none")
+        progress.stage(f"AP is not measured: {why}")
     return found
 
 

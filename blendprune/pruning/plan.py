@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
-from .graph.inputs import example_inputs_for, labelled_batch
+from .graph.inputs import example_inputs_for
 from .graph.proof import proven_graph
 from .scores import first_batches
 from .search.options import PruningOptions
@@ -14,6 +14,9 @@ from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.entry import entry_point
 from .tracing.snapshot import Snapshot
 from .tracing.view import prunable
+
+# Of the data, to see what training runs.
+_IMAGES = 16
 
 
 @dataclass
@@ -94,7 +97,7 @@ def plan(
 
     Args:
         model (nn.Module): as for :func:`blendprune.prune`, like all other arguments.
-        data (Iterable[list[dict]]): its first two images show what training runs; without them,
+        data (Iterable[list[dict]]): its first 16 images show what training runs; without them,
             training runs on made-up labels.
 
     Returns:
@@ -111,7 +114,7 @@ def plan(
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
     )
-    batches = None if data is None else first_batches(data, model, images=2)
+    batches = None if data is None else first_batches(data, model, images=_IMAGES)
     inputs = example_inputs_for(model, example_inputs, batches)
     options.check_layers(model)
     snapshot = Snapshot(model)
@@ -119,9 +122,8 @@ def plan(
         parameters = {name: p.numel() for name, p in model.named_parameters()}
         with prunable(model):
             counts = count_costs(model, inputs)
-            batch = labelled_batch(batches)
             graph, groups = proven_graph(
-                model, inputs, ignored_layers, pruning_ratio_dict, batch=batch
+                model, inputs, ignored_layers, pruning_ratio_dict, batches=batches or ()
             )
             graph.check_ratios(groups)
             costs = CostModel(model, groups, counts, parameters)

@@ -37,8 +37,9 @@ def structure_of_weights(model, weights, predictions=()):
         if lacking:
             raise StructError(
                 f'the checkpoint has no "struct", and its weights lack {lacking[0]!r}, which this '
-                "model has: set MODEL.WEIGHTS to a checkpoint of this config's model, or "
-                "MODEL.FINETUNE False to start from other weights."
+                "model has: keep all weights in the file (heads of other classes may stay: they "
+                "get the classes of the config), or set MODEL.FINETUNE False to start from weights "
+                "that are not pruned."
             )
         new = {key: shapes[full] for key, full in tensors.items()}
         found[name] = {**entry, **new, **_numbers(entry, new, modules[name])}
@@ -51,6 +52,43 @@ def structure_of_weights(model, weights, predictions=()):
         }
     struct["dense"] = dense
     return struct
+
+
+def contradiction(struct, weights):
+    """A layer whose weight has other widths than a structure says.
+
+    Args:
+        struct (dict): validated.
+        weights (dict[str, Tensor]): the state dict beside it.
+
+    Returns:
+        str: the name of its weight, both shapes; empty if all agree. Prediction layers may differ.
+    """
+    shapes = {
+        plain: tuple(getattr(weights[name], "shape", ()))
+        for name, plain in plain_names(weights).items()
+    }
+    for name, entry in struct["modules"].items():
+        found = shapes.get(f"{name}.weight")
+        wanted = _weights_of(entry)
+        if wanted and found and name not in struct.get("prediction_layers", ()):
+            if len(found) >= 2 and found[:2] not in wanted:
+                return f"{name}.weight is {found}, the struct says {wanted[0]}"
+    return ""
+
+
+def _weights_of(entry):
+    """First two widths that the weight of a layer may have; a transposed conv has them swapped."""
+    if "in_features" in entry:
+        return [(entry["out_features"], entry["in_features"])]
+    if "in_channels" in entry and "out_channels" in entry:
+        inputs, outputs, groups = (
+            entry["in_channels"],
+            entry["out_channels"],
+            entry.get("groups") or 1,
+        )
+        return [(outputs, inputs // groups), (inputs, outputs // groups)]
+    return []
 
 
 def _shapes(entry):

@@ -6,7 +6,7 @@ import torch
 from detectron2.engine.train_loop import TrainerBase
 from detectron2.utils.events import EventStorage, get_event_storage
 
-from ..first_forward import forget_first_forward, run_new_hooks
+from ..first_forward import forget_first_forward, run_eagerly, run_new_hooks
 from ..wrappers import unwrap
 from .from_config import hooks_from_config
 
@@ -83,6 +83,7 @@ class LoopTrainer(TrainerBase):
         except AssertionError:
             return self._own_storage
 
+    @run_eagerly
     def _before_forward(self, model, args, kwargs):
         # Hooks run the model, too, and gradients may add up over several forwards.
         if self._in_hook or self._in_step or not (model.training and torch.is_grad_enabled()):

@@ -10,14 +10,18 @@ _built = weakref.WeakSet()
 
 
 def has_trainer(model):
-    """Whether some trainer of a model has hooks of :func:`hooks_from_config`.
+    """Whether a trainer that runs its hooks has some of :func:`hooks_from_config` for a model.
+
+    A trainer whose ``train`` is a loop of its own may have hooks and never run them.
 
     Args:
         model (nn.Module): not wrapped.
     """
     for hook in list(_built):
         try:
-            if hook.trainer is not None and unwrap(hook.trainer.model) is model:
+            trainer = hook.trainer
+            # Upstream's train() sets its storage before the hooks begin.
+            if hasattr(trainer, "storage") and unwrap(trainer.model) is model:
                 return True
         except ReferenceError:  # that trainer is gone
             continue

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from torch import nn
 
 import blendprune
 from blendprune.checkpoint.loading import restructure_from
@@ -165,6 +166,37 @@ def test_a_file_that_lost_its_structure_loads_into_a_given_model(stripped):
         blendprune.load(path)
     loaded = blendprune.load(path, model=build_dense(small_zoo.config_of("resnext"), SIZE))
     _assert_same_weights(loaded, model)
+
+
+def test_a_structure_of_other_weights_is_refused_in_any_use(stripped, tmp_path):
+    model, _ = stripped
+    cfg = small_zoo.config_of("resnext", "MODEL.WEIGHTS", str(tmp_path / "mixed.pth"))
+    dense = build_dense(cfg, SIZE)
+    file = {"model": model.state_dict(), "struct": blendprune.structure_of(dense)}
+    torch.save(file, cfg.MODEL.WEIGHTS)
+    for use in (
+        lambda: blendprune.load(cfg.MODEL.WEIGHTS),
+        lambda: DetectionCheckpointer(dense).load(cfg.MODEL.WEIGHTS),
+        lambda: build_dense(_merged(cfg, "MODEL.FINETUNE", True), SIZE),
+    ):
+        with pytest.raises(StructError, match="not that of the weights beside it .*weight is"):
+            use()
+
+
+class WithState(nn.Sequential):
+    def get_extra_state(self):
+        return {"version": 3}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 3}
+
+
+def test_extra_state_of_any_kind_is_loaded(overlay, tmp_path):
+    path = str(tmp_path / "extra.pth")
+    made = [WithState(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)) for _ in range(2)]
+    torch.save({"model": made[0].state_dict(), "struct": blendprune.structure_of(made[0])}, path)
+    loaded = blendprune.load(path, model=made[1])
+    assert torch.equal(loaded[0].weight, made[0][0].weight)
 
 
 def test_weights_of_another_model_are_left_alone_only_where_that_is_asked(overlay):

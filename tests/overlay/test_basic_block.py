@@ -1,16 +1,20 @@
 """BasicBlock with norms of its own, against upstream's block in a process without the overlay."""
 
 import copy
+import functools
 import io
 import pickle
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import BasicBlock, ResNet
+from torch.nn import functional as F
+from torch.nn.utils import stateless
 
 import blendprune
 from tests.helpers.se_block import SEBasicBlock
@@ -198,6 +202,37 @@ def test_a_conv_that_is_assigned_later_brings_its_own_norm(overlay):
     assert list(block.state_dict()) == list(plain.state_dict())
 
 
+def test_a_norm_that_a_conv_is_given_later_takes_the_place_of_the_old_one(overlay):
+    block, x = _block((8, 16)), torch.randn(2, 8, 8, 8)
+    blendprune.revert()
+    plain = _block((8, 16))
+    for each in (block, plain):
+        each.conv2.norm = torch.nn.GroupNorm(4, 16)
+    assert torch.equal(block(x), plain(x))
+    assert list(block.state_dict()) == list(plain.state_dict())
+
+
+def upstreams_way(block, x):
+    out = block.conv2(F.relu_(block.conv1(x)))
+    return F.relu_(out + (x if block.shortcut is None else block.shortcut(x)))
+
+
+@pytest.mark.parametrize("channels", [(8, 16), (8, 8)])
+def test_a_forward_set_on_a_block_finds_upstreams_structure(overlay, channels):
+    blocks, x = [_block(channels) for _ in range(2)], torch.randn(2, 8, 8, 8)
+    blocks[0].forward = types.MethodType(upstreams_way, blocks[0])
+    # A wrapper of the block's own forward computes what that does.
+    blocks[1].forward = functools.partial(blocks[1].forward)
+    blendprune.revert()
+    plain = _block(channels)
+    expected = plain(x)
+    for block in blocks:
+        assert torch.equal(block(x), expected)
+        block(x).sum().backward()
+        assert all(p.grad is not None for p in block.parameters())
+        assert list(block.state_dict()) == list(plain.state_dict())
+
+
 def test_functional_call_takes_the_names_of_the_state_dict(overlay):
     model = torch.nn.Sequential(_block((8, 16)), SEBasicBlock(16, 16)).eval()
     x = torch.randn(1, 8, 4, 4)
@@ -206,6 +241,7 @@ def test_functional_call_takes_the_names_of_the_state_dict(overlay):
     expected.load_state_dict(tensors)
     call = torch.func.functional_call
     assert torch.equal(call(model, tensors, (x,)), expected(x))
+    assert torch.equal(stateless.functional_call(model, tensors, (x,)), expected(x))
     halves = {k: v for k, v in tensors.items() if "norm" in k}, tensors
     assert torch.equal(call(model, halves[:1] + ({},), x), call(model, halves[0], x))
     named = {**dict(expected.named_parameters()), **dict(expected.named_buffers())}

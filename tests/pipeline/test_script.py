@@ -129,6 +129,13 @@ def test_resuming_prunes_the_weights_that_the_script_resumes_from(dense, blendma
     assert not torch.equal(theirs, other)
 
 
+def test_an_evaluation_that_fails_costs_the_ap_alone(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "test", lambda self: {"bbox": {"AP": 1.0}})
+    _ends(_run, dense(*TARGET))
+    assert (tmp_path / "out/model_pruned.pth").exists()
+    assert "ap" not in json.loads((tmp_path / "out/report.json").read_text())
+
+
 def test_what_the_script_has_not_loaded_is_not_pruned(dense, tmp_path):
     with pytest.raises(ConfigError, match=r"other weights than .*trainer\.resume_or_load\(\)"):
         _run(dense(*TARGET), load=False)

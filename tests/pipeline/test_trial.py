@@ -129,10 +129,13 @@ def test_a_key_that_cannot_be_changed_keeps_the_users_value(cfg_of):
 
 def test_what_stays_frozen_is_named(cfg_of):
     tuned, notes = _tried(cfg_of(AlwaysFrozen))
-    assert notes == [
+    # With AdelaiDet, the config has more keys of norms.
+    [note] = notes
+    assert note.startswith(
         "fine-tuning leaves 1 layers frozen (first, …): no value of MODEL.BACKBONE.FREEZE_AT, "
-        "MODEL.RESNETS.NORM, MODEL.NET.NORM frees them"
-    ]
+        "MODEL.RESNETS.NORM, "
+    )
+    assert note.endswith("MODEL.NET.NORM frees them")
     assert tuned.MODEL.BACKBONE.FREEZE_AT == 0
 
 

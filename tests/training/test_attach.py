@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
@@ -73,6 +74,47 @@ def test_a_loop_of_its_own_is_told_the_line_to_add_once(loop, said):
     assert kept == 1
     [line] = [line for line in said if "attach" in line]
     assert line.startswith("nothing in this training loop reads PRUNER.GRADUAL.END: add blendprune")
+
+
+def test_a_trainer_that_never_runs_its_hooks_is_a_loop_too(
+    registered, blendmask_cfg, training_batch, tmp_path
+):
+    import detectron2.data as upstream
+
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg):
+            return upstream.build_detection_train_loader(
+                training_batch(), mapper=None, total_batch_size=2, aspect_ratio_grouping=False
+            )
+
+        def train(self):
+            self.model.train()
+            with EventStorage() as events:
+                for data, events.iter in zip(self.data_loader, range(self.max_iter)):
+                    self.optimizer.zero_grad()
+                    sum(self.model(data).values()).backward()
+                    self.optimizer.step()
+
+    trainer = Trainer(blendmask_cfg(*GRADUAL, "OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", ()))
+    dense = sum(p.numel() for p in trainer.model.parameters())
+    trainer.train()
+    assert sum(p.numel() for p in trainer.model.parameters()) <= 0.7 * dense
+
+
+def test_a_compiled_model_takes_part(registered, blendmask_cfg, training_batch):
+    cfg = blendmask_cfg(*GRADUAL)
+    model = build_model(cfg)
+    dense = sum(p.numel() for p in model.parameters())
+    optimizer, batch = build_optimizer(cfg, model), training_batch()
+    attach(cfg, model, optimizer, [batch] * 9)
+    compiled = torch.compile(model, backend="eager")
+    with EventStorage() as events:
+        for events.iter in range(cfg.SOLVER.MAX_ITER):
+            optimizer.zero_grad()
+            sum(compiled(batch).values()).backward()
+            optimizer.step()
+    assert sum(p.numel() for p in model.parameters()) <= 0.7 * dense
 
 
 def test_the_line_makes_such_a_loop_prune(loop):

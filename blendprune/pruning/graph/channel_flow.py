@@ -235,7 +235,7 @@ class ChannelFlow:
             return ""
         until = {source[0] for source in call.sources if source}
         inside = ancestors([node], until) - until
-        own = {p for name, p in module._parameters.items() if name in ("weight", "bias")}
+        own = {getattr(module, name, None) for name in ("weight", "bias")}
         leaves = {each.variable for each in inside if hasattr(each, "variable")}
         names = {each.name() for each in inside if not hasattr(each, "variable")}
         plain = all(

@@ -28,13 +28,15 @@ class ChannelGraph:
         pruning_ratio_dict (dict[str | nn.Module, float]): layers, given likewise → the fraction
             of the channels that their groups lose; the last entry that names a layer counts.
         frozen (dict[str, str]): names of layers whose groups keep their width → reason.
-        batch (list[dict]): labelled images to see what training runs; None: made-up labels.
+        batches (Sequence[list[dict]]): labelled images to see what training runs; without them:
+            made-up labels.
 
     Attributes:
         names (dict[nn.Module, str]): of every module.
         frozen (dict[str, str]): as given.
         inputs (list[dict]): small images that were traced.
-        batch (list[dict] | None): as given.
+        batches (list[list[dict]]): those of the given ones, cut to a few images, whose training
+            showed layers.
         forwards (int): how many of :func:`forwards_of` showed all layers.
         notes (list[str]): what does not take part in pruning and why, one sentence each.
     """
@@ -46,12 +48,13 @@ class ChannelGraph:
         ignored_layers=(),
         pruning_ratio_dict=None,
         frozen=None,
-        batch=None,
+        batches=(),
     ):
         self.model = model
-        self.frozen, self.batch = dict(frozen or {}), batch
+        self.frozen = dict(frozen or {})
         self.names = {module: name for name, module in model.named_modules()}
         self._modules = {name: module for module, name in self.names.items()}
+        self._tied = _tied_modules(self.names)
         self.ignored = resolve_layers(model, ignored_layers)
         self.ratios = resolve_ratios(model, pruning_ratio_dict)
         self._composites = [m for m in self.names if isinstance(m, CompositeOperator)]
@@ -60,7 +63,7 @@ class ChannelGraph:
             self._frozen_inputs.update(composite.frozen_inputs())
         self.notes = []
         self.inputs = small_inputs(model, example_inputs)
-        self._note_unreached(self._trace(self.inputs))
+        self._note_unreached(self._trace(self.inputs, batches))
 
     def groups(self):
         """All groups at their present widths.
@@ -85,10 +88,10 @@ class ChannelGraph:
             kept.follow(going)
         self.dependencies.prune(going)
 
-    def _trace(self, example_inputs):
+    def _trace(self, example_inputs, batches):
         def forward(model, inputs):
             nonlocal traced
-            traced = TracedForward(model, inputs, batch=self.batch)
+            traced = TracedForward(model, inputs, batches=batches)
             return traced.outputs()
 
         traced = None
@@ -96,7 +99,7 @@ class ChannelGraph:
             self.model.eval()
             self.dependencies = Dependencies(self.model, example_inputs, forward)
             self.predictions = set(traced.prediction_layers())
-        self.forwards = 1 + len(traced.own_calls)
+        self.forwards, self.batches = 1 + len(traced.own_calls), traced.batches
         return traced
 
     def _handles(self):
@@ -163,6 +166,8 @@ class ChannelGraph:
             found.outs[module] = name
         elif module in self._frozen_inputs:
             found.reasons[self._frozen_inputs[module]] = found.root
+        if module in self._tied:
+            found.reasons[f"shares a parameter with {self._tied[module]}"] = module
         if out and module in self.predictions:
             found.reasons["prediction layer"] = module
         if out and name in self.frozen:
@@ -264,12 +269,29 @@ class ChannelGraph:
             layer = (is_prunable_layer(module) or is_norm(module)) and module not in inside
             if layer and module not in reached:
                 why = "no output depends on it in the traced forward"
-                if module in unrun and failures:
+                if module in unrun:
+                    failed = f", and {failures[-1]}" if failures else ""
                     why = (
-                        f"nothing was seen to run it, and {failures[-1]}; what feeds it may be "
-                        "pruned without it: pass data with the labels of its loss"
+                        f"nothing was seen to run it{failed}; what feeds it may be pruned without "
+                        "it: pass data that runs it, with the labels of its loss"
                     )
                 self.notes.append(f"{name}: {why}")
+
+
+def _tied_modules(names):
+    """Modules that hold a parameter of another module → its name.
+
+    Each would lose the channels of its own group, and the tie would break.
+    """
+    holders, tied = {}, {}
+    for module in names:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(parameter, []).append(module)
+    for sharing in holders.values():
+        for module in sharing[1:]:
+            tied[module], tied[sharing[0]] = names[sharing[0]], names[sharing[1]]
+    return tied
 
 
 class _Description:

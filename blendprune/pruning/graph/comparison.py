@@ -56,7 +56,9 @@ class Recorder:
     """Runs a model and records what its convs and linears give.
 
     Each output is scaled to unit size, by a factor that a second run takes over. So no difference
-    hides where random weights let a deep model overflow or vanish.
+    hides where random weights let a deep model overflow or vanish. And each position is moved by a
+    random number, the same for all channels and all runs: so a channel that decides by its sign
+    decides both ways.
 
     Args:
         model (nn.Module): in eval mode; inside the prunable view, where each layer is compared
@@ -102,7 +104,7 @@ class Recorder:
                 factor = factor * (
                     1 + _NOISE * torch.randn(output.shape, generator=random).to(output)
                 )
-            scaled = output * factor
+            scaled = output * factor + _moves(output, layer)
             run.factors.append(factor)
             # What comes behind may write into it.
             run.outputs.append((layer, scaled.clone()))
@@ -119,6 +121,19 @@ class Recorder:
             except Exception as error:
                 run.error = error
         return run
+
+
+def _moves(output, layer):
+    """A random number for every position of an output, without regard to channels."""
+    shape = list(output.shape)
+    if len(shape) > 1:
+        shape[_channel_dim(layer)] = 1
+    random = torch.Generator().manual_seed(len(shape))
+    return torch.randn(shape, generator=random).to(output)
+
+
+def _channel_dim(layer):
+    return -1 if isinstance(layer, nn.Linear) else 1
 
 
 def first_difference(dense, pruned, kept, rounded=None):
@@ -145,7 +160,7 @@ def first_difference(dense, pruned, kept, rounded=None):
             # A decision fell the other way, as it also does with noise.
             return None if rounded is not None and noisy is None else Difference(layer)
         if layer in kept:
-            dim = -1 if isinstance(layer, nn.Linear) else 1
+            dim = _channel_dim(layer)
             a = a.index_select(dim, kept[layer])
             noisy = None if noisy is None else noisy.index_select(dim, kept[layer])
         if rounded is not None and noisy is None:
@@ -170,7 +185,8 @@ def make_lively(model):
     """Give weights that are zero, or not finite, values that let a difference through.
 
     Layers that start at zero (offsets, the last norm of a residual block, the factor of an
-    attention branch) would hide what goes wrong behind them.
+    attention branch) would hide what goes wrong behind them. So would single channels that sparse
+    training or a mask has silenced.
 
     Args:
         model (nn.Module): its parameters are replaced, not changed.
@@ -181,17 +197,38 @@ def make_lively(model):
         for name, p in module._parameters.items():
             if p is None or not p.is_floating_point() or p.numel() == 0 or name == "bias":
                 continue
-            if not (0 if layer else 1e-2) < _largest(p.detach()) < float("inf"):
-                if p not in renewed:
-                    value = torch.rand(p.shape, generator=random) - (0.5 if layer else -0.5)
-                    renewed[p] = nn.Parameter(value.to(p))
+            if p not in renewed:
+                renewed[p] = _lively(p.detach(), layer, random)
+            if renewed[p] is not None:
                 module._parameters[name] = renewed[p]
 
 
-def _largest(p):
-    # A sample tells most weights from zeros in no time.
-    sample = p.flatten()[:: max(1, p.numel() // 256)].abs().max()
-    return sample if sample > 0 else p.abs().max()
+# Smaller numbers than this fraction of the largest are as good as zero.
+_SILENT = 1e-2
+
+
+def _lively(p, layer, random):
+    """A parameter without silent channels; None if it has none."""
+    channels = _sizes_of_channels(p.abs())
+    largest = max(float(each.max()) for each in channels)
+    if not (0 if layer else _SILENT) < largest < float("inf"):
+        value = torch.rand(p.shape, generator=random) - (0.5 if layer else -0.5)
+        return nn.Parameter(value.to(p))
+    silent = [each < _SILENT * largest for each in channels]
+    if not any(each.any() for each in silent):
+        return None
+    value = largest * (torch.rand(p.shape, generator=random) - (0.5 if layer else 0)).to(p)
+    for dim, each in enumerate(silent):
+        p = torch.where(each.view([-1] + [1] * (p.dim() - 1 - dim)), value, p)
+    return nn.Parameter(p)
+
+
+def _sizes_of_channels(sizes):
+    """Largest of these numbers in each channel, along the first dimension and the second."""
+    if sizes.dim() < 2:
+        return [sizes]
+    sizes = sizes.flatten(2).amax(2) if sizes.dim() > 2 else sizes
+    return [sizes.amax(1), sizes.amax(0)]
 
 
 def _output(run, number, layer):

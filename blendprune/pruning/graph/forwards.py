@@ -1,5 +1,6 @@
 """The forwards that show all layers of a model: its stages, its own inference, its training."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,14 +31,14 @@ class Forward(NamedTuple):
         return self.run()
 
 
-def forwards_of(model, batched_inputs, batch=None):
+def forwards_of(model, batched_inputs, batches=()):
     """All forwards of a model, in the order in which they are tried.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode.
         batched_inputs (list[dict]): detectron2's format.
-        batch (list[dict]): labelled images; without them, or after them, training runs on labels
-            that the architecture makes up.
+        batches (Sequence[list[dict]]): labelled images; without them, or after them, training runs
+            on labels that the architecture makes up.
 
     Returns:
         list[Forward]: the stages, the model's own inference if it is something else, its training.
@@ -46,8 +47,9 @@ def forwards_of(model, batched_inputs, batch=None):
     # The stage of the default architecture is just that.
     if type(architecture_of(model)).stages is not Architecture.stages:
         found.insert(0, Forward("the stages", lambda: run_stages(model, batched_inputs)))
-    if batch is not None:
-        found.append(Forward("training", lambda: run_own_training(model, batch)))
+    found += [
+        Forward("training", functools.partial(run_own_training, model, batch)) for batch in batches
+    ]
     return [
         *found,
         Forward(

@@ -77,6 +77,10 @@ def check_image(image, model, source):
             f'{source} has an "image" of shape {shape}, but {type(model).__name__} reads '
             f"{channels} channels: pass (C, H, W)"
         )
+    if image.is_meta:
+        raise ConfigError(
+            f'{source} has an "image" on the meta device, which has no numbers: pass one of a CPU'
+        )
     if image.is_inference():
         raise ConfigError(
             f'{source} has an "image" that was made inside torch.inference_mode, which autograd '

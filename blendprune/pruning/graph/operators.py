@@ -87,10 +87,14 @@ def _rule_of(name):
     return next((rule for pattern, rule in _RULES if re.fullmatch(pattern, name)), _not_followed)
 
 
+# Operators that hide what they run → what to do.
+_HIDING = {"CheckpointFunctionBackward": "pass use_reentrant=False to torch.utils.checkpoint: "}
+
+
 def _not_followed(operator):
     for labels in operator.inputs:
         if labels is not None and not labels.unknown:
-            operator.keep(labels, "unknown operator")
+            operator.keep(labels, f"{_HIDING.get(operator.name, '')}unknown operator")
     return [unknown(shape) for shape in operator.shapes]
 
 

@@ -9,12 +9,13 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...wrappers import unwrap
-from ..architectures import architecture_of
+from ..architectures import architecture_of, run_own_training
 from ..tracing.autograd import ancestors
 from ..tracing.composite import CompositeOperator
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.layer_kinds import is_dynamic_head, is_norm, is_prunable_layer
 from .forwards import forwards_of, run_stages
+from .inputs import labelled_batch
 
 # Packages whose classes run as the stages of the architectures have it.
 _UPSTREAM = ("torch", "torchvision", "timm", "detectron2", "adet", "blendprune")
@@ -39,7 +40,8 @@ class TracedForward:
 
     With gradients on, the model's own inference and its training follow (:func:`forwards_of`), as
     long as there are layers that nothing has run yet, or all of them where the stages pass over
-    code of the user's own, which may do anything.
+    code of the user's own, which may do anything. A layer may run for some images only: so as many
+    batches are looked through as there are.
 
     Args:
         model (nn.Module): a detectron2-style model in eval mode, inside or outside the prunable
@@ -47,19 +49,22 @@ class TracedForward:
         batched_inputs (list[dict]): detectron2's format.
         inference_only (bool): leave out branches that only training runs.
         all_regions (bool): run the heads on as many regions as inference keeps, not on one.
-        batch (list[dict]): labelled images to train on; None: made-up labels.
+        batches (Sequence[list[dict]]): labelled images to train on; without them: made-up labels.
 
     Attributes:
         calls (list[Call]): of the stages.
         own_calls (list[list[Call]]): of the model's own forwards that ran.
         failures (dict[str, Exception]): own forward → why it broke off.
+        batches (list[list[dict]]): a few images of the first batch, and of every other one that
+            runs layers that nothing before it runs.
     """
 
-    def __init__(self, model, batched_inputs, inference_only=False, all_regions=False, batch=None):
+    def __init__(self, model, batched_inputs, inference_only=False, all_regions=False, batches=()):
         self.model = model = unwrap(model)
         # Raw outputs as the stages return them; empty unless all do.
         self._returned = []
         self.own_calls, self.failures = [], {}
+        self.batches = [labelled_batch(batches)] if batches else []
 
         def stages():
             self._returned = run_stages(model, batched_inputs, not inference_only, all_regions)
@@ -69,9 +74,31 @@ class TracedForward:
         self._own_code = bool(own_code)
         if not torch.is_grad_enabled() or inference_only:
             return
-        own = iter(forwards_of(model, batched_inputs, batch)[1:])
+        own = self._own_forwards(batched_inputs, batches)
         while (self._own_code or self.unseen_layers()) and (forward := next(own, None)):
             self.own_calls.append(_record_calls(model, forward, self.failures))
+
+    def _own_forwards(self, batched_inputs, batches):
+        first = forwards_of(self.model, batched_inputs, self.batches)[1:-1]
+        yield from first
+        self.batches += self._telling(batches[1:])
+        yield from forwards_of(self.model, batched_inputs, self.batches)[1 + len(first) :]
+
+    def _telling(self, batches):
+        """Those batches whose training runs layers that nothing before it runs."""
+        found, unrun = [], {m for m in self.unrun_layers() if is_prunable_layer(m)}
+        for number in range(len(batches)):
+            if not unrun:
+                break
+            batch, ran = labelled_batch(batches[number:]), set()
+            with torch.no_grad(), forward_hooks(unrun, lambda m, *_, ran=ran: ran.add(m)):
+                # One that breaks off has shown what runs before.
+                with contextlib.suppress(Exception):
+                    run_own_training(self.model, batch)
+            if ran:
+                found.append(batch)
+                unrun -= ran
+        return found
 
     def outputs(self):
         """Raw outputs that together depend on every branch.

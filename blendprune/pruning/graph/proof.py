@@ -19,12 +19,12 @@ from .removal import chosen_channels, kept_outputs, removing
 
 
 def proven_graph(
-    model, example_inputs, ignored_layers=(), pruning_ratio_dict=None, frozen=None, batch=None
+    model, example_inputs, ignored_layers=(), pruning_ratio_dict=None, frozen=None, batches=()
 ):
     """The groups of a model, proven.
 
     Args:
-        model (nn.Module), example_inputs, ignored_layers, pruning_ratio_dict, batch: as for
+        model (nn.Module), example_inputs, ignored_layers, pruning_ratio_dict, batches: as for
             :class:`ChannelGraph`.
         frozen (dict[str, str]): what an earlier proof of the model has frozen, which is not proven
             again; None to prove.
@@ -33,7 +33,7 @@ def proven_graph(
         tuple[ChannelGraph, list[ChannelGroup]]: the graph, whose ``frozen`` says what the proof
         froze, and all its groups.
     """
-    graph = ChannelGraph(model, example_inputs, ignored_layers, pruning_ratio_dict, frozen, batch)
+    graph = ChannelGraph(model, example_inputs, ignored_layers, pruning_ratio_dict, frozen, batches)
     groups = graph.groups()
     if frozen is None:
         _Proof(graph, groups)()
@@ -62,7 +62,8 @@ class _Proof:
             snapshot.restore()
 
     def _freeze_the_guilty(self):
-        groups, passing = self.groups, 0
+        groups, passing = self._without_guilty(self.groups), 0
+        # Some fail together only.
         while reason := self._fault(groups):
             # The first groups pass, with the next one they fail.
             failing = len(groups)
@@ -73,9 +74,30 @@ class _Proof:
                     failing, reason = middle, found
                 else:
                     passing = middle
-            guilty = groups[failing - 1]
-            guilty.frozen_reason = self.graph.frozen[guilty.root] = reason
+            self._freeze(groups[failing - 1], reason)
             groups = groups[: failing - 1] + groups[failing:]
+
+    def _without_guilty(self, groups, failed=False):
+        """Freeze the groups that fail by halving; returns the others.
+
+        Args:
+            groups (list[ChannelGroup]): some.
+            failed (bool): they are known to fail, unless groups fail together only.
+        """
+        if len(groups) < 2 or not failed:
+            reason = self._fault(groups)
+            if not reason:
+                return groups
+            if len(groups) == 1:
+                self._freeze(groups[0], reason)
+                return []
+        middle = len(groups) // 2
+        first = self._without_guilty(groups[:middle])
+        # If the first half passes, the second fails.
+        return first + self._without_guilty(groups[middle:], len(first) == middle)
+
+    def _freeze(self, group, reason):
+        group.frozen_reason = self.graph.frozen[group.root] = reason
 
     def _fault(self, groups):
         """What goes wrong without channels of some groups; empty if nothing does."""
@@ -118,7 +140,7 @@ class _Proof:
 
     def _forwards(self):
         """Those that showed all layers."""
-        return forwards_of(self.model, self.inputs, self.graph.batch)[: self.graph.forwards]
+        return forwards_of(self.model, self.inputs, self.graph.batches)[: self.graph.forwards]
 
     def _note_unproven(self, difference):
         layer = self.graph.names.get(difference.layer, "the output")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ...checks import check_callable
 from ...errors import ConfigError
-from ..graph.inputs import example_inputs_for, labelled_batch
+from ..graph.inputs import example_inputs_for
 from ..graph.masking import masking
 from ..graph.proof import proven_graph
 from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
@@ -82,7 +82,7 @@ def measure_sensitivity(
             loss=0.0,
         )
         with prunable(model):
-            _, groups = proven_graph(model, inputs, batch=labelled_batch(batches))
+            _, groups = proven_graph(model, inputs, batches=batches)
             groups = [group for group in groups if group.prunable]
             scores = score_groups(model, groups, build_importance(options.importance), batches)
             found.loss = mean_loss(model, batches)

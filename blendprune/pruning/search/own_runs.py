@@ -1,10 +1,11 @@
 """The pruned model's own forward, tried before anyone else runs it."""
 
+import functools
 from typing import NamedTuple
 
 from ...errors import PruningError, error_line
 from ..architectures import run_own_inference
-from ..graph.inputs import labelled_batch, tiny_inputs
+from ..graph.inputs import tiny_inputs
 from ..scores import try_training
 from ..tracing.hooks import evaluating, forward_hooks
 
@@ -21,14 +22,14 @@ class _Failure(NamedTuple):
     layer: str
 
 
-def check_own_runs(model, dense, inputs, batches=None):
+def check_own_runs(model, dense, inputs, batches=()):
     """Run the model's own inference once and, with data, its training.
 
     Args:
         model (nn.Module): pruned, outside the prunable view; it stays as it is.
         dense (Snapshot): of the model before the pruning.
         inputs (list[dict]): detectron2's format.
-        batches (list[list[dict]] | None): labelled images; one is trained on.
+        batches (Sequence[list[dict]]): labelled images; each is trained on, by its first image.
 
     Returns:
         list[str]: what could not be tried, because the dense model fails, too; one sentence each.
@@ -37,8 +38,9 @@ def check_own_runs(model, dense, inputs, batches=None):
         PruningError: the pruned model fails where the dense one does not.
     """
     runs = {"inference": lambda: _infer(model, inputs)}
-    if batches:
-        runs["training"] = lambda: try_training(model, labelled_batch(batches)[:1])
+    for number, batch in enumerate(batches):
+        name = f"training on batch {number}" if number else "training"
+        runs[name] = functools.partial(try_training, model, batch[:1])
     failures = _failures(model, runs)
     if not failures:
         return []

@@ -6,14 +6,14 @@ import math
 from functools import partial
 
 from ...config.target import Target
-from ...errors import PruningError, TargetUnreachable, first_line
+from ...errors import BlendpruneError, PruningError, TargetUnreachable, error_line, first_line
 from ...structure import remember_predictions
 from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, total_costs
 from ..cost.latency import compare_latency
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
-from ..graph.inputs import labelled_batch, small_inputs
+from ..graph.inputs import small_inputs
 from ..graph.kept_entries import KeptEntries
 from ..graph.outputs import head_outputs
 from ..graph.proof import proven_graph
@@ -65,6 +65,8 @@ class PruningRun:
         self.widths = _layer_widths(model)
         # Groups that the proof has frozen: names → reasons; None before it.
         self._frozen = None
+        # Batches that together run all layers.
+        self._telling = ()
         # Cost, or share of the channels, where the way to the present target began.
         self.dense_widths, self.start = None, None
         # For a latency: the dense model to compare with, the last FLOPs target, the latency.
@@ -114,13 +116,14 @@ class PruningRun:
                 self.options.ignored_layers,
                 self.options.pruning_ratio_dict,
                 self._frozen,
-                labelled_batch(self.batches),
+                self.batches or (),
             )
-            self._frozen = graph.frozen
+            self._frozen, self._telling = graph.frozen, graph.batches
             remember_predictions(self.model, config_layers(graph, groups))
             channels = self._choose(target, part, goal or target, graph, groups)
             if self._wants_reconstruction() and self._reconstruction is None:
-                self._reconstruction = Reconstruction(self.model, self.batches)
+                with self._naming_data_faults():
+                    self._reconstruction = Reconstruction(self.model, self.batches)
             with self._naming_misfits():
                 for index, group_channels in channels.items():
                     graph.prune(groups[index], group_channels, self.kept)
@@ -161,7 +164,7 @@ class PruningRun:
             PruningError: the pruned model fails where the dense one does not.
         """
         notes = check_own_runs(
-            self.model, dense, small_inputs(self.model, self.inputs), self.batches
+            self.model, dense, small_inputs(self.model, self.inputs), self._telling
         )
         self.notes += [note for note in notes if note not in self.notes]
 
@@ -292,7 +295,8 @@ class PruningRun:
     def _scores(self, target, groups, dense, costs):
         importance = build_importance(self.options.importance)
         prunable_groups = [group for group in groups if group.prunable]
-        scores = iter(score_groups(self.model, prunable_groups, importance, self.batches))
+        with self._naming_data_faults(importance):
+            scores = iter(score_groups(self.model, prunable_groups, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
         if self.sensitivity is not None:
             scores = self.sensitivity.rescale(scores, groups, dense)
@@ -308,6 +312,21 @@ class PruningRun:
         """Run the pruned model, training-only branches included."""
         with self._naming_misfits(), evaluating(self.model):
             head_outputs(self.model, small_inputs(self.model, self.inputs))
+
+    @contextlib.contextmanager
+    def _naming_data_faults(self, importance=None):
+        """Turn what a model raises on the data into one sentence."""
+        try:
+            yield
+        except BlendpruneError:
+            raise
+        except Exception as error:
+            if not self.batches or callable(self.options.importance) and importance is not None:
+                raise  # of a function of the user's, perhaps
+            raise PruningError(
+                f"{type(self.model).__name__} does not run on the data ({error_line(error)}): pass "
+                "batches as its training takes them, images and labels"
+            ) from error
 
     @contextlib.contextmanager
     def _naming_misfits(self):

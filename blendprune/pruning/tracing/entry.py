@@ -8,6 +8,7 @@ import torch
 from ...errors import PruningError
 from ...wrappers import given_model
 from .layer_kinds import is_norm
+from .snapshot import keeping_buffers
 
 
 def entry_point(function=None, *, changes_widths=False):
@@ -32,7 +33,7 @@ def entry_point(function=None, *, changes_widths=False):
     def run(model, *args, **kwargs):
         model = given_model(model, changes_widths)
         refuse_unprunable(model)
-        with usual_modes(model):
+        with usual_modes(model), keeping_buffers(model):
             return function(model, *args, **kwargs)
 
     return run

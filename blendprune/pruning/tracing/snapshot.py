@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import MutableMapping
 
+from .layer_kinds import is_norm
+
 
 class Snapshot:
     """Everything that pruning changes, without a copy of the weights.
@@ -46,6 +48,32 @@ def _shallow(state):
         key: value.copy() if key in tables and isinstance(value, MutableMapping) else value
         for key, value in state.items()
     }
+
+
+@contextlib.contextmanager
+def keeping_buffers(model):
+    """Undo on leaving what the forwards of a model wrote into its buffers.
+
+    Those of norms are left alone, and those that have another shape afterwards: they are pruned.
+
+    Args:
+        model (nn.Module): outside the prunable view.
+    """
+    values = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        if not is_norm(module)
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in values:
+            now = module._buffers.get(name)
+            if now is not None and now.shape == value.shape:
+                buffer.data.copy_(value)
+                module._buffers[name] = buffer
 
 
 @contextlib.contextmanager

@@ -227,7 +227,8 @@ class TestFrozen:
         ).eval()
         with prunable(net):
             notes = ChannelGraph(net, small_inputs()).notes
-        words = "no output depends on it in the traced forward"
+        words = "nothing was seen to run it; what feeds it may be pruned without it: pass data "
+        words += "that runs it, with the labels of its loss"
         assert notes == [f"spare: {words}", f"norm: {words}"]
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 from torch.nn.utils import prune as masks
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import blendprune
@@ -13,6 +14,10 @@ from tests.helpers.silent_channels import prune_the_dead, silence_half_of_every_
 from tests.helpers.small_net import small_inputs
 
 WIDTH = 16
+REENTRANT = (
+    "pass use_reentrant=False to torch.utils.checkpoint: unknown operator "
+    "CheckpointFunctionBackward"
+)
 
 
 class Between(nn.Module):
@@ -56,6 +61,18 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
+class Downsample(nn.Module):
+    """AdelaiDet's smoothing: one fixed filter for every channel."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.stride, self.pad = 2, nn.ReflectionPad2d(1)
+        self.register_buffer("filt", torch.full((channels, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        return F.conv2d(self.pad(x), self.filt, stride=self.stride, groups=x.shape[1])
+
+
 def frozen_norm():
     norm = FrozenBatchNorm2d(WIDTH)
     norm.running_mean.uniform_(-0.1, 0.1)
@@ -92,6 +109,7 @@ PRUNED = {
         lambda net, y: net.norm(y),
         {"norm": lambda: frozen_norm()},
     ),
+    "fixed filter": (lambda net, y: net.blur(y), {"blur": lambda: Downsample(WIDTH)}),
     "cheap copies": (ghost, {"cheap": lambda: conv(groups=WIDTH)}),
     "pixel shuffle": (lambda net, y: F.pixel_shuffle(y, 2), {}),
     "pixel unshuffle": (lambda net, y: F.pixel_unshuffle(y, 2), {}),
@@ -227,6 +245,20 @@ SOME = {
         {"c": lambda: conv()},
         {"a": "unknown operator MeanBackward1"},
     ),
+    "tied": (
+        lambda net, y: net.d(net.c(y).relu()),
+        {"c": lambda: conv(), "d": lambda: conv()},
+        {
+            "a": "shares a parameter with d (c)",
+            "c": "shares a parameter with d",
+            "d": "shares a parameter with c",
+        },
+    ),
+    "reentrant checkpoint": (
+        lambda net, y: net.d(checkpoint(net.c, y, use_reentrant=True)),
+        {"c": lambda: conv(), "d": lambda: conv()},
+        {"a": REENTRANT},
+    ),
     "GRU": (
         recurrent,
         {"r": lambda: nn.GRU(WIDTH, 8, batch_first=True, bidirectional=True)},
@@ -253,6 +285,8 @@ SOME = {
 @pytest.mark.parametrize("kind", SOME)
 def test_what_cannot_go_stays_by_name_and_the_rest_is_pruned(kind):
     net = between(kind, SOME)
+    if kind == "tied":
+        net.d.weight = net.c.weight
     if kind == "parametrization":
         parametrize.register_parametrization(net.c, "weight", Doubled())
     plan = blendprune.plan(net, small_inputs())

@@ -173,7 +173,7 @@ def test_a_layer_that_nothing_could_run_is_named_with_the_reason(images):
     expected = (
         "aux: nothing was seen to run it, and training on made-up labels failed (AttributeError: "
         "'Boxes' object has no attribute 'quality'); what feeds it may be pruned without it: pass "
-        "data with the labels of its loss"
+        "data that runs it, with the labels of its loss"
     )
     assert expected in blendprune.plan(model, images).notes
     assert expected in prune(model, images, pruning_ratio=0.4, **HOW).notes
@@ -228,3 +228,27 @@ def test_a_plan_with_data_sees_what_a_pruning_with_the_same_data_sees(images):
     assert note.startswith("aux: nothing was seen to run it")
     assert not blendprune.plan(model, images, data=[batch]).notes
     assert not prune(model, images, pruning_ratio=0.4, data=[batch], **HOW).notes
+
+
+class ByDomain(Labelled):
+    """One head by day, another by night."""
+
+    def __init__(self):
+        super().__init__(None)
+        self.aux, self.night, self.p = (nn.Conv2d(8, n, 1) for n in (8, 8, 2))
+
+    def forward(self, batched_inputs):
+        x = self.b(self.a(torch.stack([each["image"] for each in batched_inputs])).relu())
+        y = self.p((self.night if batched_inputs[0].get("night") else self.aux)(x))
+        return {"loss": y.square().mean()} if self.training else y
+
+
+def test_a_layer_that_few_images_run_is_found_among_the_data(images):
+    day, night = [[{**images[0], "night": dark}] for dark in (False, True)]
+    model = ByDomain().eval()
+    [note] = blendprune.plan(model, images, data=[day]).notes
+    assert note.startswith("night: nothing was seen to run it; what feeds it may be pruned")
+    report = prune(model, images, pruning_ratio=0.4, data=[day, day, night, day], **HOW)
+    assert report.notes == [] and report.layers["b"]["after"] < 8
+    for batch in (day, night):
+        model.train()(batch)["loss"].backward()

@@ -144,6 +144,34 @@ def test_several_guilty_groups_are_found_and_the_others_go():
     ]
 
 
+def test_a_gate_that_is_always_open_on_the_images_is_found():
+    net = SmallNet(
+        lambda net, x: net.p(net.b(net.a(x)) * (1 + (net.b(net.a(x))[:, :1] > 0))),
+        a=nn.Conv2d(3, WIDTH, 1),
+        b=nn.Conv2d(WIDTH, WIDTH, 1),
+        p=nn.Conv2d(WIDTH, 2, 1),
+    ).eval()
+    with torch.no_grad():
+        net.b.bias[:] = 3 + torch.arange(WIDTH)
+    assert reasons(net, images(12))[0]["b"]
+
+
+def test_many_guilty_groups_cost_few_forwards():
+    def run(net, x):
+        run.count += 1
+        for layer in net.layers:
+            x = without_gradient(layer(x))
+        return net.p(x)
+
+    layers = nn.ModuleList([nn.Conv2d(3 if i == 0 else 8, 8, 1) for i in range(32)])
+    net = SmallNet(run, layers=layers, p=nn.Conv2d(8, 2, 1)).eval()
+    run.count = 0
+    found, _ = reasons(net, images(12))
+    assert all(found.values())
+    # Up to four forwards a comparison, two comparisons for each group.
+    assert run.count < 4 * 2 * 32 * 2
+
+
 def test_plan_prune_and_sensitivity_agree_on_what_stays():
     net = net_with(MIXERS["gate by numpy"])
     reason = "an operator in front of c mixes its channels"
@@ -167,6 +195,28 @@ def test_weights_of_zero_hide_nothing():
     nn.init.zeros_(net.c.weight)
     assert reasons(net, images(12))[0]["a"]
     assert not net.c.weight.any() and not net.gamma.any()
+
+
+@pytest.mark.parametrize("silent", [slice(0, 4), slice(0, 8, 2), [0]])
+def test_silent_channels_hide_nothing(silent):
+    def drop_the_first(net, x):
+        y = net.c(x)
+        y[:, 0] = 0
+        return net.p(net.norm(y))
+
+    net = SmallNet(
+        drop_the_first,
+        c=nn.Conv2d(3, WIDTH, 1),
+        norm=nn.BatchNorm2d(WIDTH),
+        p=nn.Conv2d(WIDTH, 2, 1),
+    ).eval()
+    with torch.no_grad():
+        net.c.weight[silent] = 0
+        net.norm.weight[silent] = 1e-6
+        net.p.weight[:, silent] = 0
+    state = remember(net)
+    assert reasons(net, images(12))[0]["c"]
+    assert unchanged(net, state)
 
 
 def test_what_a_model_returns_beside_its_predictions_counts():

@@ -175,3 +175,43 @@ def test_a_refused_model_stays_as_it_was():
     with pytest.raises(ConfigError), torch.autocast("cpu"):
         prune(model, chain_inputs(), max_flops=0.5, data=[[{"image": 3}]])
     assert unchanged(model, before)
+
+
+class Counting(nn.Module):
+    """Writes into its buffers whenever it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.p = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+        self.register_buffer("steps", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, inputs):
+        y = self.p(self.norm(self.a(torch.stack([each["image"] for each in inputs]))))
+        self.steps += 1
+        self.mean = 0.9 * self.mean + 0.1 * y.detach().mean((0, 2, 3))
+        return {"loss": y.square().mean()} if self.training else y
+
+
+def test_what_forwards_write_into_buffers_is_undone():
+    model, images = Counting().eval(), [{"image": torch.rand(3, 8, 8)}]
+    buffers = dict(model.named_buffers())
+    plan(model, images, data=[images])
+    prune(model, images, data=[images] * 3, importance="taylor", pruning_ratio=0.3)
+    for name in ("steps", "mean"):
+        assert dict(model.named_buffers())[name] is buffers[name]
+        assert not buffers[name].any()
+    assert model.norm.running_mean.numel() < 8
+
+
+@pytest.mark.parametrize("importance", ["taylor", "activation"])
+def test_data_that_the_model_cannot_take_is_said_so(importance):
+    model, images = Counting().eval(), [{"image": torch.rand(3, 8, 8)}]
+    with pytest.raises(PruningError, match=r"Counting does not run on the data \(RuntimeError: "):
+        prune(
+            model,
+            images,
+            data=[[{"image": torch.rand(8, 8, 3)}]],
+            importance=importance,
+            pruning_ratio=0.3,
+        )
