@@ -131,7 +131,9 @@ class SeparateNorms:
 @functools.cache
 def separated(plain):
     """Return the class of the blocks of class ``plain`` that have separate norms."""
-    names = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    names = ("__module__", "__qualname__", "__doc__")
+    # A class that a LazyConfig's file defines knows no module.
+    names = {name: getattr(plain, name) for name in names if hasattr(plain, name)}
     names["plain"] = plain
     bases = (SeparateNorms, plain)
     return types.new_class(plain.__name__, bases, exec_body=lambda space: space.update(names))

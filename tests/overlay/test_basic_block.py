@@ -202,6 +202,12 @@ def test_a_conv_that_is_assigned_later_brings_its_own_norm(overlay):
     assert list(block.state_dict()) == list(plain.state_dict())
 
 
+def test_a_block_whose_class_knows_no_module_has_separate_norms(overlay):
+    space = {"base": BasicBlock}  # as one that a LazyConfig's file defines
+    exec("kind = type('Nameless', (base,), {})", space)
+    assert hasattr(space["kind"](8, 16), "norm1")
+
+
 def test_a_norm_that_a_conv_is_given_later_takes_the_place_of_the_old_one(overlay):
     block, x = _block((8, 16)), torch.randn(2, 8, 8, 8)
     blendprune.revert()

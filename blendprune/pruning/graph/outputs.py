@@ -264,12 +264,17 @@ def _own_code(model):
     found = {
         module: None
         for module in model.modules()
-        if module._modules and type(module).__module__.partition(".")[0] not in _UPSTREAM
+        if module._modules and _package_of(type(module)) not in _UPSTREAM
     }
     passed_over = []
     with forward_hooks(found, lambda module, inputs: found.update({module: True}), before=True):
         yield passed_over
     passed_over += [module for module, called in found.items() if module is model or not called]
+
+
+def _package_of(kind):
+    # A class that a LazyConfig's file defines knows no module.
+    return getattr(kind, "__module__", "").partition(".")[0]
 
 
 def _sinks(calls):

@@ -252,3 +252,12 @@ def test_a_layer_that_few_images_run_is_found_among_the_data(images):
     assert report.notes == [] and report.layers["b"]["after"] < 8
     for batch in (day, night):
         model.train()(batch)["loss"].backward()
+
+
+def test_a_class_that_knows_no_module_is_pruned(images):
+    # As one that a LazyConfig's file defines.
+    space = {"base": ByDomain}
+    exec("kind = type('Nameless', (base,), {})", space)
+    assert not hasattr(space["kind"], "__module__")
+    report = prune(space["kind"]().eval(), images, pruning_ratio=0.4, **HOW)
+    assert report.layers["b"]["after"] < 8
