@@ -159,7 +159,7 @@ PRUNE = [
     ({"data": "folder"}, "data is a str: pass batches, or a loader as detectron2 builds them"),
     ({"data": []}, IMAGES),
     ({"data": [[]]}, IMAGES),
-    ({"data": [[torch.zeros(3, 8, 8)]]}, "data must give lists of dicts …, but gave a Tensor"),
+    ({"data": [[torch.zeros(3, 8, 8)]]}, "data must give lists of dicts …, but gave a Tensor: …"),
     (
         {"data": [_images(2, 3, 8, 8)]},
         'data has an "image" of shape (2, 3, 8, 8): pass one image …',

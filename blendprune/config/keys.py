@@ -2,6 +2,8 @@
 
 import os
 
+import yaml
+
 from ..errors import ConfigError
 from .target import TARGETS
 
@@ -180,8 +182,8 @@ def find_moved(cfg, path):
     """Correct the paths of an emitted config whose folder was moved or copied.
 
     If ``MODEL.FINETUNE`` is set, the file at ``MODEL.WEIGHTS`` is gone, and one of its name lies
-    beside the config, that one is meant. ``OUTPUT_DIR`` and the teacher move along if they were in
-    the same folder.
+    beside the config, or beside a ``_BASE_`` of it, that one is meant. ``OUTPUT_DIR`` and the
+    teacher move along if they were in the same folder.
 
     Args:
         cfg (CfgNode): just merged from the file; changed in place.
@@ -192,10 +194,25 @@ def find_moved(cfg, path):
     if model.get("FINETUNE") is not True or not weights or os.path.exists(weights):
         return
     old, name = os.path.split(weights)
-    new = os.path.dirname(os.path.abspath(path))
-    if "://" in weights or not os.path.isfile(os.path.join(new, name)):
+    found = (folder for folder in _folders(path) if os.path.isfile(os.path.join(folder, name)))
+    new = next(found, None) if "://" not in weights else None
+    if new is None:
         return
     model["WEIGHTS"] = os.path.join(new, name)
     for node, key in ((cfg, "OUTPUT_DIR"), (cfg.get("PRUNER", {}).get("DISTILLATION"), "TEACHER")):
         if node and (node.get(key) or "").startswith(old + os.sep):
             node[key] = new + node[key][len(old) :]
+
+
+def _folders(path, most=8):
+    """Folders of a config file, of what it links to, and of the files that it builds on."""
+    yield os.path.dirname(os.path.abspath(path))
+    yield os.path.dirname(os.path.realpath(path))
+    try:
+        with open(path) as file:
+            bases = yaml.safe_load(file).get("_BASE_") or []
+    except (OSError, AttributeError, yaml.YAMLError):
+        return
+    for base in [bases] if isinstance(bases, str) else bases:
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        yield from _folders(base, most - 1) if most else ()

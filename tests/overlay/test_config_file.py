@@ -44,6 +44,20 @@ def test_a_moved_config_finds_the_file_beside_it(folder, tmp_path):
     assert cfg.PRUNER.DISTILLATION.TEACHER == str(tmp_path / "dense.pth")
 
 
+@pytest.mark.parametrize("how", ["built upon", "linked"])
+def test_a_moved_config_is_found_from_elsewhere(folder, tmp_path, how):
+    new, mine = tmp_path / "elsewhere", tmp_path / "mine"
+    shutil.move(folder, new)
+    mine.mkdir()
+    if how == "linked":
+        os.symlink(new / "config.yaml", mine / "config.yaml")
+    else:
+        (mine / "config.yaml").write_text("_BASE_: ../elsewhere/config.yaml\nSEED: 3\n")
+    cfg = _read(mine)
+    assert cfg.MODEL.WEIGHTS == str(new / "model_pruned.pth")
+    assert cfg.OUTPUT_DIR == str(new / "finetune")
+
+
 def test_a_config_without_its_file_stays_as_it_is(folder):
     os.remove(folder / "model_pruned.pth")
     assert _read(folder).MODEL.WEIGHTS == str(folder / "model_pruned.pth")

@@ -133,5 +133,6 @@ def _no_data(data):
 
 def _strange(found):
     return ConfigError(
-        f'data must give lists of dicts with "image", as detectron2\'s loaders do, but gave {found}'
+        'data must give lists of dicts with "image", as detectron2\'s loaders do, but gave '
+        f"{found}: pass a generator that unpacks them"
     )
