@@ -3,7 +3,7 @@
 import torch
 
 from ..errors import DeployError
-from ..pruning.graph.comparison import Recorder, distance, maps_of
+from ..pruning.graph.comparison import Recorder, as_recorded, distance, maps_of
 from ..pruning.tracing.hooks import exact_float32, forward_hooks
 from ..pruning.tracing.layer_kinds import is_prunable_layer
 from ..pruning.tracing.snapshot import Snapshot
@@ -71,7 +71,7 @@ class FoldingProof:
             if known is not layer:
                 found.append((layer, float("inf")))
                 raise _OtherPath
-            found.append((layer, distance(before, output * factor)))
+            found.append((layer, distance(before, as_recorded(layer, output, factor))))
             return before.clone()
 
         with exact_float32(), forward_hooks(self._layers, compare):

@@ -10,7 +10,7 @@ from torch import nn
 
 import blendprune
 from blendprune.checkpoint.mismatch import refuse_other_widths
-from blendprune.errors import CheckpointError
+from blendprune.errors import CheckpointError, StructError
 from tests.helpers.small_lazy import fcos
 
 
@@ -57,11 +57,13 @@ REFUSED = {
     "without structure": (_stripped(PRUNED), Detector()),
     "pruned, of other classes": (_file(_pruned(classes=7)), Detector()),
     "in another width": (PRUNED, Detector(6)),
-    "one layer only": (
-        {**PRUNED, "model": {**Detector().state_dict(), "fc.weight": torch.zeros(8, 4)}},
-        Detector(),
-    ),
 }
+
+
+def test_a_structure_that_is_not_of_the_weights_beside_it_is_refused():
+    file = {**PRUNED, "model": {**Detector().state_dict(), "fc.weight": torch.zeros(8, 4)}}
+    with pytest.raises(StructError, match="not that of the weights beside it .stem.weight is"):
+        refuse_other_widths(file, Detector())
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -104,7 +104,7 @@ class Recorder:
                 factor = factor * (
                     1 + _NOISE * torch.randn(output.shape, generator=random).to(output)
                 )
-            scaled = output * factor + _moves(output, layer)
+            scaled = as_recorded(layer, output, factor)
             run.factors.append(factor)
             # What comes behind may write into it.
             run.outputs.append((layer, scaled.clone()))
@@ -123,13 +123,23 @@ class Recorder:
         return run
 
 
-def _moves(output, layer):
-    """A random number for every position of an output, without regard to channels."""
+def as_recorded(layer, output, factor):
+    """An output as a :class:`Recorder` scales and moves it.
+
+    Args:
+        layer (nn.Module): a conv, linear or norm.
+        output (Tensor): what it gives.
+        factor (Tensor): of its run, or of another one.
+
+    Returns:
+        Tensor: of the same shape.
+    """
     shape = list(output.shape)
     if len(shape) > 1:
         shape[_channel_dim(layer)] = 1
+    # A number for every position, whichever channels there are.
     random = torch.Generator().manual_seed(len(shape))
-    return torch.randn(shape, generator=random).to(output)
+    return output * factor + torch.randn(shape, generator=random).to(output)
 
 
 def _channel_dim(layer):

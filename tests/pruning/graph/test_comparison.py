@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from blendprune.pruning.graph.comparison import Recorder
+from blendprune.pruning.graph.comparison import Recorder, as_recorded
 from tests.helpers.small_net import SmallNet, small_inputs
 
 
@@ -13,6 +13,6 @@ def test_what_is_written_into_an_output_behind_its_layer_is_not_recorded():
     with torch.no_grad():
         run = Recorder(net)(lambda: net(small_inputs()))
         [(layer, output)] = run.outputs
-        wanted = net.p(small_inputs()[0]["image"][None]) * run.factors[0]
+        wanted = as_recorded(net.p, net.p(small_inputs()[0]["image"][None]), run.factors[0])
     assert layer is net.p
     assert torch.allclose(output, wanted)
