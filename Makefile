@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-oldest upstream-tests mutation lint env clean
+.PHONY: demo test test-slow test-oldest upstream-tests mutation lint env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -16,6 +16,10 @@ demo: $(READY)
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=15
+
+# More cases of what other tests show.
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(OLDEST_PYTHON) REQUIREMENTS=requirements-oldest.txt

@@ -82,6 +82,7 @@ def test_the_training_script_trains_and_finetunes_what_the_command_pruned(run):
     _story(run, [ROOT / "examples/train_net.py"], config, "own")
 
 
+@pytest.mark.slow
 def test_the_hand_written_script_saves_what_finetune_takes(run):
     config = ROOT / "examples/configs/blendmask_R_18.yaml"
     small = [*SMALL, "OUTPUT_DIR", "hand/dense", "SOLVER.MAX_ITER", "1"]

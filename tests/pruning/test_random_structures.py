@@ -95,7 +95,14 @@ def draw_request(rng, model, family):
     return asked
 
 
-@pytest.mark.parametrize("seed", range(DRAWS))
+@pytest.mark.parametrize(
+    "seed",
+    # Whoever asks for a number gets all of them.
+    [
+        pytest.param(n, marks=[pytest.mark.slow] if n > 2 and DRAWS == 8 else [])
+        for n in range(DRAWS)
+    ],
+)
 def test_a_random_request_holds(registered, blendmask_cfg, tmp_path, seed):
     rng = random.Random(seed)
     family = FAMILIES[seed % len(FAMILIES)] if DRAWS >= len(FAMILIES) else rng.choice(FAMILIES)

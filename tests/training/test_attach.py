@@ -102,6 +102,7 @@ def test_a_trainer_that_never_runs_its_hooks_is_a_loop_too(
     assert sum(p.numel() for p in trainer.model.parameters()) <= 0.7 * dense
 
 
+@pytest.mark.slow
 def test_a_compiled_model_takes_part(registered, blendmask_cfg, training_batch):
     cfg = blendmask_cfg(*GRADUAL)
     model = build_model(cfg)

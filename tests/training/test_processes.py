@@ -79,5 +79,6 @@ def test_all_processes_keep_the_same_weights(student, training_batch, tmp_path):
     assert not torch.equal(*(each["model"]["top_layer.weight"] for each in (kept, last)))
 
 
+@pytest.mark.slow
 def test_gradual_pruning_wants_one_process(student, training_batch):
     launch(_cut_while_training, 2, dist_url="auto", args=(student[0], training_batch(1)))

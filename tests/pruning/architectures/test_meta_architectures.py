@@ -5,6 +5,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 
 from tests.helpers import small_projects, small_zoo
 from tests.helpers.by_config import follow_config
+from tests.helpers.slow import slow_but
 
 FAMILIES = {
     "GeneralizedRCNN": lambda: small_zoo.config_of("mask-fpn"),
@@ -16,7 +17,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(FAMILIES, "PanopticFPN", "ProposalNetwork"))
 def test_prune_finetune_load_and_run_hold(overlay, tmp_path, name):
     cfg = FAMILIES[name]()
     assert cfg.MODEL.META_ARCHITECTURE == name

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.helpers.slow import slow_but
 from tests.helpers.small_projects import FAMILIES, config_of
 from tests.zoo import prune_and_use
 
@@ -10,7 +11,9 @@ MAX_FLOPS = {"point-rend-implicit": 0.9}
 NOTES = {"point-rend-implicit": ["has weights for its channels"]}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", slow_but(FAMILIES, "point-rend", "point-rend-implicit", "deeplab-v3-plus")
+)
 def test_a_model_of_a_project_is_pruned_run_trained_and_reloaded(overlay, family):
     found = prune_and_use(config_of(family), 64, MAX_FLOPS.get(family, 0.5))
     assert found["params"]["after"] < 0.95 * found["params"]["before"]

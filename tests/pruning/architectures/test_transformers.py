@@ -56,7 +56,12 @@ def test_whole_heads_go_and_the_stream_stays(dense):
 
 @pytest.mark.parametrize(
     "config, importance",
-    zip(FAMILIES, itertools.cycle(["taylor", "fisher", "obs"])),
+    [
+        pytest.param(family, score, marks=[pytest.mark.slow] if number else [])
+        for number, (family, score) in enumerate(
+            zip(FAMILIES, itertools.cycle(["taylor", "fisher", "obs"]))
+        )
+    ],
     indirect=["config"],
 )
 def test_scores_from_data_and_reconstruction_hold(config, dense, importance):

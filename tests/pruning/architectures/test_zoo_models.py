@@ -6,6 +6,7 @@ import torch
 from blendprune.pruning import ChannelGraph, group_notes, prunable
 from tests.helpers.outputs import predictions_of
 from tests.helpers.silent_channels import prune_the_dead, silence_half_of_every_group
+from tests.helpers.slow import slow_but
 from tests.helpers.small_zoo import FAMILIES, config_of
 from tests.zoo import prune_and_use, settle_norms
 
@@ -19,7 +20,12 @@ def test_a_zoo_model_is_pruned_run_trained_and_reloaded(overlay, family):
     assert found["params"]["after"] < 0.9 * found["params"]["before"]
 
 
-@pytest.mark.parametrize("family", WITHOUT_MIXING)
+@pytest.mark.parametrize(
+    "family",
+    slow_but(
+        WITHOUT_MIXING, "mask-fpn", "resnext", "modulated", "retinanet", "keypoint", "mask-c4"
+    ),
+)
 def test_removing_silent_channels_changes_no_output(build, images, randomise, family):
     model = randomise(build(family))
     settle_norms(model, images)

@@ -18,6 +18,7 @@ from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
 from blendprune.pruning.tracing.hooks import evaluating
 from tests.helpers.outputs import predictions_of
+from tests.helpers.slow import slow_but
 from tests.helpers.small_zoo import FAMILIES
 
 
@@ -274,7 +275,7 @@ def test_no_data_or_no_wish_means_no_reconstruction(blendmask, images, batches, 
 FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 
 
-@pytest.mark.parametrize("family", FOR_IMAGES)
+@pytest.mark.parametrize("family", slow_but(FOR_IMAGES, "box-fpn-r18", "mask-fpn", "semantic"))
 def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):
     noise = torch.Generator().manual_seed(3)
     batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(3)]
