@@ -20,6 +20,7 @@ TINY = (*SMALL, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORK
 TINY += ("DATASETS.TRAIN", ("coco_2017_train",), "DATASETS.TEST", ("coco_2017_val",))
 TINY += ("SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 1e-5)
 TINY += ("INPUT.MIN_SIZE_TRAIN", (96,), "INPUT.MIN_SIZE_TEST", 96, "SOLVER.STEPS", ())
+TINY += ("INPUT.MASK_FORMAT", "bitmask")
 PRUNE = ("MODEL.PRUNE", True, "PRUNER.MAX_FLOPS", 0.6, "PRUNER.CALIBRATION_IMAGES", 4)
 PRUNE += ("PRUNER.ROUNDS", 1)
 POINT_REND = "projects/PointRend/configs/InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco.yaml"
