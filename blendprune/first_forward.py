@@ -12,6 +12,7 @@ import torch
 from .wrappers import unwrap
 
 _waiting = weakref.WeakSet()  # models before their first forward in training
+_ending = weakref.WeakSet()  # those of them whose training ends there
 _optimizers = weakref.WeakKeyDictionary()  # such a model → weak reference to its optimizer
 _loader = None  # the last one that was recorded
 
@@ -39,22 +40,35 @@ def record_optimizer(model, optimizer):
         _optimizers[unwrap(model)] = weakref.ref(optimizer)
 
 
-def on_first_training_forward(model, function):
+def on_first_training_forward(model, function, ends=False):
     """Call a function once, before the first forward in training mode with gradients.
 
     Args:
         model (nn.Module): the hook stays on this object when DistributedDataParallel wraps it.
         function (Callable): called with the model, and with the loader and the optimizer that were
             recorded, or None. It may register forward hooks; they take part in that forward.
+        ends (bool): whether it ends the process, see :func:`ends_at_first_forward`.
     """
     _waiting.add(model)
+    if ends:
+        _ending.add(model)
     hook = _FirstForward(function)
     model.blendprune_first_forward = model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def ends_at_first_forward(model):
+    """Whether the training of a model ends with its first forward, before anything is trained.
+
+    Args:
+        model (nn.Module): wrapped or not.
+    """
+    return unwrap(model) in _ending
 
 
 def forget_first_forward(model):
     """Cancel :func:`on_first_training_forward`, if it was called for the model."""
     _waiting.discard(model)
+    _ending.discard(model)
     handle = model.__dict__.pop("blendprune_first_forward", None)
     if handle is not None:
         handle.remove()

@@ -13,6 +13,7 @@ import pickle
 
 from ..checkpoint import extras, read_plain
 from ..checkpoint.mismatch import refuse_other_widths
+from ..first_forward import ends_at_first_forward
 from ..wrappers import name_as
 from ._patch import Patch
 
@@ -25,11 +26,18 @@ def save(wrapped, instance, args, kwargs):
 
 
 def load(wrapped, instance, args, kwargs):
-    """Load a checkpoint; after a refused file, the same checkpointer can load another one."""
+    """Load a checkpoint; after a refused file, the same checkpointer can load another one.
+
+    A loop that prunes at its first forward must have one: it does not go on behind the iteration
+    at which the dense training ended.
+    """
     try:
-        return wrapped(*args, **kwargs)
+        rest = wrapped(*args, **kwargs)
     finally:
         _end_load(instance)
+    if ends_at_first_forward(instance.model):
+        rest.pop("iteration", None)
+    return rest
 
 
 def _end_load(checkpointer):

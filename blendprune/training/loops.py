@@ -24,7 +24,8 @@ def watch(model, cfg):
     prunes = prunes_in_script(cfg)
     if prunes:
         watch_loading(model)
-    on_first_training_forward(model, functools.partial(_prune if prunes else _run_hooks, cfg))
+    run = functools.partial(_prune if prunes else _run_hooks, cfg)
+    on_first_training_forward(model, run, ends=prunes)
 
 
 def _prune(cfg, model, loader, optimizer):

@@ -18,7 +18,8 @@ from tests.helpers.small_zoo import SMALL
 
 TINY = (*SMALL, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "DATALOADER.NUM_WORKERS", 0)
 TINY += ("DATASETS.TRAIN", ("coco_2017_train",), "DATASETS.TEST", ("coco_2017_val",))
-TINY += ("SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 1e-5)
+# Upstream divides by zero at the end of two iterations.
+TINY += ("SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.BASE_LR", 1e-5)
 TINY += ("INPUT.MIN_SIZE_TRAIN", (96,), "INPUT.MIN_SIZE_TEST", 96, "SOLVER.STEPS", ())
 TINY += ("INPUT.MASK_FORMAT", "bitmask")
 PRUNE = ("MODEL.PRUNE", True, "PRUNER.MAX_FLOPS", 0.6, "PRUNER.CALIBRATION_IMAGES", 4)
@@ -79,6 +80,7 @@ def test_an_upstream_script_trains_prunes_and_fine_tunes(run_script, tmp_path):
         *small, *PRUNE, "MODEL.WEIGHTS", "dense/model_final.pth", "OUTPUT_DIR", "pruned"
     )
 
+    assert (tmp_path / "pruned/report.json").exists(), told
     report = json.loads((tmp_path / "pruned/report.json").read_text())
     assert report["flops"]["after"] <= 0.6 * report["flops"]["before"]
     assert "--config-file pruned/config.yaml" in told
@@ -86,10 +88,11 @@ def test_an_upstream_script_trains_prunes_and_fine_tunes(run_script, tmp_path):
     assert ("ap" in report) == (run_script.name != "plain_train_net")
 
     run_script(
-        *("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", "tuned"), config=tmp_path / "pruned/config.yaml"
+        *("SOLVER.MAX_ITER", 4, "OUTPUT_DIR", "tuned"), config=tmp_path / "pruned/config.yaml"
     )
     pruned = torch.load(tmp_path / "pruned/model_pruned.pth", weights_only=True)
     tuned = torch.load(tmp_path / "tuned/model_final.pth", weights_only=True)
     assert tuned["struct"]["modules"] == pruned["struct"]["modules"] != dense["struct"]["modules"]
+    # Frozen norms train again, and count their batches.
     shapes = {name: weight.shape for name, weight in tuned["model"].items()}
-    assert shapes == {name: weight.shape for name, weight in pruned["model"].items()}
+    assert shapes.items() >= {name: w.shape for name, w in pruned["model"].items()}.items()

@@ -210,6 +210,18 @@ def test_a_loop_without_a_trainer_prunes_at_its_first_forward(dense, tmp_path, c
     assert "ap" not in json.loads((tmp_path / "out/report.json").read_text())
 
 
+def test_a_loop_has_a_first_iteration_although_the_dense_training_has_ended(
+    dense, blendmask_cfg, tmp_path
+):
+    for options, kept in ((TARGET, None), ((), 3)):
+        cfg = dense(*options)
+        DetectionCheckpointer(build_model(blendmask_cfg()), str(tmp_path)).save(
+            "dense", iteration=3
+        )
+        found = DetectionCheckpointer(build_model(cfg)).load(cfg.MODEL.WEIGHTS)
+        assert found.get("iteration") == kept
+
+
 def test_a_loop_with_a_loader_of_its_own_is_told_the_line_to_add(dense):
     with pytest.raises(ConfigError, match=r"add blendprune\.prune_in_script\(cfg, model, data_"):
         _loop(dense(*TARGET), lambda cfg: [Trainer.batch])
