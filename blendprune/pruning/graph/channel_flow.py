@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..tracing.autograd import ancestors
+from ..tracing.autograd import ancestors, name_of
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_depthwise, is_norm
 from .channel_classes import ChannelClasses
@@ -237,7 +237,7 @@ class ChannelFlow:
         inside = ancestors([node], until) - until
         own = {getattr(module, name, None) for name in ("weight", "bias")}
         leaves = {each.variable for each in inside if hasattr(each, "variable")}
-        names = {each.name() for each in inside if not hasattr(each, "variable")}
+        names = {name_of(each) for each in inside if not hasattr(each, "variable")}
         plain = all(
             name.split("Backward")[0] in _PLAIN or "deform" in name.lower() for name in names
         )
@@ -248,7 +248,7 @@ class ChannelFlow:
 
 def _reads_parameter(nodes):
     """Whether the convolution among nodes reads its weight as it is (its input may be padded)."""
-    convs = [node for node in nodes if "Convolution" in node.name()]
+    convs = [node for node in nodes if "Convolution" in name_of(node)]
     return len(convs) == 1 and hasattr(convs[0].next_functions[1][0], "variable")
 
 

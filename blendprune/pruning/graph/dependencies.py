@@ -5,6 +5,7 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning.dependency import Dependency, Group, Node
 
+from ..tracing.autograd import name_of
 from .channel_flow import ChannelFlow, LayerCalls
 
 
@@ -82,11 +83,11 @@ class Dependencies(tp.DependencyGraph):
             return call.module
         if grad_fn in ends:
             return tp.ops._OutputOp(number, shape=ends[grad_fn].shape)
-        if grad_fn.name().startswith("CatBackward"):
+        if name_of(grad_fn).startswith("CatBackward"):
             return tp.ops._ConcatOp(number)
-        if "View" in grad_fn.name():
+        if "View" in name_of(grad_fn):
             return tp.ops._ReshapeOp(number)
-        return tp.ops._ElementWiseOp(number, grad_fn.name())
+        return tp.ops._ElementWiseOp(number, name_of(grad_fn))
 
     def _find_sides(self):
         flow, classes = self.flow, self.flow.classes

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from ..tracing.autograd import name_of
 from ..tracing.channel_wise import is_registered
 from .channel_classes import NO_CHANNEL
 from .labels import Labels, along, combine, join_along, labelled, sizes, unknown, vector_along
@@ -30,7 +31,7 @@ class Operator(NamedTuple):
 
     @property
     def name(self):
-        return self.node.name()
+        return name_of(self.node)
 
     @property
     def shape(self):

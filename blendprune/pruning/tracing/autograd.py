@@ -76,3 +76,15 @@ def as_one_operator(module, run, x, parameters):
     if module.training or not torch.is_grad_enabled():
         return run(x)
     return OneOperator.apply(run, module, x, *parameters)
+
+
+def name_of(node):
+    """Name of what made a tensor, as ``"CatBackward0"``.
+
+    Args:
+        node (torch.autograd.graph.Node): for example ``tensor.grad_fn``.
+    """
+    try:
+        return node.name()
+    except RuntimeError:  # of a function of a user's own, in torch 2.6
+        return type(node).__name__

@@ -119,6 +119,14 @@ def _own_tensors(module):
     return [(name, t) for name, t in tensors if t is not None and t.is_floating_point()]
 
 
+def default_device():
+    """Type of torch's default device (str), also where ``set_default_device(None)`` has set it."""
+    try:
+        return torch.get_default_device().type
+    except AttributeError:  # of None, in torch 2.6
+        return "cpu"
+
+
 @contextlib.contextmanager
 def usual_modes(model):
     """Run a block as at the top of a script, whatever modes the caller has set.
@@ -132,7 +140,7 @@ def usual_modes(model):
         for kind in {"cpu", *(p.device.type for p in model.parameters())}:
             if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 modes.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":
+        if default_device() != "cpu":
             modes.enter_context(torch.device("cpu"))
         wanted = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         modes.callback(torch.set_default_dtype, torch.get_default_dtype())

@@ -8,7 +8,7 @@ from torch import nn
 
 from blendprune.errors import ConfigError, PruningError
 from blendprune.pruning import measure_sensitivity, plan, prune
-from blendprune.pruning.tracing.entry import refuse_nonfinite
+from blendprune.pruning.tracing.entry import default_device, refuse_nonfinite
 from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.state import remember, unchanged
 
@@ -43,7 +43,7 @@ def _modes():
         torch.is_grad_enabled(),
         torch.is_inference_mode_enabled(),
         torch.get_default_dtype(),
-        torch.get_default_device(),
+        default_device(),
     )
 
 
