@@ -9,7 +9,7 @@ from ..errors import ConfigError, DeployError, error_line
 from ..pruning.architectures import run_own_inference
 from ..pruning.graph.forwards import run_stages
 from ..pruning.graph.inputs import config_inputs, example_inputs_for, tiny_inputs
-from ..pruning.tracing.entry import refuse_nonfinite, usual_modes
+from ..pruning.tracing.entry import refuse_meta, refuse_nonfinite, usual_modes
 from ..pruning.tracing.snapshot import keeping_state
 from ..wrappers import given_model
 from .core import CoreFinder
@@ -150,12 +150,8 @@ def _check(model, dtype, channels_last, compile):
                 f"{name or 'the model'} is a torch.jit.ScriptModule, whose layers cannot be "
                 "changed: deploy the model before scripting it"
             )
+    refuse_meta(model, DeployError)
     for name, p in model.named_parameters():
-        if p.is_meta:
-            raise DeployError(
-                f"{name} is on the meta device and has no numbers: move the model with "
-                "model.to_empty(device='cpu') and load its weights first"
-            )
         if p.dtype in (torch.float16, torch.bfloat16):
             raise DeployError(
                 f"{name} is {str(p.dtype).removeprefix('torch.')}: deploy the model in float32, "

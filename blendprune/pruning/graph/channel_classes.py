@@ -78,7 +78,7 @@ class ChannelClasses:
         pairs = np.stack([self.classes(ones).ravel(), self.classes(others).ravel()])
         roots = np.unique(pairs)
         while (pairs := pairs[:, pairs[0] != pairs[1]]).size:
-            # Point each class at the smallest class it meets, then join what the rest met.
+            # Each class gets the smallest class that is joined with it; then the rest is joined.
             low, high = np.sort(pairs, 0)
             self._parent[high] = len(self._parent)
             np.minimum.at(self._parent, high, low)

@@ -67,12 +67,8 @@ def refuse_unprunable(model):
             f"{type(model).__name__} has no parameters, so nothing can be pruned: pass the "
             "detector itself"
         )
+    refuse_meta(model, PruningError)
     for name, p in model.named_parameters():
-        if p.is_meta:
-            raise PruningError(
-                f"{name} is on the meta device and has no numbers: move the model with "
-                "model.to_empty(device='cpu') and load its weights first"
-            )
         if p.is_inference():
             raise PruningError(
                 f"{name} was made inside torch.inference_mode and takes no gradients: build or "
@@ -82,6 +78,24 @@ def refuse_unprunable(model):
             raise PruningError(
                 f"{name} is {str(p.dtype).removeprefix('torch.')}: prune in float32 "
                 "(model.float()), and go back to half precision afterwards"
+            )
+
+
+def refuse_meta(model, kind):
+    """Refuse a model whose parameters have no numbers.
+
+    Args:
+        model (nn.Module): any model.
+        kind (type): of the error.
+
+    Raises:
+        BlendpruneError: of that kind; a parameter is on the meta device.
+    """
+    for name, p in model.named_parameters():
+        if p.is_meta:
+            raise kind(
+                f"{name} is on the meta device and has no numbers: move the model with "
+                "model.to_empty(device='cpu') and load its weights first"
             )
 
 
