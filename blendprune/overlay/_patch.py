@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 
 from ..errors import UpstreamDrift
 from ._keys import Keys
-from ._provenance import Wrapper, describe, digest, foreign, foreign_at, mark_as_ours, versions
+from ._provenance import (
+    Wrapper,
+    describe,
+    digest,
+    foreign,
+    foreign_at,
+    globals_above,
+    mark_as_ours,
+    versions,
+)
 
 _ABSENT = object()
 
@@ -66,13 +75,13 @@ class Edits:
         """
         for before in versions(module, name):
             theirs = foreign(module, name, before)
-            self.rebind(before, self._wrapped(before, wrapper), theirs)
+            self.rebind(module, before, self._wrapped(before, wrapper), theirs)
 
-    def rebind(self, before, after, theirs=""):
-        """Replace ``before`` by ``after`` in every module that has it as a global name."""
-        for owner, name in _rebind(before, mark_as_ours(after)):
+    def rebind(self, module, before, after, theirs=""):
+        """Replace ``module``'s ``before`` by ``after`` in every module that has it as a global."""
+        for owner, name in _rebind(module, before, mark_as_ours(after)):
             self._places.append(_Place(owner, name, after, before, theirs))
-        self.on_undo(lambda: _rebind(after, before))
+        self.on_undo(lambda: _rebind(module, after, before))
 
     def additions(self, mapping, add, *args):
         """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts).
@@ -281,13 +290,11 @@ def _who(value):
     return "deleted" if value is _ABSENT else describe(value)
 
 
-def _rebind(old, new):
-    """Replace a value in the globals of every module; return the ``(module, name)`` pairs."""
+def _rebind(home, old, new):
+    """Replace a value of a module in all globals; return the ``(module, name)`` pairs."""
     places = []
-    for module in list(sys.modules.values()):
-        names = getattr(module, "__dict__", None)
-        if isinstance(names, dict):
-            for name in [name for name, value in list(names.items()) if value is old]:
-                names[name] = new
-                places.append((module, name))
+    for module, names in globals_above(home):
+        for name in [name for name, value in list(names.items()) if value is old]:
+            names[name] = new
+            places.append((module, name))
     return places

@@ -24,7 +24,7 @@ def _install(module, edits):
             continue  # somebody's own
         # A new class, so that undo finds its references and no others.
         own = type(name, (getattr(deform_conv, name),), {"__module__": _MODULE})
-        edits.rebind(getattr(module, name), own)
+        edits.rebind(module, getattr(module, name), own)
 
 
 PATCHES = [

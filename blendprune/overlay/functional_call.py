@@ -56,7 +56,7 @@ def _renaming(upstream):
 
 def _install(module, edits):
     for upstream in (module.functional_call, stateless.functional_call):
-        edits.rebind(upstream, _renaming(upstream))
+        edits.rebind(module, upstream, _renaming(upstream))
 
 
 PATCHES = [
