@@ -44,7 +44,7 @@ __all__ = [
 # Names that need detectron2 or Torch-Pruning, by module; ``import blendprune`` imports neither.
 _MODULES = {
     "add_prune_config": ".config",
-    "deploy": ".deployment",
+    "deploy": ".deployment.deploy",
     "plan_from_config": ".pipeline",
     "prune_from_config": ".pipeline",
     "prune_in_script": ".pipeline.script",

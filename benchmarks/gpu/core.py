@@ -2,7 +2,7 @@
 
 import torch
 
-from blendprune.deployment.core import CoreFinder
+from blendprune.deployment.parts import PartFinder
 from blendprune.pruning.graph.forwards import run_stages
 
 
@@ -21,7 +21,7 @@ def core_parts(model, images):
     def run():
         run_stages(model, images, training_branches=False)
 
-    return [(names[part.module], part.method) for part in CoreFinder(model, run)().parts]
+    return [(names[part.module], part.method) for part in PartFinder(model, run)().parts]
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Deployment: a trained model in the form that runs fastest, with the same inputs and outputs."""
+"""Deployment: a trained model in the form that runs fastest, with the same inputs and outputs.
 
-from .deploy import deploy
-
-__all__ = ["deploy"]
+Importing this room imports none of its parts: a machine that only runs exported files needs no
+Torch-Pruning.
+"""

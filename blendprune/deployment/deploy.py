@@ -12,9 +12,9 @@ from ..pruning.graph.inputs import config_inputs, example_inputs_for, tiny_input
 from ..pruning.tracing.entry import refuse_meta, refuse_nonfinite, usual_modes
 from ..pruning.tracing.snapshot import keeping_state
 from ..wrappers import given_model
-from .core import CoreFinder
 from .folding import fold, in_channels_last, strip
 from .norm_pairs import find_norm_pairs, is_foldable_norm
+from .parts import PartFinder
 from .precision import to_half
 from .proof import FoldingProof
 
@@ -75,7 +75,7 @@ def deploy(model, example_inputs=None, *, dtype=None, channels_last=True, compil
             in_channels_last(deployed)
             run.must(_Inference.__call__, "in channels_last", "pass channels_last=False")
         if dtype or compile:
-            find = CoreFinder(deployed, run)
+            find = PartFinder(deployed, run)
             core = find() if dtype is None else to_half(deployed, find, run, dtype)
             if compile:
                 _compile(deployed, core, compile if isinstance(compile, str) else None)

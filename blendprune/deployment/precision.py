@@ -38,12 +38,12 @@ def to_half(model, find, run, dtype):
 
     Args:
         model (nn.Module): in float32.
-        find (CoreFinder): of the model.
+        find (PartFinder): of the model.
         run (Callable): runs the model on an example, in all ways that inference has.
         dtype (torch.dtype): ``torch.float16`` or ``torch.bfloat16``.
 
     Returns:
-        Core: what runs in this dtype.
+        FoundParts: what runs in this dtype.
 
     Raises:
         DeployError: a weight or an output is too large for the dtype, or no part runs in it.

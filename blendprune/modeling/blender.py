@@ -78,18 +78,7 @@ class Blender:
         return (per_location * positives.gt_ctrs).sum() / proposals["loss_denorm"]
 
     def _masks(self, bases, proposals):
-        side = self.pooler_resolution
-        counts = [len(image) for image in proposals]
-        if sum(counts) == 0:
-            for image in proposals:
-                image.pred_masks = image.scores.new_zeros(0, 1, side, side)
-            return proposals
-        regions = self.pooler(bases, [image.pred_boxes for image in proposals])
-        attention = cat([image.top_feat for image in proposals])
-        masks = self.merge_bases(regions, attention).sigmoid().view(-1, 1, side, side)
-        for image, part in zip(proposals, masks.split(counts), strict=True):
-            image.pred_masks = part
-        return proposals
+        return add_masks(bases, proposals, self.pooler, self.attn_size, self.top_interp)
 
     def merge_bases(self, rois, coeffs, location_to_inds=None):
         """Blend regions by attentions (arXiv:2001.00309, equations 3 to 5).
@@ -105,7 +94,41 @@ class Blender:
         """
         if location_to_inds is not None:
             rois = rois[location_to_inds]
-        count, _, height, width = rois.shape
-        maps = coeffs.view(count, -1, self.attn_size, self.attn_size)
-        weights = F.interpolate(maps, size=(height, width), mode=self.top_interp).softmax(dim=1)
-        return (rois * weights).sum(dim=1).flatten(1)
+        return blend(rois, coeffs, self.attn_size, self.top_interp)
+
+
+def add_masks(bases, detections, pooler, attn_size, interpolation):
+    """Add masks to detections.
+
+    Args:
+        bases (list[Tensor]): one tensor (N, NUM_BASES, H, W).
+        detections (list[Instances]): N, with ``pred_boxes`` and ``top_feat``, the attentions. They
+            get ``pred_masks`` (n, 1, R, R), probabilities.
+        pooler (ROIPooler): crops regions of R x R.
+        attn_size (int): side of an attention.
+        interpolation (str): how attentions are enlarged; a mode of ``F.interpolate``.
+
+    Returns:
+        list[Instances]: ``detections``.
+    """
+    height, width = pooler.output_size
+    counts = [len(image) for image in detections]
+    if sum(counts) == 0:
+        for image in detections:
+            image.pred_masks = image.scores.new_zeros(0, 1, height, width)
+        return detections
+    regions = pooler(bases, [image.pred_boxes for image in detections])
+    attention = cat([image.top_feat for image in detections])
+    masks = blend(regions, attention, attn_size, interpolation).sigmoid()
+    masks = masks.view(-1, 1, height, width)
+    for image, part in zip(detections, masks.split(counts), strict=True):
+        image.pred_masks = part
+    return detections
+
+
+def blend(regions, attention, attn_size, interpolation):
+    """Blend regions by attentions; see :meth:`Blender.merge_bases`."""
+    count, _, height, width = regions.shape
+    maps = attention.view(count, -1, attn_size, attn_size)
+    weights = F.interpolate(maps, size=(height, width), mode=interpolation).softmax(dim=1)
+    return (regions * weights).sum(dim=1).flatten(1)

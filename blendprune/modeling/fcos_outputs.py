@@ -1,13 +1,14 @@
 """Losses and detections from the raw outputs of the FCOS head."""
 
 import torch
-from detectron2.layers import batched_nms, cat
-from detectron2.structures import Boxes, Instances
+from detectron2.layers import cat
+from detectron2.structures import Instances
 from fvcore.nn import sigmoid_focal_loss_jit
 from torch import nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
+from .fcos_detections import fcos_detections
 from .fcos_losses import IOULoss, centerness, mean_over_workers, overlaps
 from .fcos_targets import FCOSTargets
 
@@ -130,83 +131,35 @@ class FCOSOutputs(nn.Module):
     def predict_proposals(
         self, logits_pred, reg_pred, ctrness_pred, locations, image_sizes, top_feats=()
     ):
-        """Turn the head's outputs into detections; other arguments as in :meth:`losses`.
+        """Turn the head's outputs into detections.
 
         Args:
             image_sizes (list[tuple[int, int]]): height and width per image.
+            logits_pred, reg_pred, ctrness_pred, locations, top_feats: as in :meth:`losses`.
 
         Returns:
-            list[Instances]: per image, with ``pred_boxes``, ``scores``, ``pred_classes``,
-            ``locations``, ``fpn_levels`` and, given top features, ``top_feat``.
+            list[Instances]: see :func:`fcos_detections`.
         """
-        results = []
-        for i, size in enumerate(image_sizes):
-            levels = []
-            for level, points in enumerate(locations):
-                candidates = self._candidates(
-                    points,
-                    _rows(logits_pred[level][i]),
-                    _rows(reg_pred[level][i]) * self.strides[level],
-                    _rows(ctrness_pred[level][i]),
-                    _rows(top_feats[level][i]) if len(top_feats) > 0 else None,
-                    size,
-                )
-                candidates.fpn_levels = torch.full_like(candidates.pred_classes, level)
-                levels.append(candidates)
-            results.append(self._select(Instances.cat(levels)))
-        return results
-
-    def _candidates(self, points, logits, distances, quality, top_feat, image_size):
-        threshold = self.pre_nms_thresh_train if self.training else self.pre_nms_thresh_test
-        topk = self.pre_nms_topk_train if self.training else self.pre_nms_topk_test
-
-        class_scores = logits.sigmoid()
-        scores = class_scores * quality.sigmoid()
-        passing = (scores if self.thresh_with_ctr else class_scores) > threshold
-        rows, classes = passing.nonzero(as_tuple=True)
-        scores = scores[rows, classes]
-        if len(scores) > topk:
-            scores, best = scores.topk(topk, sorted=False)
-            rows, classes = rows[best], classes[best]
-
-        points, distances = points[rows], distances[rows]
-        found = Instances(image_size)
-        found.pred_boxes = Boxes(
-            torch.cat([points - distances[:, :2], points + distances[:, 2:]], dim=1)
+        train = self.training
+        return fcos_detections(
+            logits_pred,
+            reg_pred,
+            ctrness_pred,
+            locations,
+            image_sizes,
+            top_feats,
+            strides=self.strides,
+            score_threshold=self.pre_nms_thresh_train if train else self.pre_nms_thresh_test,
+            max_candidates=self.pre_nms_topk_train if train else self.pre_nms_topk_test,
+            nms_threshold=self.nms_thresh,
+            max_detections=self.post_nms_topk_train if train else self.post_nms_topk_test,
+            threshold_with_ctrness=self.thresh_with_ctr,
         )
-        # The geometric mean of two probabilities stays on their scale.
-        found.scores = scores.sqrt()
-        found.pred_classes = classes
-        found.locations = points
-        if top_feat is not None:
-            found.top_feat = top_feat[rows]
-        return found
-
-    def _select(self, candidates):
-        limit = self.post_nms_topk_train if self.training else self.post_nms_topk_test
-        if self.nms_thresh > 0:
-            keep = batched_nms(
-                candidates.pred_boxes.tensor,
-                candidates.scores,
-                candidates.pred_classes,
-                self.nms_thresh,
-            )
-            candidates = candidates[keep]
-        if len(candidates) > limit > 0:
-            # Keep detections that tie with the last one.
-            last = candidates.scores.topk(limit).values[-1]
-            candidates = candidates[candidates.scores >= last]
-        return candidates
 
 
 def _flatten(levels):
     # (N, D, H, W) per level to one row per cell, ordered by level, image, cell.
     return cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])
-
-
-def _rows(x):
-    # (D, H, W) to (H*W, D).
-    return x.flatten(1).t()
 
 
 def _check(key, value, allowed):

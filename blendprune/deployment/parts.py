@@ -40,8 +40,8 @@ class Part(NamedTuple):
         vars(self.module)[self.method] = wrapper(getattr(self.module, self.method))
 
 
-class Core(NamedTuple):
-    """What :class:`CoreFinder` finds.
+class FoundParts(NamedTuple):
+    """What :class:`PartFinder` finds.
 
     Attributes:
         parts (list[Part]): in the order of their first call; none contains another.
@@ -63,7 +63,7 @@ class _Call:
         return found.union(*(child.modules() for child in self.children))
 
 
-class CoreFinder:
+class PartFinder:
     """Finds the parts of a model that are made of convs and linears.
 
     Args:
@@ -81,7 +81,7 @@ class CoreFinder:
             refused (Iterable[nn.Module]): no parts, but parts may be inside them.
 
         Returns:
-            Core: empty if the model has no such parts.
+            FoundParts: empty if the model has no such parts.
         """
         refused = {self._model, *refused}
         while True:
@@ -91,7 +91,7 @@ class CoreFinder:
             # A module that is a part in one call and none in another is none.
             mixed = {part.module for part in parts if _has_other_call(self._calls, part)} - refused
             if not mixed:
-                return Core(list(parts), inside)
+                return FoundParts(list(parts), inside)
             refused |= mixed
 
 

@@ -4,14 +4,14 @@ import torch
 from detectron2.structures import Boxes
 from torch import nn
 
-from blendprune.deployment.core import CoreFinder
+from blendprune.deployment.parts import PartFinder
 from blendprune.pruning.graph.forwards import run_stages
 from tests.helpers.small_net import SmallNet, small_inputs
 
 
 def names_of(model, run, refused=()):
     names = {module: name for name, module in model.named_modules()}
-    core = CoreFinder(model, run)(refused)
+    core = PartFinder(model, run)(refused)
     assert all(module in names for module in core.modules)
     return [(names[part.module], part.method) for part in core.parts]
 
@@ -42,7 +42,7 @@ def test_of_a_blendmask_the_top_layer_runs_inside_the_head(blendmask):
     model, images = blendmask("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False)
     expected = {"backbone", "proposal_generator.fcos_head", "basis_module"}
     assert {name for name, _ in parts_of(model, images)} == expected
-    core = CoreFinder(model, lambda: model(images))()
+    core = PartFinder(model, lambda: model(images))()
     assert model.top_layer in core.modules and model.blender not in core.modules
 
 

@@ -1,0 +1,16 @@
+"""Decoders, one file per family: from the raw outputs of the cores to detections.
+
+A decoder is made from the settings of a file. It is called with what runs a core, the prepared
+images, and the inputs, and gives what the model's class gives in inference.
+"""
+
+from .blendmask import BlendMaskDecoder
+from .dense import DenseFCOSDecoder, RetinaNetDecoder
+from .fcos import FCOSDecoder
+
+DECODERS = {
+    "BlendMask": BlendMaskDecoder,
+    "DenseFCOS": DenseFCOSDecoder,
+    "FCOS": FCOSDecoder,
+    "RetinaNet": RetinaNetDecoder,
+}

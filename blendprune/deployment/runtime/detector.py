@@ -1,0 +1,98 @@
+"""A detector made of an engine and a decoder."""
+
+import torch
+from detectron2.structures import ImageList
+
+from ...errors import DeployError
+from .decoders import DECODERS
+from .engines import TorchEngine
+
+
+def run_in_pytorch(found):
+    """A detector that runs the cores of a model in PyTorch.
+
+    It shows, without a file, that cores and decoder give what the model gives.
+
+    Args:
+        found (CoreSet): from ``blendprune.deployment.cores.cores_of``.
+
+    Returns:
+        Detector: takes and gives what the model does in inference.
+    """
+    engines = {name: TorchEngine(core) for name, core in found.cores.items()}
+    return Detector(found.family, found.settings, engines)
+
+
+class Detector:
+    """Takes and gives what the model does in inference. Use it in one thread at a time.
+
+    Args:
+        family (str): name of the family of detectors.
+        settings (dict): checked; see the family's file in ``blendprune.deployment.cores``.
+        engines (dict[str, object]): name of each core → engine; see the folder ``engines``.
+
+    Attributes:
+        family (str), settings (dict): as given.
+    """
+
+    def __init__(self, family, settings, engines):
+        self.family, self.settings = family, settings
+        self._engines = engines
+        self._decoder = DECODERS[family](settings)
+        image = settings["image"]
+        self._mean = torch.tensor(image["pixel_mean"]).view(-1, 1, 1)
+        self._std = torch.tensor(image["pixel_std"]).view(-1, 1, 1)
+
+    @torch.no_grad()
+    def __call__(self, batched_inputs):
+        """Detect.
+
+        Args:
+            batched_inputs (list[dict]): per image ``"image"``, a tensor (C, H, W) in the units of
+                the pixel mean; optionally ``"height"`` and ``"width"``, the size of the results in
+                pixels. A model without a proposal generator also reads ``"proposals"``.
+
+        Returns:
+            list[dict]: per image what the model's class returns: ``"instances"`` (``Instances``),
+            ``"sem_seg"`` (K, height, width), ``"panoptic_seg"``, ``"proposals"``; on the CPU.
+
+        Raises:
+            DeployError: an image is no such tensor.
+        """
+        if not batched_inputs:
+            return []
+        images = self.prepare(batched_inputs)
+        return self._decoder(self._run, images, batched_inputs)
+
+    def prepare(self, batched_inputs):
+        """Normalise images, and pad them to one size.
+
+        Args:
+            batched_inputs (list[dict]): see :meth:`__call__`.
+
+        Returns:
+            ImageList: ``tensor`` is the input of the core of the image, (N, C, H, W).
+        """
+        image = self.settings["image"]
+        normalised = [(self._checked(x) - self._mean) / self._std for x in batched_inputs]
+        return ImageList.from_tensors(
+            normalised,
+            image["size_divisibility"],
+            padding_constraints={"square_size": image["square_size"]},
+        )
+
+    def _run(self, core, tensors):
+        arrays = {name: x.contiguous().numpy() for name, x in tensors.items()}
+        found = self._engines[core].run(arrays)
+        return {name: torch.from_numpy(x) for name, x in found.items()}
+
+    def _checked(self, inputs):
+        image = inputs.get("image") if isinstance(inputs, dict) else inputs
+        channels = len(self._mean)
+        if not isinstance(image, torch.Tensor) or image.dim() != 3 or len(image) != channels:
+            shape = tuple(image.shape) if hasattr(image, "shape") else None
+            raise DeployError(
+                f"an image is {shape or type(image).__name__}: pass "
+                f'[{{"image": tensor}}] with tensors of shape ({channels}, height, width)'
+            )
+        return image.cpu()
