@@ -7,11 +7,11 @@ import time
 import torch
 
 import blendprune
+from blendprune.pruning.cost.latency import quartiles, time_in_turns, wait_for_device
 from blendprune.structure import structure_of
 
 from .core import core_call, core_parts
 from .models import dense_model, images_of, limit_candidates, pruned_model
-from .timing import synchronize, time_in_turns
 
 # Name → (dtype, TF32). Automatic mixed precision and half precision use TF32 for the rest.
 PRECISIONS = {
@@ -124,8 +124,10 @@ class Work:
                 core[label] = _autocast(self.device, mixed, run)
                 rows[label] = {"flops": round(left, 4)}
             for kind, calls in (("whole", whole), ("core", core)):
-                for label, found in time_in_turns(calls, self.runs, self.device).items():
-                    rows[label][kind] = found
+                with torch.no_grad():
+                    times = time_in_turns(calls, self.runs, warmup=3)
+                for label, found in times.items():
+                    rows[label][kind] = quartiles(found)
         return rows
 
     def _form(self, name, variant, form, dtype):
@@ -167,10 +169,10 @@ class Work:
         model = dense_model(name, self.device, self.small)
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        synchronize(self.device)
+        wait_for_device()
         start = time.perf_counter()
         report = blendprune.prune(model, self.images(1), max_flops=0.5, data=data)
-        synchronize(self.device)
+        wait_for_device()
         found = {
             "seconds": round(time.perf_counter() - start, 1),
             "images": sum(map(len, data)),

@@ -1,6 +1,7 @@
 """Latency of whole forwards, models measured in turns."""
 
 import contextlib
+import functools
 import statistics
 import time
 
@@ -30,34 +31,68 @@ def compare_latency(models, inputs, runs=15, warmup=2, forward=None):
     Raises:
         ValueError: ``runs`` is below 1.
     """
-    if runs < 1:
-        raise ValueError(f"runs is {runs}; at least 1 forward must be timed.")
-    seconds = {name: [] for name in models}
-    order = list(models)
     with contextlib.ExitStack() as modes:
         for model in models.values():
             modes.enter_context(evaluating(model))
-        for run in range(-warmup, runs):
-            for name in order:
-                elapsed = _time_forward(forward or _call, models[name], inputs)
-                if run >= 0:
-                    seconds[name].append(elapsed)
-            order.reverse()
-    return {name: round(1e3 * statistics.median(each), 3) for name, each in seconds.items()}
+        run = forward or _call
+        calls = {name: functools.partial(run, model, inputs) for name, model in models.items()}
+        times = time_in_turns(calls, runs, warmup)
+    return {name: round(statistics.median(each), 3) for name, each in times.items()}
+
+
+def time_in_turns(calls, runs, warmup=2):
+    """Time functions in turns; the order is reversed every time.
+
+    Args:
+        calls (dict[str, Callable]): by name; each is called without arguments.
+        runs (int): timed calls of each.
+        warmup (int): calls before those, not timed.
+
+    Returns:
+        dict[str, list[float]]: milliseconds of each call.
+
+    Raises:
+        ValueError: ``runs`` is below 1.
+    """
+    if runs < 1:
+        raise ValueError(f"runs is {runs}; at least 1 forward must be timed.")
+    times = {name: [] for name in calls}
+    order = list(calls)
+    for run in range(-warmup, runs):
+        for name in order:
+            elapsed = _time(calls[name])
+            if run >= 0:
+                times[name].append(1e3 * elapsed)
+        order.reverse()
+    return times
+
+
+def quartiles(times):
+    """Summarize repeated times.
+
+    Args:
+        times (list[float]): at least one.
+
+    Returns:
+        dict[str, float]: ``"ms"`` is the median, ``"low"`` and ``"high"`` the quartiles.
+    """
+    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    return {"ms": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def wait_for_device():
+    """Wait until CUDA, where there is one, has done all its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _call(model, inputs):
     return model(inputs)
 
 
-def _time_forward(forward, model, inputs):
-    _wait_for_device()
+def _time(call):
+    wait_for_device()
     start = time.perf_counter()
-    forward(model, inputs)
-    _wait_for_device()
+    call()
+    wait_for_device()
     return time.perf_counter() - start
-
-
-def _wait_for_device():
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

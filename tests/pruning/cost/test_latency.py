@@ -39,7 +39,7 @@ def test_models_run_in_eval_mode_without_gradients_and_return_to_their_own_mode(
 
 def test_the_result_is_the_median_in_milliseconds_without_the_warmup(monkeypatch):
     seconds = {"before": [9.0, 0.040, 0.5, 0.042], "after": [9.0, 0.020, 0.022, 0.001]}
-    monkeypatch.setattr(latency, "_time_forward", lambda _, model, __: seconds[model.name].pop(0))
+    monkeypatch.setattr(latency, "_time", lambda call: seconds[call.args[0].name].pop(0))
     _, models = _pair()
     assert compare_latency(models, [], runs=3, warmup=1) == {"before": 42.0, "after": 20.0}
 
