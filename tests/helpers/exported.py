@@ -69,6 +69,11 @@ def _assert_same_value(a, b, tolerance):
         assert [x["category_id"] for x in segments] == [x["category_id"] for x in b[1]]
 
 
+def instances_of(result):
+    """What a model found in an image."""
+    return result.get("instances", result.get("proposals"))
+
+
 def count(results):
     """Number of detections of each image."""
-    return [len(x.get("instances", x.get("proposals"))) for x in results]
+    return [len(instances_of(x)) for x in results]

@@ -7,10 +7,17 @@ images, and the inputs, and gives what the model's class gives in inference.
 from .blendmask import BlendMaskDecoder
 from .dense import DenseFCOSDecoder, RetinaNetDecoder
 from .fcos import FCOSDecoder
+from .proposals import ProposalNetworkDecoder
+from .rcnn import PanopticFPNDecoder, RCNNDecoder
+from .semantic import SemanticSegmentorDecoder
 
 DECODERS = {
     "BlendMask": BlendMaskDecoder,
     "DenseFCOS": DenseFCOSDecoder,
     "FCOS": FCOSDecoder,
+    "PanopticFPN": PanopticFPNDecoder,
+    "ProposalNetwork": ProposalNetworkDecoder,
+    "RCNN": RCNNDecoder,
     "RetinaNet": RetinaNetDecoder,
+    "SemanticSegmentor": SemanticSegmentorDecoder,
 }

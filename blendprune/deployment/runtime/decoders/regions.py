@@ -4,6 +4,7 @@ import torch
 from detectron2.modeling.box_regression import Box2BoxTransform, Box2BoxTransformLinear
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
+from torch import nn
 
 
 def pooler_of(settings):
@@ -39,7 +40,7 @@ def deltas_of(settings):
     return Box2BoxTransform(tuple(settings["weights"]), settings["scale_clamp"])
 
 
-class Anchors:
+class Anchors(nn.Module):
     """The anchors of each level, in the order of detectron2's ``DefaultAnchorGenerator``.
 
     Args:
@@ -47,10 +48,11 @@ class Anchors:
     """
 
     def __init__(self, settings):
+        super().__init__()
         self._cells = [torch.tensor(cell) for cell in settings["cells"]]
         self._strides, self._offset = settings["strides"], settings["offset"]
 
-    def __call__(self, maps):
+    def forward(self, maps):
         """Anchors of feature maps: by row, by column, by anchor of the cell.
 
         Args:
