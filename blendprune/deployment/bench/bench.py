@@ -1,0 +1,167 @@
+"""The measurement: every model in every form, in turns."""
+
+import contextlib
+import functools
+import logging
+import os
+import platform
+import tempfile
+
+import torch
+
+from ...checks import check_count
+from ...errors import BlendpruneError, ConfigError, error_line
+from ...pruning.cost.count import count_costs, total_costs
+from ...pruning.cost.latency import quartiles, time_in_turns
+from ...pruning.graph.inputs import example_inputs_for
+from ...wrappers import given_model
+from .forms import FORMS, FormOptions, check_forms
+from .memory import peak_memory
+
+_log = logging.getLogger(__name__)
+
+
+def bench(
+    models,
+    example_inputs=None,
+    *,
+    forms=("eager", "deployed"),
+    batch_sizes=(1,),
+    runs=20,
+    threads=None,
+    data=None,
+    evaluate=None,
+    progress=None,
+):
+    """Time models in the forms that they are shipped in.
+
+    All models and forms take turns in one run, and the order is reversed every time: a slow moment
+    of the machine affects all of them. A time is that of the whole call, from images to instances:
+    preparation, network, decoding, NMS, pasting of masks. A form that does not run here is listed
+    with the reason.
+
+    Args:
+        models (dict[str, nn.Module]): by name, the dense one first: the others are compared with
+            it. They stay unchanged.
+        example_inputs (list[dict]): detectron2's format; one image, which a batch repeats. None:
+            one random image as the config of the first model has it.
+        forms (Sequence[str]): keys of ``FORMS``: ``eager``, ``deployed``, ``bfloat16``,
+            ``float16``, ``compiled``, ``onnxruntime``, ``openvino``, ``onnxruntime-int8``,
+            ``openvino-int8``.
+        batch_sizes (Sequence[int]): images a call.
+        runs (int): timed calls of each.
+        threads (int): of PyTorch and of the engines; None: PyTorch's present number.
+        data (Iterable[list[dict]]): batches to calibrate int8 on.
+        evaluate (Callable): called with a callable from list[dict] to list[dict], once per model
+            and form; returns task → AP.
+        progress (Callable): called as ``progress(text)`` before each step.
+
+    Returns:
+        dict: ``machine``, ``threads``, ``image`` (its shape), and ``rows``: per model, form and
+        batch size ``model``, ``form``, ``batch``, ``ms`` (median) with ``low`` and ``high``
+        (quartiles), ``images_per_s``, ``speedup`` (over the first model in its first form),
+        ``speedup_in_form`` (over the first model in the same form), ``flops`` (as a fraction of
+        the first model's), ``peak_mb`` (what the first call took at its peak), ``ap``; or
+        ``error`` in place of the times.
+
+    Raises:
+        ConfigError: an argument is invalid.
+    """
+    forms, batch_sizes = (
+        check_forms(forms, data),
+        [check_count("batch_sizes", n, "pass 1 or more") for n in batch_sizes],
+    )
+    runs = check_count("runs", runs, "pass 1 or more")
+    models = {name: given_model(model) for name, model in dict(models).items()}
+    if not (models and forms and batch_sizes):
+        raise ConfigError("models, forms and batch_sizes must each name one at least")
+    first = next(iter(models.values()))
+    inputs = example_inputs_for(first, example_inputs)[:1]
+    report = progress or _log.info
+    with _threads(threads) as threads, tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        costs = {name: _flops(model, inputs) for name, model in models.items()}
+        ready, rows = {}, []
+        for number, (name, model) in enumerate(models.items()):
+            options = FormOptions(os.path.join(folder, str(number)), threads, data)
+            os.makedirs(options.folder)
+            for form in forms:
+                report(f"{name}: {form}")
+                row = {"model": name, "form": form, "flops": costs[name] / costs[next(iter(costs))]}
+                made = _make(form, model, inputs, options, evaluate, row)
+                if made is None:
+                    rows.append(row)
+                else:
+                    ready[name, form] = made, row
+        for batch in batch_sizes:
+            report(f"timing, {batch} image{'s' * (batch > 1)} a call")
+            calls = {
+                key: functools.partial(made, inputs * batch) for key, (made, _) in ready.items()
+            }
+            for key, times in time_in_turns(calls, runs).items():
+                rows.append({**ready[key][1], "batch": batch, **quartiles(times)})
+    _compare(rows, next(iter(models)), forms)
+    return {
+        "machine": machine(first),
+        "threads": threads,
+        "image": list(inputs[0]["image"].shape),
+        "runs": runs,
+        "rows": rows,
+    }
+
+
+def machine(model):
+    """Name the device that a model is on.
+
+    Args:
+        model (nn.Module): any model.
+
+    Returns:
+        str: of the graphics card, or the processor with its vector instructions.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _make(form, model, inputs, options, evaluate, row):
+    """Make a form, and run it once; None, with the reason in the row, if that fails."""
+    was_training = model.training
+    try:
+        made = FORMS.get(form)(model.eval(), inputs, options)
+        row["peak_mb"] = peak_memory(lambda: made(inputs))
+        if evaluate is not None:
+            row["ap"] = evaluate(made)
+        return made
+    except ConfigError:
+        raise
+    except Exception as error:  # of compilers and engines: many
+        row["error"] = str(error) if isinstance(error, BlendpruneError) else error_line(error)
+        return None
+    finally:
+        model.train(was_training)
+
+
+def _compare(rows, dense, forms):
+    times = {(row["model"], row["form"], row["batch"]): row["ms"] for row in rows if "ms" in row}
+    for row in rows:
+        if "ms" in row:
+            row["images_per_s"] = round(1e3 * row["batch"] / row["ms"], 3)
+            for key, form in (("speedup", forms[0]), ("speedup_in_form", row["form"])):
+                reference = times.get((dense, form, row["batch"]))
+                row[key] = round(reference / row["ms"], 3) if reference else None
+
+
+def _flops(model, inputs):
+    return total_costs(model, count_costs(model, inputs))["flops"]
+
+
+@contextlib.contextmanager
+def _threads(wanted):
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(check_count("threads", wanted, "leave it out for PyTorch's number"))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)

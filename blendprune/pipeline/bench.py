@@ -1,0 +1,116 @@
+"""From files of models to the measured table."""
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+
+import torch
+
+from ..checkpoint.build import build_trained
+from ..checkpoint.loading import load
+from ..data.calibration import calibration_batches
+from ..deployment.bench import bench, draw_bench
+from ..errors import ConfigError
+from ..progress import Progress
+from ..structure import config_of
+from .evaluation import evaluate
+
+_ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
+
+
+def bench_files(
+    paths,
+    *,
+    forms=None,
+    batch_sizes=(1,),
+    size=None,
+    runs=20,
+    threads=None,
+    with_ap=False,
+    output=None,
+    progress=None,
+):
+    """Time the models of files in the forms that they are shipped in.
+
+    Args:
+        paths (Sequence[str]): of checkpoints that carry their ``"struct"`` and config, or of
+            configs (.yaml) whose MODEL.WEIGHTS is set; the dense model first.
+        forms (Sequence[str]): as for :func:`blendprune.bench`; None: eager, deployed, and the
+            engines that are installed.
+        batch_sizes (Sequence[int]), runs (int), threads (int): as for :func:`blendprune.bench`.
+        size (tuple[int, int]): height and width of the image in pixels; None: as the config of the
+            first model has it.
+        with_ap (bool): evaluate every form on DATASETS.TEST of the first model.
+        output (str): folder for ``bench.json`` and, with AP, ``bench.png``: AP over latency.
+        progress (Progress): hears of the stages.
+
+    Returns:
+        dict: see :func:`blendprune.bench`.
+
+    Raises:
+        ConfigError: an argument is invalid, or the data sets of the config are not registered.
+        CheckpointError, StructError: a file cannot be read, or carries no config.
+    """
+    progress = progress or Progress()
+    models = {}
+    for path in paths:
+        progress.stage(f"loading {path}")
+        models[_name(path, models)] = _read(path)
+    first = next(iter(models.values()))
+    cfg = _config(first)
+    forms = forms or [*_ALWAYS, *filter(importlib.util.find_spec, _ENGINES)]
+    inputs = None
+    if size is not None:
+        random = torch.Generator().manual_seed(0)
+        inputs = [{"image": 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), *size, generator=random)}]
+    if output:
+        os.makedirs(output, exist_ok=True)
+    found = bench(
+        models,
+        inputs,
+        forms=forms,
+        batch_sizes=batch_sizes,
+        runs=runs,
+        threads=threads,
+        data=calibration_batches(cfg) if any(form.endswith("int8") for form in forms) else None,
+        evaluate=functools.partial(evaluate, cfg) if with_ap else None,
+        progress=progress.stage,
+    )
+    if output:
+        with open(os.path.join(output, "bench.json"), "w") as file:
+            json.dump(found, file, indent=2)
+        if with_ap:
+            with contextlib.suppress(ImportError):
+                draw_bench(found, os.path.join(output, "bench.png"))
+    return found
+
+
+def _read(path):
+    if not path.endswith((".yaml", ".yml")):
+        return load(path)
+    from detectron2.config import CfgNode, get_cfg
+
+    cfg = get_cfg()
+    cfg.set_new_allowed(True)
+    cfg.merge_from_file(path)
+    assert isinstance(cfg, CfgNode)
+    return build_trained(cfg).eval()
+
+
+def _config(model):
+    from detectron2.config import CfgNode
+
+    return CfgNode.load_cfg(config_of(model))
+
+
+def _name(path, taken):
+    """A short name: that of the file, with its folder if another file has the same."""
+    folder, name = os.path.split(os.path.abspath(path))
+    name = os.path.splitext(name)[0]
+    if name in taken or name in ("config", "model_final"):
+        name = os.path.join(os.path.basename(folder), name)
+    if name in taken:
+        raise ConfigError(f"two models are called {name!r}: give files of different names")
+    return name

@@ -1,0 +1,96 @@
+"""AP of a callable on the test sets of a config, by detectron2's evaluators."""
+
+import contextlib
+import io
+import logging
+
+from ..errors import ConfigError
+from .metrics import main_metrics
+
+
+def evaluate(cfg, run):
+    """Evaluate what takes and gives what a model does.
+
+    Args:
+        cfg (CfgNode): DATASETS.TEST names the data sets; images are read as by detectron2's test
+            loader.
+        run (Callable): from list[dict] to list[dict]: a model in eval mode, a deployed copy, or
+            what ``blendprune.runtime.load`` returns.
+
+    Returns:
+        dict[str, float | None]: task, or ``"data set/task"`` if there are several data sets → AP,
+        PQ or mIoU, in percent.
+
+    Raises:
+        ConfigError: there is no data set, it is not registered, or detectron2 has no evaluator for
+            it.
+    """
+    from detectron2.data import build_detection_test_loader
+    from detectron2.evaluation import inference_on_dataset
+
+    names = list(cfg.DATASETS.TEST)
+    if not names:
+        raise ConfigError("DATASETS.TEST is empty: name the data sets to evaluate on")
+    found = {}
+    for name in names:
+        evaluators = evaluators_of(cfg, name)
+        with _quiet():
+            loader = build_detection_test_loader(cfg, name)
+            found[name] = inference_on_dataset(run, loader, evaluators)
+    return main_metrics(found if len(names) > 1 else found[names[0]])
+
+
+def evaluators_of(cfg, name):
+    """detectron2's evaluators for a data set, as its tools/train_net.py has them.
+
+    Args:
+        cfg (CfgNode): of the model.
+        name (str): of a registered data set; its metadata says of which kind it is.
+
+    Returns:
+        DatasetEvaluators: of COCO's format: boxes, masks, keypoints, semantic and panoptic maps.
+
+    Raises:
+        ConfigError: it is not registered, or of another kind.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.evaluation import (
+        COCOEvaluator,
+        COCOPanopticEvaluator,
+        DatasetEvaluators,
+        SemSegEvaluator,
+    )
+
+    if name not in DatasetCatalog.list():
+        raise ConfigError(
+            f"the data set {name!r} is not registered: register it in a module, and name that with "
+            "--import"
+        )
+    metadata = MetadataCatalog.get(name)
+    kind = metadata.get("evaluator_type", "coco" if metadata.get("json_file") else None)
+    made = []
+    if kind in ("coco", "coco_panoptic_seg"):
+        made.append(COCOEvaluator(name, output_dir=None, use_fast_impl=False))
+    if kind in ("sem_seg", "coco_panoptic_seg"):
+        made.append(SemSegEvaluator(name, distributed=False))
+    if kind == "coco_panoptic_seg" and cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
+        made.append(COCOPanopticEvaluator(name))
+    if not made:
+        raise ConfigError(
+            f"there is no evaluator for the data set {name!r} of kind {kind!r}: evaluate with your "
+            "own script, or set MetadataCatalog's evaluator_type to coco or sem_seg"
+        )
+    return DatasetEvaluators(made)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hide the tables that evaluators print and log."""
+    logger = logging.getLogger("detectron2")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,92 @@
+"""Models in their forms, timed in turns: what runs, and what comes of it."""
+
+import copy
+
+import pytest
+import torch
+
+from blendprune.deployment.bench import FORMS, bench, bench_table
+from blendprune.deployment.bench.memory import peak_memory
+from blendprune.errors import ConfigError
+from tests.helpers.small_net import residual, small_inputs
+from tests.helpers.state import remember, unchanged
+
+
+@pytest.fixture
+def net():
+    return residual()
+
+
+def test_the_clock_compares_each_form_with_the_dense_model(blendmask, monkeypatch):
+    import blendprune
+
+    dense, images = blendmask()
+    dense.train()
+    pruned = copy.deepcopy(dense)
+    blendprune.prune(pruned, max_flops=0.5, importance="magnitude", rounds=1)
+    before = remember(dense)
+    found = bench({"dense": dense, "pruned": pruned}, images, runs=2, batch_sizes=[1, 2])
+    assert dense.training and unchanged(dense, before)
+    rows = {(row["model"], row["form"], row["batch"]): row for row in found["rows"]}
+    assert len(rows) == len(found["rows"]) == 8
+    for (model, form, batch), row in rows.items():
+        eager, same = rows["dense", "eager", batch], rows["dense", form, batch]
+        assert row["low"] <= row["ms"] <= row["high"]
+        assert row["speedup"] == pytest.approx(eager["ms"] / row["ms"], abs=1e-3)
+        assert row["speedup_in_form"] == pytest.approx(same["ms"] / row["ms"], abs=1e-3)
+        assert row["images_per_s"] == pytest.approx(1e3 * batch / row["ms"], abs=1e-3)
+        assert (row["flops"] == 1) == (model == "dense") and row["flops"] <= 1
+    assert found["threads"] == torch.get_num_threads()
+    assert found["image"] == list(images[0]["image"].shape)
+    table = bench_table(found)
+    assert "| pruned" in table and f"{rows['pruned', 'deployed', 2]['ms']:.1f}" in table
+
+
+def test_a_form_that_does_not_run_is_listed_and_the_others_go_on(net, monkeypatch):
+    def fail(model, inputs, options):
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setitem(FORMS._obj_map, "compiled", fail)
+    found = bench({"net": net}, small_inputs(), forms=["compiled", "eager"], runs=1)
+    assert [row["form"] for row in found["rows"] if "ms" in row] == ["eager"]
+    assert "net, compiled: RuntimeError: no compiler" in bench_table(found)
+    assert found["rows"][-1]["speedup"] is None
+
+
+def test_what_evaluates_sees_every_form_and_its_ap_is_in_the_table(net):
+    seen = []
+
+    def evaluate(run):
+        seen.append(run(small_inputs()))
+        return {"segm": 40.0 + len(seen)}
+
+    found = bench({"a": net, "b": net}, small_inputs(), forms=["eager"], runs=1, evaluate=evaluate)
+    assert [row["ap"] for row in found["rows"]] == [{"segm": 41.0}, {"segm": 42.0}]
+    assert "segm AP" in bench_table(found) and "42.0" in bench_table(found)
+
+
+def test_the_threads_are_as_before_afterwards(net):
+    before = torch.get_num_threads()
+    found = bench({"net": net}, small_inputs(), forms=["eager"], runs=1, threads=before + 1)
+    assert found["threads"] == before + 1 and torch.get_num_threads() == before
+
+
+def test_the_peak_of_memory_is_that_of_the_call():
+    megabytes = peak_memory(lambda: torch.ones(25_000_000).sum())
+    assert megabytes is None or 90 < megabytes < 150
+
+
+WRONG = {
+    "an unknown form": (dict(forms=["tensorrt"]), "there is no form 'tensorrt': choose among"),
+    "no form": (dict(forms=[]), "must each name one"),
+    "no runs": (dict(runs=0), "runs must be a whole number"),
+    "half an image": (dict(batch_sizes=[0.5]), "batch_sizes must be a whole number"),
+    "no threads": (dict(threads=0), "threads must be a whole number"),
+    "int8 without images": (dict(forms=["openvino-int8"]), "calibrated on images: pass data="),
+}
+
+
+@pytest.mark.parametrize("arguments, sentence", WRONG.values(), ids=WRONG)
+def test_wrong_arguments_are_refused(net, arguments, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        bench({"net": net}, small_inputs(), **arguments)
