@@ -35,6 +35,7 @@ __all__ = [
     "register_flops",
     "restructure",
     "revert",
+    "runtime",
     "sensitivity_from_config",
     "status",
     "structure_of",
@@ -53,6 +54,8 @@ _MODULES = {
 
 
 def __getattr__(name):
+    if name == "runtime":
+        return importlib.import_module(".runtime", __name__)
     if name in __all__:
         return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,12 +7,22 @@ from . import schema
 from .core import Core
 from .family import refuse_part, runs_as
 
-IMAGE = schema.record(
+_IMAGE = schema.record(
     pixel_mean=schema.list_of(schema.number()),
-    pixel_std=schema.list_of(schema.number()),
+    pixel_std=schema.list_of(schema.number(1e-9)),
     size_divisibility=schema.integer(0, 4096),
     square_size=schema.integer(0, 65536),
 )
+
+
+def IMAGE(value, where):  # noqa: N802
+    """How images are prepared: one mean and one standard deviation per channel."""
+    found = _IMAGE(value, where)
+    channels = len(found["pixel_mean"])
+    schema.list_of(schema.anything, channels, channels)(found["pixel_std"], f"{where}.pixel_std")
+    return found
+
+
 LEVELS = schema.list_of(schema.name, most=16)
 STRIDES = schema.list_of(schema.integer(1, 65536), most=16)
 SIDE = schema.integer(1, 1024)

@@ -1,9 +1,10 @@
-"""Run the cores of a detector like the model that they were taken from.
+"""Run an exported file like the model that it was made from; public as ``blendprune.runtime``.
 
 It needs PyTorch, torchvision, the Python part of detectron2, and an engine; neither AdelaiDet nor
 the model's class.
 """
 
 from .detector import Detector, run_in_pytorch
+from .load import load
 
-__all__ = ["Detector", "run_in_pytorch"]
+__all__ = ["Detector", "load", "run_in_pytorch"]

@@ -1,11 +1,24 @@
 """A detector made of an engine and a decoder."""
 
+import contextlib
+
 import torch
 from detectron2.structures import ImageList
 
-from ...errors import DeployError
+from ...errors import DeployError, error_line
 from .decoders import DECODERS
 from .engines import TorchEngine
+
+
+@contextlib.contextmanager
+def _told(what):
+    """Turn any exception into a :class:`DeployError`."""
+    try:
+        yield
+    except DeployError:
+        raise
+    except Exception as error:
+        raise DeployError(f"{what} ({error_line(error)}): export the model again") from error
 
 
 def run_in_pytorch(found):
@@ -38,7 +51,8 @@ class Detector:
     def __init__(self, family, settings, engines):
         self.family, self.settings = family, settings
         self._engines = engines
-        self._decoder = DECODERS[family](settings)
+        with _told("the settings of the file do not fit together"):
+            self._decoder = DECODERS[family](settings)
         image = settings["image"]
         self._mean = torch.tensor(image["pixel_mean"]).view(-1, 1, 1)
         self._std = torch.tensor(image["pixel_std"]).view(-1, 1, 1)
@@ -57,12 +71,14 @@ class Detector:
             ``"sem_seg"`` (K, height, width), ``"panoptic_seg"``, ``"proposals"``; on the CPU.
 
         Raises:
-            DeployError: an image is no such tensor.
+            DeployError: an image is no such tensor, the engine fails, or the outputs of the file
+                cannot be decoded.
         """
         if not batched_inputs:
             return []
         images = self.prepare(batched_inputs)
-        return self._decoder(self._run, images, batched_inputs)
+        with _told("what the file gives, or an input, does not fit the settings of the file"):
+            return self._decoder(self._run, images, batched_inputs)
 
     def prepare(self, batched_inputs):
         """Normalise images, and pad them to one size.
