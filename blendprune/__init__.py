@@ -22,6 +22,8 @@ __all__ = [
     "convert",
     "deploy",
     "errors",
+    "export",
+    "export_from_config",
     "load",
     "measure_sensitivity",
     "plan",
@@ -46,6 +48,8 @@ __all__ = [
 _MODULES = {
     "add_prune_config": ".config",
     "deploy": ".deployment.deploy",
+    "export": ".deployment.export",
+    "export_from_config": ".pipeline",
     "plan_from_config": ".pipeline",
     "prune_from_config": ".pipeline",
     "prune_in_script": ".pipeline.script",

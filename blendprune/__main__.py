@@ -1,4 +1,4 @@
-"""The command line: ``blendprune demo | plan | sensitivity | prune | run | status | convert``."""
+"""The command line: ``blendprune demo | plan | prune | export | run | …``; see `_parser`."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ from .config.imports import find, import_into
 from .config.messages import explained
 from .config.target import TARGETS, Target
 from .errors import BlendpruneError, ConfigError
-from .progress import TerminalProgress
+from .progress import Progress, TerminalProgress
 
 # Flags of single commands that are keys of the PRUNER node, too.
 _FLAGS = ("importance", "normalize", "sensitivity")
@@ -92,6 +92,30 @@ def prune(args):
     report = prune_from_config(cfg, output, progress=TerminalProgress(), mapper=mapper)
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
+    return 0
+
+
+def export(args):
+    """Export a trained model as ONNX."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from . import modeling
+    from .deployment.export import exported_table
+    from .pipeline import export_checkpoint, export_from_config
+
+    progress = Progress() if args.json else TerminalProgress()
+    if args.config_file:
+        found = export_from_config(_config(args), args.output, progress=progress)
+    elif args.weights and not args.opts:
+        modeling.register()
+        import_into(get_cfg(), args.imports)
+        found = export_checkpoint(args.weights, args.output, progress=progress)
+    else:
+        what = "KEY VALUE pairs change a config" if args.weights else "there is no model to export"
+        raise ConfigError(f"{what}: give --config-file, or --weights with a pruned checkpoint")
+    print(json.dumps(found.to_dict(), indent=2) if args.json else exported_table(found))
     return 0
 
 
@@ -252,6 +276,14 @@ def _parser():
     _add_tail(sub)
     sub.set_defaults(command=prune)
 
+    sub = commands.add_parser("export", help="write a trained model as ONNX, checked")
+    _add_config_argument(sub, required=False)
+    sub.add_argument("--weights", metavar="FILE", help="as MODEL.WEIGHTS; alone: a checkpoint")
+    sub.add_argument("--output", required=True, metavar="FILE.onnx")
+    sub.add_argument("--json", action="store_true")
+    _add_tail(sub)
+    sub.set_defaults(command=export)
+
     sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
@@ -269,8 +301,8 @@ def _parser():
     return parser
 
 
-def _add_config_argument(sub):
-    sub.add_argument("--config-file", required=True, metavar="FILE")
+def _add_config_argument(sub, required=True):
+    sub.add_argument("--config-file", required=required, metavar="FILE")
     sub.add_argument(
         "--import",
         dest="imports",
@@ -334,6 +366,8 @@ def _config(args):
     # Layers of the command line are added behind those of the file.
     cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *getattr(args, "ignore", ())]
     cfg.PRUNER.PRUNING_RATIO_DICT = [*cfg.PRUNER.PRUNING_RATIO_DICT, *ratios]
+    if getattr(args, "weights", None) is not None:
+        cfg.MODEL.WEIGHTS = args.weights
     with explained("the KEY VALUE pairs", cfg):
         cfg.merge_from_list(args.opts)
     return cfg

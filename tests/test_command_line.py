@@ -19,6 +19,7 @@ import blendprune
 from blendprune import modeling
 from blendprune.__main__ import main
 from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN, register_digits, write_digits
+from tests.helpers.exportable import one_level_retinanet
 
 
 @pytest.fixture(autouse=True)
@@ -273,6 +274,35 @@ def test_status_says_drift_by_its_exit_code(monkeypatch, capsys):
     monkeypatch.setattr(patch, "digests", ("0" * 16,))
     assert main(["status"]) == 1
     assert "drifted" in capsys.readouterr().out
+
+
+@pytest.fixture
+def retinanet(registered, tmp_path):
+    """A small one: its config file and its pruned weights."""
+    cfg = one_level_retinanet()
+    model = build_model(cfg)
+    blendprune.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
+    DetectionCheckpointer(model, str(tmp_path)).save("dense")
+    return _written(cfg, tmp_path)
+
+
+def test_export_writes_the_pruned_model_of_a_config(retinanet, capsys):
+    output = str(retinanet / "model.onnx")
+    config = ["--config-file", str(retinanet / "config.yaml")]
+    assert main(["export", *config, "--output", output, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    [core] = found["cores"]
+    assert found["family"] == "RetinaNet" and core["file"] == output
+    assert core["bytes"] == os.path.getsize(output) < os.path.getsize(retinanet / "dense.pth")
+
+
+@pytest.mark.slow
+def test_export_needs_no_config_for_a_pruned_checkpoint(retinanet, capsys):
+    output = str(retinanet / "model.onnx")
+    assert main(["export", "--weights", str(retinanet / "dense.pth"), "--output", output]) == 0
+    assert os.path.isfile(output)
+    shown = capsys.readouterr().out
+    assert f"loading {retinanet / 'dense.pth'}" in shown and output in shown
 
 
 def test_run_gives_a_script_its_arguments_and_the_overlay(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,142 @@
+"""A written file beside PyTorch: the same numbers, on inputs that were not traced."""
+
+import copy
+
+import numpy as np
+import torch
+
+from ...errors import DeployError, error_line
+from ..extra import need
+
+# Relative to the largest number of an output.
+_TOLERANCE = 1e-4
+# What PyTorch itself rounds away, in float32 beside float64, may be this many times more.
+_ABOVE_ROUNDING = 10
+_SIDE = 32
+
+
+def check_file(path, core, name):
+    """Compare a file in onnxruntime with its core in PyTorch.
+
+    Sizes and batches are not those of the trace. One image is empty, all mean. A core of regions
+    also gets none and one.
+
+    Args:
+        path (str): of the file.
+        core (Core): float32, on the CPU.
+        name (str): of the core, for messages.
+
+    Returns:
+        float: the largest difference, relative to the largest number of its output.
+
+    Raises:
+        DeployError: onnxruntime cannot run the file, or an output differs.
+    """
+    session = open_session(path, name)
+    largest = 0.0
+    for inputs in _cases(core):
+        found = _run(session, inputs, name)
+        with torch.no_grad():
+            wanted = core(inputs)
+        for output, value in wanted.items():
+            difference = _distance(found[output], value.numpy())
+            if not difference <= _TOLERANCE and not difference <= _rounding(core, inputs, output):
+                raise DeployError(
+                    f"{output} of the core {name!r} differs by {difference:.1e} of its largest "
+                    f"number between onnxruntime and PyTorch, at {_words(inputs)}, above "
+                    f"{_TOLERANCE:g}: use other versions of PyTorch and onnxscript; nothing was "
+                    "written"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def open_session(path, name):
+    """A session of onnxruntime on the CPU.
+
+    Args:
+        path (str): of a file.
+        name (str): of its core, for messages.
+
+    Raises:
+        DeployError: onnxruntime is missing, or cannot read the file.
+    """
+    [onnxruntime] = need("the check of an export", "onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # A busy machine loses most of its speed to threads that spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # classes that onnxruntime does not export
+        raise DeployError(
+            f"onnxruntime {onnxruntime.__version__} cannot read the core {name!r} "
+            f"({error_line(error)}): install a newer onnxruntime; nothing was written"
+        ) from error
+
+
+def _run(session, inputs, name):
+    names = [output.name for output in session.get_outputs()]
+    try:
+        found = session.run(names, {key: value.numpy() for key, value in inputs.items()})
+    except Exception as error:
+        raise DeployError(
+            f"onnxruntime cannot run the core {name!r} at {_words(inputs)} ({error_line(error)}): "
+            "install a newer onnxruntime; nothing was written"
+        ) from error
+    return dict(zip(names, found))
+
+
+def _cases(core):
+    """Inputs of several sizes."""
+    names = {d: None for shape in core.inputs.values() for d in shape if isinstance(d, str)}
+    sides = {}
+    for name, multiple in core.multiples.items():
+        sides[name] = max(multiple, -(-_SIDE // multiple) * multiple)
+    counts = [name for name in names if name not in sides]
+    first, *others = [name for name in names if name in sides] or [None]
+
+    def sizes(count, one, other):
+        found = dict.fromkeys(counts, count)
+        return {**found, **{n: s * (one if n == first else other) for n, s in sides.items()}}
+
+    random = torch.Generator().manual_seed(0)
+    whole = len(core.inputs) == 1 and bool(sides)
+    cases = [(2, 2, 3), (1, 5, 2)] if whole else [(0, 2, 3), (1, 5, 2), (4, 3, 4)]
+    for case in cases:
+        yield _drawn(core, sizes(*case), random)
+    if whole:
+        yield {key: torch.zeros_like(x) for key, x in core.example(**sizes(1, 3, 3)).items()}
+
+
+def _drawn(core, sizes, random):
+    found = core.example(**sizes)
+    return {key: torch.randn(x.shape, generator=random).to(x) for key, x in found.items()}
+
+
+def _distance(a, b):
+    if a.shape != b.shape:
+        return float("inf")
+    if not a.size:
+        return 0.0
+    scale = float(np.abs(b).max())
+    difference = float(np.abs(a - b).max())
+    return difference / scale if scale else difference
+
+
+def _rounding(core, inputs, output):
+    """How far float32 may be from PyTorch's, where PyTorch's own is far from float64."""
+    try:
+        exact = copy.deepcopy(core.module).double()
+        with torch.no_grad():
+            found = exact(*(x.double() for x in inputs.values()))
+    except Exception:  # code that makes float32 tensors
+        return 0.0
+    wanted = core(inputs)[output]
+    index = list(core.outputs).index(output)
+    return _ABOVE_ROUNDING * _distance(wanted.detach().numpy(), found[index].numpy())
+
+
+def _words(inputs):
+    return " and ".join(f"{key} {tuple(x.shape)}" for key, x in inputs.items())

@@ -1,0 +1,77 @@
+"""What an export wrote, as plain data and as a table."""
+
+from dataclasses import asdict, dataclass, field
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class ExportedCore:
+    """One file.
+
+    Attributes:
+        core (str): name of the core, for example ``"image"``.
+        file (str): path.
+        bytes (int): size on disk, weights in a file beside it included.
+        opset (int): version of ONNX's operators.
+        inputs (dict[str, list]): name → shape; a name in a shape is a dimension that varies.
+        outputs (dict[str, list]): the same.
+        difference (float): the largest one to PyTorch, relative to the largest number of an output.
+        int8 (dict): empty for a float file; else see :class:`blendprune.deployment.export.int8`.
+    """
+
+    core: str
+    file: str
+    bytes: int
+    opset: int
+    inputs: dict
+    outputs: dict
+    difference: float
+    int8: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What :func:`blendprune.export` wrote.
+
+    Attributes:
+        family (str): name of the family of detectors.
+        cores (list[ExportedCore]): in the order of the cores; the first one has the settings.
+    """
+
+    family: str
+    cores: list
+
+    def to_dict(self):
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+def exported_table(exported):
+    """Draw what was written::
+
+        file        core      MB    opset  inputs                              outputs    difference
+        ----------  ------  ----  -------  --------------------------------  ---------  ------------
+        model.onnx  image   46.6       20  images (batch, 3, height, width)         21       3.4e-06
+
+    Args:
+        exported (Exported): from :func:`blendprune.export`.
+
+    Returns:
+        str: several lines, without a trailing line break.
+    """
+    rows = [
+        (
+            core.file,
+            core.core,
+            f"{core.bytes / 1e6:.1f}",
+            core.opset,
+            "\n".join(f"{name} ({', '.join(map(str, s))})" for name, s in core.inputs.items()),
+            len(core.outputs),
+            f"{core.difference:.1e}",
+        )
+        for core in exported.cores
+    ]
+    headers = ("file", "core", "MB", "opset", "inputs", "outputs", "difference")
+    align = ("left", "left", "right", "right", "left", "right", "right")
+    return tabulate(rows, headers, disable_numparse=True, colalign=align)
