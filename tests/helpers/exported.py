@@ -60,9 +60,13 @@ def _assert_same_value(a, b, tolerance):
             )
     elif isinstance(a, torch.Tensor):
         assert a.shape == b.shape and a.dtype == b.dtype
-        if a.numel():
+        difference = (a.float() - b.float()).abs()
+        if a.dim() == 3 and not (a.float() % 1).any():
+            # Of a mask, a pixel at the threshold may fall the other way.
+            assert float(difference.sum()) <= 1e-3 * a.numel()
+        elif a.numel():
             scale = max(1.0, float(a.float().abs().max()))
-            assert float((a.float() - b.float()).abs().max()) <= tolerance * scale
+            assert float(difference.max()) <= tolerance * scale
     else:
         panoptic, segments = a
         assert torch.equal(panoptic, b[0])

@@ -7,7 +7,16 @@ One file per family of detectors: how to recognise it, its cores, its settings.
 """
 
 # They register themselves.
-from . import blendmask, dense, fcos, proposals, rcnn, semantic  # noqa: F401
+from . import (  # noqa: F401
+    blendmask,
+    condinst,
+    dense,
+    fcos,
+    proposals,
+    rcnn,
+    semantic,
+    solov2,
+)
 from .core import Core, CoreSet
 from .family import FAMILIES, check_settings, cores_of
 from .metadata import Metadata, pack_metadata, read_metadata

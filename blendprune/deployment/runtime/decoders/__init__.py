@@ -5,19 +5,23 @@ images, and the inputs, and gives what the model's class gives in inference.
 """
 
 from .blendmask import BlendMaskDecoder
+from .condinst import CondInstDecoder
 from .dense import DenseFCOSDecoder, RetinaNetDecoder
 from .fcos import FCOSDecoder
 from .proposals import ProposalNetworkDecoder
 from .rcnn import PanopticFPNDecoder, RCNNDecoder
 from .semantic import SemanticSegmentorDecoder
+from .solov2 import SOLOv2Decoder
 
 DECODERS = {
     "BlendMask": BlendMaskDecoder,
+    "CondInst": CondInstDecoder,
     "DenseFCOS": DenseFCOSDecoder,
     "FCOS": FCOSDecoder,
     "PanopticFPN": PanopticFPNDecoder,
     "ProposalNetwork": ProposalNetworkDecoder,
     "RCNN": RCNNDecoder,
     "RetinaNet": RetinaNetDecoder,
+    "SOLOv2": SOLOv2Decoder,
     "SemanticSegmentor": SemanticSegmentorDecoder,
 }
