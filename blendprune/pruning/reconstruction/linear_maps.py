@@ -5,6 +5,8 @@ A row holds the inputs or outputs of one position of one call. With G groups, th
 scale of a norm are maps with as many groups as channels.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -57,6 +59,10 @@ class LinearMap:
         """Inputs of the rows: (positions, G, inputs)."""
         return args[0].flatten(0, -2)[where][:, None]
 
+    def blank(self, args):
+        """An output of NaN, for inputs that need not be looked at."""
+        return args[0].new_full((*args[0].shape[:-1], len(self.layer.weight)), math.nan)
+
     def matrix(self):
         """(G, outputs, inputs)."""
         return self.layer.weight.detach().flatten(1)[None]
@@ -95,6 +101,17 @@ class _Conv(LinearMap):
         x = F.pad(args[0], (px, px, py, py))
         return _windows(x, self.layer.kernel_size, strides, dilations, self.groups, where)
 
+    def blank(self, args):
+        return args[0].new_full((len(args[0]), self._width(), *self._sides(args[0])), math.nan)
+
+    def _width(self):
+        return len(self.layer.weight)
+
+    def _sides(self, x):
+        layer = self.layer
+        sizes = x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(*sizes)]
+
     def matrix(self):
         weight = self.layer.weight.detach()
         return weight.reshape(self.groups, -1, weight[0].numel())
@@ -117,6 +134,18 @@ class _TransposedConv(_Conv):
         more = [pad + extra for pad, extra in zip(pads, layer.output_padding)]
         spread = F.pad(spread, (pads[1], more[1], pads[0], more[0]))
         return _windows(spread, layer.kernel_size, (1, 1), layer.dilation, 1, where)
+
+    def _width(self):
+        return self.layer.weight.shape[1]
+
+    def _sides(self, x):
+        layer = self.layer
+        sizes = x.shape[2:], layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        more = layer.output_padding
+        return [
+            (n - 1) * s - 2 * p + d * (k - 1) + m + 1
+            for (n, k, s, p, d), m in zip(zip(*sizes), more)
+        ]
 
     def matrix(self):
         return self.layer.weight.detach().flip(2, 3).transpose(0, 1).flatten(1)[None]
@@ -161,6 +190,9 @@ class _Norm(LinearMap):
         x = args[0].movedim(self.channels, -1)
         y = F.layer_norm(x, self.layer.normalized_shape, eps=self.layer.eps)
         return y.flatten(0, -2)[where][..., None]
+
+    def blank(self, args):
+        return torch.full_like(args[0], math.nan)
 
     def matrix(self):
         return self.layer.weight.detach()[:, None, None]

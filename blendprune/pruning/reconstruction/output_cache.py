@@ -1,9 +1,15 @@
-"""Outputs of parts that no longer change, kept in memory."""
+"""Running a model whose layers become final one after the other, without computing twice.
+
+Parts whose layers are final answer from memory. Layers that are not final need not be computed:
+they give NaN. NaN spreads to all that depends on them, so that what is finite is final.
+"""
 
 import contextlib
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
+
+from .linear_maps import linear_map
 
 # Bytes to keep at most, for any number of images; the rest is computed again.
 _BUDGET = 4 << 30
@@ -16,62 +22,114 @@ class OutputCache:
 
     Args:
         model (nn.Module): in eval mode, run on the same batches again and again.
-        layers (Iterable[nn.Module]): layers that will change, each until :meth:`final` is called.
+        layers (Iterable[nn.Module]): layers that will change, each until :meth:`final` is called;
+            each has a :func:`linear_map`.
+        budget (float): bytes to keep at most; None: 4 GB, and a quarter of the free memory.
+
+    Attributes:
+        size (int): bytes that are kept.
     """
 
-    def __init__(self, model, layers):
-        self._parts = _parts(model, set(layers))
+    def __init__(self, model, layers, budget=None):
+        self._layers = dict.fromkeys(layers)
+        self._parts = _parts(model, set(self._layers))
         self._open = {part: len(inside) for part, inside in self._parts.items()}
-        self._kept, self._calls, self._batch, self._size = {}, {}, None, 0
-        self._budget = min(_BUDGET, int(_SHARE * _free_memory()))
+        self._inside = {
+            part: self._parts.keys() & {*part.modules()} - {part} for part in self._parts
+        }
+        self._kept, self._calls, self._batch, self.size = {}, {}, None, 0
+        self._budget = min(_BUDGET, int(_SHARE * _free_memory())) if budget is None else budget
 
     @contextlib.contextmanager
-    def on(self, batch):
-        """Let final parts answer for the batch of this number, until the block ends."""
-        self._batch, self._calls = batch, {}
+    def on(self, batch, blank=True):
+        """Let final parts answer for the batch of this number, until the block ends.
+
+        Args:
+            batch (int): number of the batch.
+            blank (bool): let layers that are not final give NaN. Only then is more kept: what is
+                finite does not depend on them.
+        """
+        self._batch, self._calls = batch, dict.fromkeys(self._parts, 0)
         replaced = []
         try:
-            for part in self._largest_final():
-                part.forward = self._answering(part)
-                replaced.append(part)
+            for part in self._parts:
+                if self._open[part] == 0:
+                    part.forward = self._answering(part, blank)
+                    replaced.append(part)
+            for layer in self._layers if blank else ():
+                layer.forward = _blank_forward(layer)
+                replaced.append(layer)
             yield
         finally:
             for part in replaced:
                 del part.forward
 
     def final(self, layer):
-        """Say that a layer no longer changes; outputs of smaller parts are dropped."""
+        """Say that a layer no longer changes."""
+        self._layers.pop(layer)
         for part, inside in self._parts.items():
             if layer in inside:
                 self._open[part] -= 1
-        largest = set(self._largest_final())
-        for key in [key for key in self._kept if key[0] not in largest]:
-            self._size -= _bytes(self._kept.pop(key))
 
-    def _largest_final(self):
-        covered = set()
-        # Parts come before what is in them.
-        for part in self._parts:
-            if self._open[part] == 0 and part not in covered:
-                covered.update(part.modules())
-                yield part
-
-    def _answering(self, part):
+    def _answering(self, part, keep):
         compute = part.forward
 
         def forward(*args, **kwargs):
-            call = self._calls[part] = self._calls.get(part, -1) + 1
-            key = (part, self._batch, call)
+            before = dict(self._calls)
+            key = (part, self._batch, before[part])
             if key in self._kept:
-                return tree_map(_copy, self._kept[key])
+                output, self._calls = self._kept[key].recall(before)
+                return output
             output = compute(*args, **kwargs)
-            size = _bytes(output)
-            if size is not None and self._size + size <= self._budget:
-                self._size += size
-                self._kept[key] = tree_map(_copy, output)
+            self._calls[part] += 1
+            if keep:
+                self._keep(key, _Kept(output, before, self._calls))
             return output
 
         return forward
+
+    def _keep(self, key, kept):
+        part, batch, _ = key
+        if kept.size is None or not _is_finite(kept.output):
+            return
+        inner = [
+            (each, batch, call)
+            for each in self._inside[part]
+            for call in kept.calls_of(each)
+            if (each, batch, call) in self._kept
+        ]
+        freed = sum(self._kept[each].size for each in inner)
+        if self.size + kept.size - freed <= self._budget:
+            for each in inner:
+                del self._kept[each]
+            self._kept[key] = kept
+            self.size += kept.size - freed
+
+
+class _Kept:
+    """An output of a part, and which calls of all parts it stands for.
+
+    Args:
+        output: of tensors.
+        before (dict): part → number of its calls before the call.
+        after (dict): and after it.
+    """
+
+    def __init__(self, output, before, after):
+        self.size = _bytes(output)
+        self.output = None if self.size is None else tree_map(_copy, output)
+        self._before = before
+        self._more = {part: count - before[part] for part, count in after.items()}
+
+    def calls_of(self, part):
+        """Numbers of the calls of a part that took place inside."""
+        return range(self._before[part], self._before[part] + self._more[part])
+
+    def recall(self, calls):
+        """A copy of the output, and the numbers of calls afterwards."""
+        return tree_map(_copy, self.output), {
+            part: count + self._more[part] for part, count in calls.items()
+        }
 
 
 def _free_memory():
@@ -107,6 +165,16 @@ def _bytes(output):
     if not all(leaf is None or isinstance(leaf, torch.Tensor) for leaf in leaves):
         return None
     return sum(leaf.nbytes for leaf in leaves if leaf is not None)
+
+
+def _is_finite(output):
+    leaves, _ = tree_flatten(output)
+    return all(leaf is None or bool(leaf.isfinite().all()) for leaf in leaves)
+
+
+def _blank_forward(layer):
+    rows = linear_map(layer)
+    return lambda *args: rows.blank(args)
 
 
 def _copy(leaf):

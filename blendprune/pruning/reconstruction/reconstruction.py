@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import logging
+import math
 import weakref
 from dataclasses import dataclass, field
 
@@ -12,13 +14,17 @@ from torch import nn
 from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.layer_kinds import is_norm
-from ..tracing.snapshot import keeping_state
+from ..tracing.snapshot import ForwardState
 from ..tracing.view import prunable
 from .linear_maps import linear_map
 from .output_cache import OutputCache
 from .solve import ridge_regression
 from .sums import Sums
 
+_log = logging.getLogger(__name__)
+
+# Bytes of outputs of finished parts, of all images.
+_BUDGET = 3 << 30
 # Positions of each layer that a regression uses, over all images.
 _POSITIONS = 8192
 # Penalty on the change of the weights, as a fraction of the mean squared input.
@@ -30,7 +36,8 @@ class _Target:
     """Outputs of a layer of the dense model, at sampled positions."""
 
     calls: int
-    share: float
+    # In one image.
+    positions: int
     shape: tuple
     # The norm behind each call: the same one, or one per level; empty if a call has other norms.
     norms: list = field(default_factory=list)
@@ -51,25 +58,56 @@ class Reconstruction:
     The idea is that of channel pruning by reconstruction (arXiv:1707.06168) and of two-stage
     reconstruction (REAP). Sums, norms per level and accumulated errors are added for detectors.
 
-    Memory: a fixed number of positions of each layer, for any number of images.
+    Memory: a fixed number of positions of each layer, for any number of images, and the outputs of
+    finished parts of a model, which save computing them again for each layer: as many images take
+    part as have these within 3 GB, evenly spread over the data. So one round costs about one
+    forward per image.
 
     Args:
         model (nn.Module): the dense model, before anything is pruned.
         batches (list[list[dict]]): only ``"image"`` (C, H, W) is read, and ``"proposals"`` by
             a model without a proposal generator.
+
+    Attributes:
+        batches (list[list[dict]]): those that take part, of one image each.
     """
 
     def __init__(self, model, batches):
         read = ("image", "proposals")
         self.batches = [
-            [{key: image[key] for key in read if key in image} for image in batch]
+            [{key: image[key] for key in read if key in image}]
             for batch in batches
+            for image in batch
         ]
         self._targets = {}
+        find_regions = architecture_of(model).find_regions
         with prunable(model), evaluating(model):
-            self._regions = [architecture_of(model).find_regions(batch) for batch in self.batches]
-            self._look(model)
+            first = find_regions(self.batches[0])
+            self._look(model, first)
+            self._choose(max(1, _BUDGET // max(1, self._bytes_per_image(model, first))))
+            self._regions = [find_regions(batch) for batch in self.batches]
             self._collect(model)
+
+    def _choose(self, most):
+        """Leave at most so many images, evenly spread."""
+        count = len(self.batches)
+        if count > most:
+            self.batches = [self.batches[i * count // most] for i in range(most)]
+            _log.info("%d of %d images take part: they are large", most, count)
+
+    def _bytes_per_image(self, model, regions):
+        """Most bytes of outputs that are kept of an image at a time, of the first one."""
+        layers = {name: model.get_submodule(name) for name in self._targets}
+        cache, most = OutputCache(model, layers.values(), budget=math.inf), 0
+        with _forwards(model) as run:
+            for name, layer in layers.items():
+                with contextlib.suppress(Exception):
+                    stop = _StopAfter(self._targets[name].calls)
+                    with forward_hooks([layer], stop, before=True), cache.on(0):
+                        run(self.batches[0], regions)
+                most = max(most, cache.size)
+                cache.final(layer)
+        return most
 
     def __call__(self, model, kept):
         """Refit the weights of a pruned model, in place.
@@ -81,11 +119,12 @@ class Reconstruction:
         with prunable(model), evaluating(model):
             layers = {name: model.get_submodule(name) for name in self._targets}
             cache = OutputCache(model, layers.values())
-            for name, layer in layers.items():
-                self._refit(model, name, kept, cache)
-                cache.final(layer)
+            with _forwards(model) as run:
+                for name, layer in layers.items():
+                    self._refit(run, model, name, kept, cache)
+                    cache.final(layer)
 
-    def _look(self, model):
+    def _look(self, model, regions):
         """Find the layers, in order, how often each runs, and the norm behind each."""
         names = {module: name for name, module in model.named_modules()}
         calls, made, norms, makers = {}, {}, {}, {}
@@ -104,30 +143,31 @@ class Reconstruction:
                 counts.append(rows.count(output))
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
-        with forward_hooks(layers, record):
-            _run(model, self.batches[0], self._regions[0])
+        with forward_hooks(layers, record), _forwards(model) as run:
+            run(self.batches[0], regions)
         for layer, counts in calls.items():
             if sum(counts) == 0:
                 continue
             # A norm that several layers share, or one of several behind a layer, is not its own.
             found = [norms.get(layer, {}).get(call, []) for call in range(len(counts))]
             own = all(len(behind) == 1 and len(makers[behind[0]]) == 1 for behind in found)
-            share = min(1.0, _POSITIONS / len(self.batches) / sum(counts))
             self._targets[names[layer]] = _Target(
                 len(counts),
-                share,
+                sum(counts),
                 tuple(layer.weight.shape),
                 [names[norm] for [norm] in found] if own else [],
             )
 
     def _collect(self, model):
         generator = torch.Generator().manual_seed(0)
+        most = _POSITIONS / len(self.batches)
         names = {model.get_submodule(name): name for name in self._targets}
 
         def take(layer, inputs, output):
             target, rows = self._targets[names[layer]], linear_map(layer)
             count = rows.count(output)
-            kept = min(count, max(1, round(target.share * count)))
+            share = min(1.0, most / target.positions)
+            kept = min(count, max(1, round(share * count)))
             where = torch.randperm(count, generator=generator)[:kept].to(output.device)
             target.where.append(where)
             target.outputs.append(rows.outputs(output, where).clone())
@@ -137,10 +177,10 @@ class Reconstruction:
             rows = linear_map(model.get_submodule(name))
             target.totals.append(rows.outputs(result, target.where[-1]).clone())
 
-        with forward_hooks(names, take):
+        with forward_hooks(names, take), _forwards(model) as run:
             for batch, regions in zip(self.batches, self._regions):
                 with self._sums(model, self._targets, total):
-                    _run(model, batch, regions)
+                    run(batch, regions)
         for target in self._targets.values():
             if len(target.totals) != len(target.outputs):
                 target.totals = []
@@ -160,7 +200,29 @@ class Reconstruction:
         ):
             yield
 
-    def _refit(self, model, name, kept, cache):
+    def _refit(self, run, model, name, kept, cache):
+        rows = None
+        with contextlib.suppress(Exception):  # the model may look at what is not final
+            rows = self._rows(run, model, name, cache, blank=True)
+        if rows is None or not all(x.isfinite().all() for x in itertools.chain(*rows)):
+            # The layer runs behind layers that are not final, too.
+            rows = self._rows(run, model, name, cache, blank=False)
+        inputs, others = rows
+        self._fit(model, name, torch.cat(inputs), others, kept)
+
+    def _rows(self, run, model, name, cache, blank):
+        """Inputs of a layer at the sampled positions of each call, and what is added to its output.
+
+        Args:
+            run (Callable): from :func:`_forwards`.
+            model (nn.Module): pruned.
+            name (str): of the layer.
+            cache (OutputCache): of the model.
+            blank (bool): do not compute layers that are not final.
+
+        Returns:
+            tuple[list[Tensor], list[Tensor]]: each (positions, G, inputs) and (positions, outputs).
+        """
         target, layer = self._targets[name], model.get_submodule(name)
         rows, seen, others, left = linear_map(layer), [], [], 0
 
@@ -182,9 +244,13 @@ class Reconstruction:
         with forward_hooks([layer], see, before=True):
             for number, (batch, regions) in enumerate(zip(self.batches, self._regions)):
                 left = target.calls * (1 + len(sums))
-                with contextlib.suppress(_Seen), cache.on(number), self._sums(model, sums, add):
-                    _run(model, batch, regions)
-        self._fit(model, name, torch.cat(seen), others, kept)
+                with (
+                    contextlib.suppress(_Seen),
+                    cache.on(number, blank),
+                    self._sums(model, sums, add),
+                ):
+                    run(batch, regions)
+        return seen, others
 
     def _fit(self, model, name, inputs, others, kept):
         target, layer = self._targets[name], model.get_submodule(name)
@@ -231,15 +297,47 @@ class _Seen(Exception):
     """Every layer of interest has run."""
 
 
-def _run(model, batch, regions):
-    """Run the layers that see whole images, and those that see regions on what the dense one found.
+class _StopAfter:
+    """A forward pre-hook that ends the run at a call.
 
-    A pruned model finds other regions than the dense one; rows would then not be rows of the same
-    things. Counters, such as that of a list of norms which tells the next level of the pyramid,
-    stay as they were, also when a hook stops the run.
+    Args:
+        calls (int): number of the call, from 1.
     """
-    with keeping_state(model), EventStorage():
-        architecture_of(model).run_on_regions(batch, regions)
+
+    def __init__(self, calls):
+        self._left = calls
+
+    def __call__(self, layer, inputs):
+        self._left -= 1
+        if self._left == 0:
+            raise _Seen
+
+
+@contextlib.contextmanager
+def _forwards(model):
+    """Run a model again and again from the same state, until the block ends.
+
+    Counters, such as that of a list of norms which tells the next level of the pyramid, stay as
+    they were, also when a hook stops a run.
+
+    Yields:
+        Callable: of a batch and its regions. It runs the layers that see whole images, and those
+        that see regions on what the dense model found: a pruned one finds others, and rows would
+        then not be rows of the same things.
+    """
+    architecture, state = architecture_of(model), ForwardState(model)
+
+    def run(batch, regions):
+        try:
+            architecture.run_on_regions(batch, regions)
+        finally:
+            state.rewind()
+
+    try:
+        with EventStorage():
+            yield run
+    finally:
+        state.restore()
 
 
 def _is_affine(norm):

@@ -87,17 +87,50 @@ def keeping_state(model, parameters=False):
         model (nn.Module): inside the prunable view or outside.
         parameters (bool): restore them, too: some models average them in their forward.
     """
-    numbers = [
-        (module, {k: v for k, v in vars(module).items() if type(v) in (bool, int, float)})
-        for module in model.modules()
-    ]
-    tensors = [*model.buffers(), *(model.parameters() if parameters else ())]
-    values = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    state = ForwardState(model, parameters)
     try:
         yield
     finally:
-        for module, own in numbers:
-            vars(module).update(own)
-        for tensor, value in values:
+        state.restore()
+
+
+class ForwardState:
+    """What a forward may change of a model: plain numbers of its modules, and tensors written into.
+
+    Args:
+        model (nn.Module): inside the prunable view or outside.
+        parameters (bool): with its parameters.
+    """
+
+    def __init__(self, model, parameters=False):
+        self._numbers = [
+            (vars(module), {k: v for k, v in vars(module).items() if type(v) in (bool, int, float)})
+            for module in model.modules()
+        ]
+        tensors = [*model.buffers(), *(model.parameters() if parameters else ())]
+        self._tensors = [[x, x.detach().clone(), _version(x)] for x in tensors]
+
+    def restore(self):
+        """Give the model its state back."""
+        self._restore_numbers()
+        for tensor, value, _ in self._tensors:
             # Not a change to autograd: a graph that saved the tensor stays whole.
             tensor.data.copy_(value)
+
+    def rewind(self):
+        """The same in less time, between forwards: tensors whose version says that they changed."""
+        self._restore_numbers()
+        for entry in self._tensors:
+            tensor, value, version = entry
+            if version is None or version != _version(tensor):
+                tensor.data.copy_(value)
+                entry[2] = _version(tensor)
+
+    def _restore_numbers(self):
+        for own, numbers in self._numbers:
+            own.update(numbers)
+
+
+def _version(tensor):
+    """How often a tensor was written into; None for one that does not count it."""
+    return None if tensor.is_inference() else tensor._version

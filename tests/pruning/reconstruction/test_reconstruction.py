@@ -9,9 +9,11 @@ import torch
 from detectron2.layers import CycleBatchNormList
 from detectron2.structures import Boxes, Instances
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from blendprune.pruning import ChannelGraph, prunable, prune
 from blendprune.pruning.graph.kept_entries import KeptEntries
+from blendprune.pruning.graph.outputs import head_outputs
 from blendprune.pruning.reconstruction import Reconstruction, reconstruction
 from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
@@ -243,6 +245,87 @@ def test_what_is_replayed_is_what_would_be_computed(blendmask, batches, monkeypa
         found.append(model.state_dict())
     for other in found[1:]:
         assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
+def test_one_round_computes_each_layer_once(blendmask, batches, monkeypatch):
+    """A head that runs on every level of the pyramid is refit layer by layer, too."""
+    model = blendmask("MODEL.FCOS.NORM", "BN")
+    one = _conv_flops(lambda: outputs_of_all_branches(model, batches[0][:1]))
+    found = []
+    refit = Reconstruction.__call__
+    monkeypatch.setattr(
+        Reconstruction,
+        "__call__",
+        lambda *args: found.append(_conv_flops(lambda: refit(*args))),
+    )
+    prune(model, data=batches, importance="magnitude", max_flops=0.9, rounds=1)
+    count = sum(map(len, batches))
+    # Less than the dense forward of each image; each layer would cost half a forward otherwise.
+    assert 0.4 * count * one < found[0] < count * one
+
+
+def outputs_of_all_branches(model, batch):
+    with evaluating(model):
+        return head_outputs(model, batch)
+
+
+def _conv_flops(run):
+    with FlopCounterMode(display=False) as counter:
+        run()
+    counts = counter.get_flop_counts()["Global"]
+    return sum(count for op, count in counts.items() if "conv" in str(op))
+
+
+class Recurrent(nn.Module):
+    """Two convs that run in turns, twice; takes detectron2's inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.a, self.b = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.predictor = nn.Conv2d(8, 2, 1)
+
+    def forward(self, batched_inputs):
+        x = self.stem(torch.stack([each["image"] for each in batched_inputs]))
+        for _ in range(2):
+            x = self.b(self.a(x.relu()).relu())
+        return self.predictor(x)
+
+
+def test_a_layer_behind_itself_sees_what_the_layers_between_give(some_batches, monkeypatch):
+    torch.manual_seed(0)
+    model, found = Recurrent(), []
+    on = replay.OutputCache.on
+    for how in (on, lambda cache, batch, blank: on(cache, batch, False)):
+        monkeypatch.setattr(replay.OutputCache, "on", how)
+        pruned = copy.deepcopy(model)
+        made = Reconstruction(pruned, some_batches)
+        with torch.no_grad():
+            pruned.stem.weight += 0.1
+        made(pruned, KeptEntries())
+        assert not torch.equal(pruned.b.weight, model.b.weight)
+        found.append(pruned.state_dict())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_as_many_images_take_part_as_have_their_features_in_memory(some_batches, monkeypatch):
+    model = Residual(nn.BatchNorm2d)
+    everything = Reconstruction(model, some_batches)
+    assert [len(batch) for batch in everything.batches] == [1] * 6
+    with prunable(model), evaluating(model):
+        of_one = everything._bytes_per_image(model, None)
+    # Stem, two branches or the grouped conv, in float32; no more than all layers.
+    assert 8 * 144 * 4 <= of_one <= (3 * 8 * 144 + 6 * 100 + 2 * 100) * 4
+    monkeypatch.setattr(reconstruction, "_BUDGET", 3 * of_one)
+    some = Reconstruction(model, some_batches)
+    images = [image["image"] for batch in some_batches for image in batch]
+    assert [[x is batch[0]["image"] for x in images].index(True) for batch in some.batches] == [
+        0,
+        2,
+        4,
+    ]
+    monkeypatch.setattr(reconstruction, "_BUDGET", 1)
+    assert len(Reconstruction(model, some_batches).batches) == 1
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="Linux says how much is free")
