@@ -19,6 +19,7 @@ __all__ = [
     "add_prune_config",
     "applied",
     "apply",
+    "bench",
     "convert",
     "deploy",
     "errors",
@@ -47,6 +48,7 @@ __all__ = [
 # Names that need detectron2 or Torch-Pruning, by module; ``import blendprune`` imports neither.
 _MODULES = {
     "add_prune_config": ".config",
+    "bench": ".deployment.bench",
     "deploy": ".deployment.deploy",
     "export": ".deployment.export",
     "export_from_config": ".pipeline",

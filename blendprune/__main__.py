@@ -119,6 +119,33 @@ def export(args):
     return 0
 
 
+def bench(args):
+    """Time models in the forms that they are shipped in."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from . import modeling
+    from .deployment.bench import bench_table
+    from .pipeline.bench import bench_files
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    found = bench_files(
+        args.models,
+        forms=args.form,
+        batch_sizes=args.batch or [1],
+        size=args.size,
+        runs=args.runs,
+        threads=args.threads,
+        with_ap=args.ap,
+        output=args.output,
+        progress=Progress() if args.json else TerminalProgress(),
+    )
+    print(json.dumps(found, indent=2) if args.json else bench_table(found))
+    return 0
+
+
 def run(args):
     """Run a script as ``python SCRIPT ARGS`` or ``python -m MODULE ARGS``, under the overlay."""
     if args.module:
@@ -230,6 +257,12 @@ def _number(text):
         ) from None
 
 
+def _count(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
 def _parser():
     parser = _Parser(prog="blendprune", description=blendprune.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -284,6 +317,24 @@ def _parser():
     _add_tail(sub)
     sub.set_defaults(command=export)
 
+    sub = commands.add_parser("bench", help="time models in every form that they are shipped in")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint or config; dense first")
+    _add_import_argument(sub)
+    sub.add_argument(
+        "--form",
+        action="append",
+        metavar="NAME",
+        help="eager, deployed, compiled, onnxruntime, openvino-int8, …; repeatable",
+    )
+    sub.add_argument("--batch", action="append", type=_count, metavar="N", help="images a call")
+    sub.add_argument("--size", nargs=2, type=_count, metavar=("HEIGHT", "WIDTH"), help="in pixels")
+    sub.add_argument("--runs", type=_count, default=20, metavar="N", help="timed calls of each")
+    sub.add_argument("--threads", type=_count, metavar="N", help="of PyTorch and the engines")
+    sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
+    sub.add_argument("--output", metavar="DIR", help="for bench.json and, with --ap, bench.png")
+    sub.add_argument("--json", action="store_true")
+    sub.set_defaults(command=bench)
+
     sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
@@ -303,6 +354,10 @@ def _parser():
 
 def _add_config_argument(sub, required=True):
     sub.add_argument("--config-file", required=required, metavar="FILE")
+    _add_import_argument(sub)
+
+
+def _add_import_argument(sub):
     sub.add_argument(
         "--import",
         dest="imports",

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import shutil
+import tempfile
 
 import torch
 
-from .errors import CheckpointError, first_line
+from .errors import CheckpointError, ConfigError, first_line
 
 
 def save_atomically(obj, path):
@@ -77,3 +78,23 @@ def _remove(path):
         shutil.rmtree(path, ignore_errors=True)
     elif PathManager.exists(path):
         PathManager.rm(path)
+
+
+def make_writable(folder):
+    """Make a folder if needed.
+
+    Args:
+        folder (str): a local one.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to the output folder {folder!r} ({error.strerror}): choose another with "
+            "--output."
+        ) from None

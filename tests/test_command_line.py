@@ -305,6 +305,38 @@ def test_export_needs_no_config_for_a_pruned_checkpoint(retinanet, capsys):
     assert f"loading {retinanet / 'dense.pth'}" in shown and output in shown
 
 
+def test_bench_times_checkpoints_and_configs(retinanet, capsys):
+    output = retinanet / "bench"
+    files = [str(retinanet / name) for name in ("dense.pth", "config.yaml")]
+    how = ["--form", "eager", "--runs", "1", "--size", "64", "96", "--batch", "2"]
+    threads = torch.get_num_threads()
+    assert main(["bench", *files, *how, "--threads", "1", "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "1 thread; 64 x 96; medians of 1" in shown
+    found = json.loads((output / "bench.json").read_text())
+    assert [(row["model"], row["batch"]) for row in found["rows"]] == [
+        ("dense", 2),
+        (f"{retinanet.name}/config", 2),
+    ]
+    assert all(row["model"] in shown and row["ms"] > 0 for row in found["rows"])
+    assert torch.get_num_threads() == threads
+
+
+def test_bench_evaluates_every_form(trained_on_digits, capsys):
+    folder = trained_on_digits
+    cfg = get_cfg()
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    cfg.DATASETS.TEST, cfg.INPUT.MIN_SIZE_TEST = (DIGITS_TEST,), 64
+    (folder / "config.yaml").write_text(cfg.dump())
+    command = ["bench", str(folder / "config.yaml"), "--form", "eager", "--form", "deployed"]
+    assert main([*command, "--runs", "1", "--ap", "--output", str(folder / "bench")]) == 0
+    found = json.loads((folder / "bench" / "bench.json").read_text())
+    assert [set(row["ap"]) for row in found["rows"]] == [{"bbox", "segm"}] * 2
+    assert found["rows"][0]["ap"] == found["rows"][1]["ap"]
+    assert "segm AP" in capsys.readouterr().out
+    assert (folder / "bench" / "bench.png").stat().st_size > 5000
+
+
 def test_run_gives_a_script_its_arguments_and_the_overlay(tmp_path, monkeypatch, capsys):
     (tmp_path / "beside.py").write_text("word = 'found'\n")
     script = tmp_path / "train_net.py"

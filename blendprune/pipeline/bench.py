@@ -10,12 +10,14 @@ import torch
 
 from ..checkpoint.build import build_trained
 from ..checkpoint.loading import load
+from ..config.messages import explained
 from ..data.calibration import calibration_batches
-from ..deployment.bench import bench, draw_bench
-from ..errors import ConfigError
+from ..deployment.bench import bench, check_forms, draw_bench
+from ..errors import ConfigError, StructError, first_line
+from ..files import make_writable
 from ..progress import Progress
 from ..structure import config_of
-from .evaluation import evaluate
+from .evaluation import check_test_sets, evaluate
 
 _ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
 
@@ -51,22 +53,25 @@ def bench_files(
 
     Raises:
         ConfigError: an argument is invalid, or the data sets of the config are not registered.
-        CheckpointError, StructError: a file cannot be read, or carries no config.
+        CheckpointError: a file cannot be read.
     """
     progress = progress or Progress()
+    forms = forms or [*_ALWAYS, *filter(importlib.util.find_spec, _ENGINES)]
+    needs_data = any(form.endswith("int8") for form in check_forms(forms))
+    if output:
+        make_writable(output)
     models = {}
     for path in paths:
         progress.stage(f"loading {path}")
         models[_name(path, models)] = _read(path)
     first = next(iter(models.values()))
     cfg = _config(first)
-    forms = forms or [*_ALWAYS, *filter(importlib.util.find_spec, _ENGINES)]
+    if with_ap:
+        check_test_sets(cfg)
     inputs = None
     if size is not None:
         random = torch.Generator().manual_seed(0)
         inputs = [{"image": 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), *size, generator=random)}]
-    if output:
-        os.makedirs(output, exist_ok=True)
     found = bench(
         models,
         inputs,
@@ -74,7 +79,7 @@ def bench_files(
         batch_sizes=batch_sizes,
         runs=runs,
         threads=threads,
-        data=calibration_batches(cfg) if any(form.endswith("int8") for form in forms) else None,
+        data=calibration_batches(cfg) if needs_data else None,
         evaluate=functools.partial(evaluate, cfg) if with_ap else None,
         progress=progress.stage,
     )
@@ -88,15 +93,20 @@ def bench_files(
 
 
 def _read(path):
-    if not path.endswith((".yaml", ".yml")):
-        return load(path)
-    from detectron2.config import CfgNode, get_cfg
+    if path.endswith((".yaml", ".yml")):
+        from detectron2.config import get_cfg
 
-    cfg = get_cfg()
-    cfg.set_new_allowed(True)
-    cfg.merge_from_file(path)
-    assert isinstance(cfg, CfgNode)
-    return build_trained(cfg).eval()
+        cfg = get_cfg()
+        with explained(f"the config file {path!r}", cfg):
+            cfg.merge_from_file(path)
+        return build_trained(cfg).eval()
+    try:
+        return load(path)
+    except StructError as error:
+        raise ConfigError(
+            f"{path!r} does not say which model it is of ({first_line(error)}): give its config "
+            "(.yaml) instead, with MODEL.WEIGHTS set to it"
+        ) from None
 
 
 def _config(model):

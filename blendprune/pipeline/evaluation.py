@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 
-from ..errors import ConfigError
+from ..errors import ConfigError, error_line
 from .metrics import main_metrics
 
 
@@ -22,22 +22,47 @@ def evaluate(cfg, run):
         PQ or mIoU, in percent.
 
     Raises:
-        ConfigError: there is no data set, it is not registered, or detectron2 has no evaluator for
-            it.
+        ConfigError: see :func:`check_test_sets`.
     """
     from detectron2.data import build_detection_test_loader
     from detectron2.evaluation import inference_on_dataset
 
-    names = list(cfg.DATASETS.TEST)
-    if not names:
-        raise ConfigError("DATASETS.TEST is empty: name the data sets to evaluate on")
-    found = {}
-    for name in names:
-        evaluators = evaluators_of(cfg, name)
+    names, found = list(cfg.DATASETS.TEST), {}
+    for name, evaluators in check_test_sets(cfg).items():
         with _quiet():
             loader = build_detection_test_loader(cfg, name)
             found[name] = inference_on_dataset(run, loader, evaluators)
     return main_metrics(found if len(names) > 1 else found[names[0]])
+
+
+def check_test_sets(cfg):
+    """Find the evaluators of all test sets.
+
+    Args:
+        cfg (CfgNode): DATASETS.TEST names them.
+
+    Returns:
+        dict[str, DatasetEvaluators]: by name.
+
+    Raises:
+        ConfigError: there is no test set, or one is not registered, cannot be read, or is of a kind
+            that detectron2 has no evaluator for.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: name the data sets to evaluate on")
+    found = {}
+    for name in cfg.DATASETS.TEST:
+        try:
+            with _quiet():
+                found[name] = evaluators_of(cfg, name)
+        except ConfigError:
+            raise
+        except Exception as error:  # of files and parsers: many
+            raise ConfigError(
+                f"the data set {name!r} cannot be read ({error_line(error)}): set DATASETS.TEST to "
+                "one that is on this machine, or DETECTRON2_DATASETS to its folder"
+            ) from error
+    return found
 
 
 def evaluators_of(cfg, name):

@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import os
-import tempfile
 import time
 
 import torch
@@ -17,8 +16,8 @@ from ..checkpoint.loading import restructure_from
 from ..config import prune_mode
 from ..config.emitted import drop_keys_of_other_models
 from ..data.calibration import calibration_batches
-from ..errors import ConfigError, error_line
-from ..files import staged
+from ..errors import error_line
+from ..files import make_writable, staged
 from ..progress import Progress
 from ..pruning.cost.latency import compare_latency
 from ..report.reference import reference_of, reference_words
@@ -141,7 +140,7 @@ def _check(cfg, output_dir):
     """Refuse what is invalid before the long work; returns the arguments of ``prune``."""
     arguments = prune_arguments(cfg, pruning.prune)
     finetune_config(cfg, output_dir)
-    _make_writable(output_dir)
+    make_writable(output_dir)
     return arguments
 
 
@@ -198,7 +197,7 @@ def _sensitivity(cfg, model, data, read, progress):
     pruning.check_output(path)
     if not PathManager.isfile(path):
         if "://" not in path:
-            _make_writable(os.path.dirname(os.path.abspath(path)))
+            make_writable(os.path.dirname(os.path.abspath(path)))
         data = data or read()
     return pruning.measure_sensitivity(
         model,
@@ -225,18 +224,6 @@ def _measure(evaluate, model, name, progress):
     if not found:
         progress.stage(f"AP is not measured: {why}")
     return found
-
-
-def _make_writable(folder):
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write to the output folder {folder!r} ({error.strerror}): choose another with "
-            "--output."
-        ) from None
 
 
 def _write(folder, model, cfg, report):

@@ -67,10 +67,11 @@ def bench(
     Raises:
         ConfigError: an argument is invalid.
     """
-    forms, batch_sizes = (
-        check_forms(forms, data),
-        [check_count("batch_sizes", n, "pass 1 or more") for n in batch_sizes],
-    )
+    forms = check_forms(forms)
+    for form in forms:
+        if form.endswith("int8") and data is None:
+            raise ConfigError(f"{form} is calibrated on images: pass data= (of a training loader)")
+    batch_sizes = [check_count("batch_sizes", n, "pass 1 or more") for n in batch_sizes]
     runs = check_count("runs", runs, "pass 1 or more")
     models = {name: given_model(model) for name, model in dict(models).items()}
     if not (models and forms and batch_sizes):

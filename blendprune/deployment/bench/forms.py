@@ -94,23 +94,20 @@ for _name in ("onnxruntime", "openvino"):
     FORMS.register(_engine(_name, int8=True))
 
 
-def check_forms(forms, data):
-    """Refuse names that are no forms, and int8 without images.
+def check_forms(forms):
+    """Refuse names that are no forms.
 
     Args:
         forms (Iterable[str]): names.
-        data (Iterable[list[dict]]): to calibrate int8 on; None: there are none.
 
     Returns:
         list[str]: without repetitions.
 
     Raises:
-        ConfigError: a name is unknown, or images are missing.
+        ConfigError: a name is unknown.
     """
     known = [name for name, _ in FORMS]
     for name in forms:
         if name not in known:
             raise ConfigError(f"there is no form {name!r}: choose among {', '.join(known)}")
-        if name.endswith("int8") and data is None:
-            raise ConfigError(f"{name} is calibrated on images: pass data= (of a training loader)")
     return list(dict.fromkeys(forms))
