@@ -13,6 +13,7 @@ from .parts import (
     image_core,
     image_settings,
     pooler_settings,
+    sem_seg_logits,
     sem_seg_settings,
 )
 
@@ -52,7 +53,7 @@ class BlendMask(Family):
         def heads(core, features):
             raw = fcos_raw(core.fcos_head, features, levels, core.top_layer)
             raw += core.basis_module(features)[0]["bases"]
-            return [*raw, core.panoptic_module.layers(features)] if panoptic else raw
+            return [*raw, sem_seg_logits(core.panoptic_module, features)] if panoptic else raw
 
         parts = {
             "fcos_head": generator.fcos_head,

@@ -10,6 +10,7 @@ whose bare name it is. Files come from anyone: everything is checked, nothing is
 """
 
 import json
+import re
 from dataclasses import dataclass
 
 from ...errors import DeployError
@@ -25,9 +26,11 @@ _TENSORS = schema.list_of(schema.name, most=256)
 
 
 def _file(value, where):
-    value = schema.name(value, where)
-    if value.startswith(".") or not value.endswith(".onnx"):
-        raise schema.Invalid(f"{where} is {value!r}, not the name of an .onnx file beside this one")
+    good = isinstance(value, str) and re.fullmatch(
+        r"[^./\\:\x00-\x1f][^/\\:\x00-\x1f]*\.onnx", value
+    )
+    if not good or len(value) > 255:
+        raise schema.Invalid(f"{where} is {value!r:.80}, not the name of a file beside this one")
     return value
 
 

@@ -134,7 +134,7 @@ def sem_seg_settings(model, head):
 
     Args:
         model (nn.Module): that has the head.
-        head (nn.Module): with a method ``layers`` from feature maps to logits.
+        head (nn.Module): see :func:`sem_seg_logits`.
 
     Returns:
         dict: see ``SEM_SEG``.
@@ -145,6 +145,21 @@ def sem_seg_settings(model, head):
     if not runs_as(head, "forward", *_SEM_SEG_HEADS):
         raise refuse_part(model, head)
     return {"stride": int(head.common_stride)}
+
+
+def sem_seg_logits(head, features):
+    """Run a semantic head up to the logits that its forward enlarges.
+
+    Args:
+        head (nn.Module): detectron2's, or DeepLab's.
+        features (dict[str, Tensor]): feature maps.
+
+    Returns:
+        Tensor: (N, K, H, W).
+    """
+    if hasattr(head, "layers"):
+        return head.layers(features)
+    return head.predictor(head.aspp(features[head.in_features[0]]))
 
 
 POOLER = schema.record(

@@ -21,6 +21,7 @@ from .parts import (
     image_core,
     image_settings,
     pooler_settings,
+    sem_seg_logits,
     sem_seg_settings,
 )
 from .proposals import RPN_SETTINGS, rpn_names, rpn_raw, rpn_settings
@@ -121,17 +122,20 @@ class _Heads:
             "keypoint": None,
         }
         if heads.mask_on:
+            # A head without a pooler, such as PointRend's, crops regions itself.
+            if heads.mask_pooler is None:
+                raise refuse_part(self._model, heads.mask_head)
             seen = self._seen(heads.mask_in_features, heads.mask_pooler)
             self.settings["mask"] = seen
             self._head("mask", heads.mask_head, seen)
         if heads.keypoint_on:
+            if heads.keypoint_pooler is None:
+                raise refuse_part(self._model, heads.keypoint_head)
             seen = self._seen(heads.keypoint_in_features, heads.keypoint_pooler)
             self.settings["keypoint"] = seen
             self._head("keypoint", heads.keypoint_head, seen)
 
     def _seen(self, levels, pooler):
-        if pooler is None:
-            raise refuse_part(self._model, self._model.roi_heads)
         return {"levels": list(levels), "pooler": pooler_settings(self._model, pooler)}
 
     def _boxes(self, seen, stages, average=False):
@@ -225,7 +229,7 @@ class PanopticFPN(Family):
     @classmethod
     def take_apart(cls, model):
         def more(core, features):
-            return [core.sem_seg_head.layers(features)]
+            return [sem_seg_logits(core.sem_seg_head, features)]
 
         parts = {"sem_seg_head": model.sem_seg_head}
         cores, settings = _take_apart(model, parts, more, ["sem_seg"])

@@ -2,7 +2,7 @@
 
 from . import schema
 from .family import FAMILY_REGISTRY, Family, runs_as
-from .parts import IMAGE, SEM_SEG, image_core, image_settings, sem_seg_settings
+from .parts import IMAGE, SEM_SEG, image_core, image_settings, sem_seg_logits, sem_seg_settings
 
 
 @FAMILY_REGISTRY.register()
@@ -20,7 +20,7 @@ class SemanticSegmentor(Family):
         settings = sem_seg_settings(model, model.sem_seg_head)
 
         def heads(core, features):
-            return [core.sem_seg_head.layers(features)]
+            return [sem_seg_logits(core.sem_seg_head, features)]
 
         core = image_core(model, {"sem_seg_head": model.sem_seg_head}, heads, ["sem_seg"])
         return {"image": core}, {"image": image_settings(model), "sem_seg": settings}

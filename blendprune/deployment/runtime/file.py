@@ -1,33 +1,10 @@
 """Reading an exported file: its metadata, and the names of its tensors. Files come from anyone."""
 
-import importlib
 import os
 
 from ...errors import DeployError, error_line
 from ..cores.metadata import KEY, read_metadata
-
-INSTALL = "pip install blendprune[deploy]"
-
-
-def package(name):
-    """Import an optional package.
-
-    Args:
-        name (str): of the package.
-
-    Returns:
-        module: the package.
-
-    Raises:
-        DeployError: it is not installed, or does not load.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise DeployError(
-            f"exported files need the package {name}, which cannot be imported "
-            f"({error_line(error)}): run {INSTALL}"
-        ) from None
+from ..extra import need
 
 
 def read_file(path):
@@ -61,7 +38,7 @@ def read_file(path):
 
 
 def _read(path, otherwise):
-    onnx = package("onnx")
+    [onnx] = need("an exported file", "onnx")
     if not os.path.isfile(path):
         raise DeployError(f"there is no file {path}: {otherwise}")
     try:

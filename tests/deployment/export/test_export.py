@@ -14,7 +14,9 @@ from blendprune.deployment.export import exported_table
 from blendprune.deployment.export.check import open_session
 from blendprune.errors import DeployError
 from tests.deployment.conftest import settled
+from tests.helpers.deployed import assert_same_results
 from tests.helpers.exportable import one_level_retinanet, two_level_blendmask
+from tests.helpers.exported import two_sizes
 from tests.helpers.small_blendmask import PANOPTIC
 from tests.helpers.state import remember, unchanged
 
@@ -86,6 +88,30 @@ def test_the_file_gives_what_the_model_gives(exported, size):
     for name, value in wanted.items():
         scale = float(value.abs().max())
         assert np.abs(found[name] - value.numpy()).max() <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_the_runtime_gives_from_the_file_what_the_model_gives(exported, engine):
+    model, _, path = exported
+    sizes = ((64, 64), (48, 40))
+    images = [{"image": 255 * torch.rand(3, *size), "height": 50, "width": 90} for size in sizes]
+    with torch.no_grad():
+        wanted = model(images)
+    found = blendprune.runtime.load(path, engine, threads=1)(images)
+    assert all(len(each["instances"]) for each in wanted)
+    assert_same_results(wanted, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["cascade", "panoptic"])
+def test_the_runtime_runs_the_cores_of_regions(zoo_model, tmp_path, family):
+    model, images = zoo_model(family)
+    blendprune.export(model, tmp_path / "model.onnx", images)
+    images = two_sizes(images)
+    for engine in ("onnxruntime", "openvino"):
+        detector = blendprune.runtime.load(tmp_path / "model.onnx", engine, threads=1)
+        with torch.no_grad():
+            assert_same_results(model(images), detector(images))
 
 
 def test_an_export_replaces_an_older_one_whole(overlay, tmp_path):

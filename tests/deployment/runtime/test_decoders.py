@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from tests.deployment.conftest import settled
-from tests.helpers import small_lazy
+from blendprune.errors import DeployError
+from tests.deployment.conftest import images_of, settled
+from tests.helpers import small_lazy, small_projects, small_transformers
 from tests.helpers.exported import assert_same, count, detector_of, instances_of, two_sizes
 from tests.helpers.slow import slow_but
 from tests.helpers.small_blendmask import PANOPTIC, small_cfg
+from tests.zoo import build_dense, few_regions
 
 BLENDMASKS = {
     "gn": (),
@@ -107,6 +109,32 @@ def test_the_scores_of_a_head_may_be_independent_of_each_other(zoo_model):
     model, images = zoo_model("mask-fpn")
     model.roi_heads.box_predictor.use_sigmoid_ce = True
     assert all(count(check(model, two_sizes(images))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deeplab-v3", "deeplab-v3-plus"])
+def test_a_deeplab_gives_the_same(overlay, family):
+    cfg = small_projects.config_of(family)
+    check(settled(cfg), two_sizes(images_of(cfg)))
+
+
+@pytest.mark.parametrize("head", ["PointRendMaskHead", "PointRendSemSegHead"])
+def test_a_head_that_decodes_in_its_own_way_is_named(overlay, head):
+    family = {"PointRendMaskHead": "point-rend", "PointRendSemSegHead": "point-rend-semantic"}[head]
+    model = settled(small_projects.config_of(family))
+    with pytest.raises(DeployError, match=f"has a {head}, whose outputs cannot be decoded"):
+        detector_of(model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", small_transformers.FAMILIES)
+def test_a_transformer_gives_the_same_on_padded_squares(overlay, family):
+    size = small_transformers.SIZE
+    model = build_dense(small_transformers.config_of(family), size)
+    few_regions(model)
+    images = [{"image": 255 * torch.rand(3, size, size), "height": 70, "width": 80}] * 2
+    found = check(model, two_sizes(images))
+    assert all(count(found))
 
 
 def test_the_fcos_of_detectron2_gives_the_same(overlay):

@@ -69,7 +69,9 @@ def test_a_missing_package_is_named(file, monkeypatch, package):
     write_small(file)
     monkeypatch.setitem(sys.modules, package, None)
     engine = "onnxruntime" if package == "onnx" else package
-    with pytest.raises(DeployError, match=rf"need the package {package}.*install blendprune\[depl"):
+    with pytest.raises(
+        DeployError, match=rf"needs {package}, which .*pip install 'blendprune\[depl"
+    ):
         blendprune.runtime.load(file, engine)
 
 
@@ -141,7 +143,19 @@ def test_metadata_with_an_invalid_value_is_refused(file, path, value, match):
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.onnx", "a/b.onnx", "/etc/x.onnx", "..", ".x.onnx", "x.so", "x\0.onnx", 1, None]
+    "name",
+    [
+        "../x.onnx",
+        "a/b.onnx",
+        "/etc/x.onnx",
+        "..",
+        ".x.onnx",
+        "x.so",
+        "x\0.onnx",
+        "x.onnx\n",
+        1,
+        None,
+    ],
 )
 def test_a_core_lies_beside_the_file_and_nowhere_else(file, name):
     other = {"file": name, "inputs": ["regions"], "outputs": ["scores"]}
@@ -153,7 +167,7 @@ def test_the_files_of_all_cores_must_be_there_and_have_the_names_of_the_metadata
     other = {"file": "model.box.onnx", "inputs": ["images"], "outputs": ["scores"]}
     write_small(file, metadata=changed("cores.box", other))
     refused(file, "there is no file .*model.box.onnx: copy it from where model.onnx was exported")
-    write_small(tmp_path / "model.box.onnx")
+    write_small(tmp_path / "model.box.onnx", metadata=None)
     refused(file, "the outputs of .*model.box.onnx differ from its metadata in 'scores'")
     write_small(file, metadata=changed("cores.image.inputs", ["x"]))
     refused(file, "the inputs of .*model.onnx differ from its metadata in 'x'")
@@ -166,3 +180,10 @@ def test_outputs_that_cannot_be_decoded_are_told_of(file):
     write_small(file, metadata=metadata)
     with pytest.raises(DeployError, match=r"onnxruntime cannot run images of \(1, 1, 8, 8\) .*: "):
         blendprune.runtime.load(file)([{"image": torch.rand(1, 8, 8)}])
+
+
+def test_a_name_beside_the_file_may_have_spaces_and_letters_of_any_script(file, tmp_path):
+    other = {"file": "Möbel 2.box.onnx", "inputs": ["images"], "outputs": ["scores"]}
+    write_small(file, metadata=changed("cores.box", other))
+    write_small(tmp_path / "Möbel 2.box.onnx", metadata=None, output="scores")
+    assert blendprune.runtime.load(file).family == "SemanticSegmentor"

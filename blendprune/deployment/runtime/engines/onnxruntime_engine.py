@@ -1,6 +1,6 @@
 """ONNX Runtime, on the CPU."""
 
-from ..file import package
+from ...extra import need
 from .failures import shapes_of, told_of
 
 
@@ -17,7 +17,7 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path, names, threads=None):
-        onnxruntime = package("onnxruntime")
+        [onnxruntime] = need("the engine onnxruntime", "onnxruntime")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:

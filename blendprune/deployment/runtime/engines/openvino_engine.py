@@ -1,6 +1,6 @@
 """OpenVINO, on the CPU."""
 
-from ..file import package
+from ...extra import need
 from .failures import shapes_of, told_of
 
 
@@ -17,7 +17,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, path, names, threads=None):
-        openvino = package("openvino")
+        [openvino] = need("the engine openvino", "openvino")
         # By default it rounds to bfloat16 on CPUs that have it.
         options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
