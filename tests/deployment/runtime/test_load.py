@@ -1,6 +1,7 @@
 """Files are run by either engine, and refused in one sentence if they cannot be."""
 
 import copy
+import subprocess
 import sys
 
 import pytest
@@ -187,3 +188,18 @@ def test_a_name_beside_the_file_may_have_spaces_and_letters_of_any_script(file, 
     write_small(file, metadata=changed("cores.box", other))
     write_small(tmp_path / "Möbel 2.box.onnx", metadata=None, output="scores")
     assert blendprune.runtime.load(file).family == "SemanticSegmentor"
+
+
+@pytest.mark.slow
+def test_neither_torch_pruning_nor_adelaidet_nor_compiled_operators_are_needed(file):
+    write_small(file)
+    script = f"""
+import sys
+for name in ("torch_pruning", "adet", "detectron2._C"):
+    sys.modules[name] = None
+import torch, blendprune.runtime
+[found] = blendprune.runtime.load({str(file)!r})([{{"image": torch.rand(3, 8, 8)}}])
+assert found["sem_seg"].shape == (5, 8, 8)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
