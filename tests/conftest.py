@@ -1,6 +1,7 @@
 """What every test shares: one thread, a fixed seed, and AdelaiDet where there is one."""
 
 import importlib.util
+import logging
 import os
 import sys
 
@@ -22,6 +23,17 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _logs():
+    """What a script under test does to upstream's loggers ends with the test."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "adet")]
+    before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before):
+        logger.setLevel(level)
+        logger.propagate, logger.handlers = propagate, handlers
 
 
 @pytest.fixture

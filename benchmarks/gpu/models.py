@@ -28,20 +28,21 @@ _BLENDMASK = (
 _CANDIDATES = 500
 
 
-def dense_model(name, device, small=False):
-    """Build a dense R-50 model whose batch norms have the statistics of what they see.
+def dense_model(name, device, small=False, depth=50):
+    """Build a dense model whose batch norms have the statistics of what they see.
 
     Args:
         name (str): one of :data:`MODELS`.
         device (str): where it goes.
         small (bool): a narrow model, to try the benchmark.
+        depth (int): of the ResNet, if it is not small.
 
     Returns:
         nn.Module: in eval mode.
     """
     modeling.register()
     torch.manual_seed(0)
-    cfg = _small_config(name) if small else _config(name)
+    cfg = _small_config(name) if small else _config(name, depth)
     cfg.MODEL.DEVICE = device
     model = build_model(cfg).eval()
     _spread_scores(model)
@@ -64,7 +65,7 @@ def _small_config(name):
     return small_cfg("MODEL.FCOS.NORM", "BN", "MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False)
 
 
-def _config(name):
+def _config(name, depth):
     cfg = get_cfg()
     if name == "mask_rcnn":
         cfg.merge_from_file(model_zoo.get_config_file(_MASK_RCNN))
@@ -72,8 +73,9 @@ def _config(name):
         from blendprune.modeling.blendmask_config import add_blendmask_config
 
         add_blendmask_config(cfg)
-        cfg.MODEL.RESNETS.DEPTH = 50
         cfg.merge_from_list(_BLENDMASK)
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 256 if depth >= 50 else 64
     return cfg
 
 

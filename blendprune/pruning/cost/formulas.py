@@ -94,20 +94,19 @@ _FREE = set(
     _reshape_alias _softmax _to_copy _unique2 _unsafe_view adaptive_max_pool2d
     affine_grid_generator all amax amin any arange argmax argmin avg_pool2d avg_pool3d bernoulli
     bernoulli_ bincount bucketize cat clone col2im constant_pad_nd contiguous copy copy_ cumprod
-    cumsum diag_embed embedding empty empty_like empty_strided expand_copy eye fill fill_ flip
-    full full_like gather glu hardswish hardswish_ histc im2col index index_add index_add_
-    index_copy index_fill index_put index_put_ index_select is_same_size item kthvalue
+    cumsum diag_embed embedding empty empty_like empty_strided expand_copy eye fill fill_ flip full
+    full_like gather glu hardswish hardswish_ histc im2col index index_add index_add_ index_copy
+    index_fill index_put index_put_ index_select is_same_size item kthvalue leaky_relu leaky_relu_
     lift_fresh lift_fresh_copy linalg_vector_norm linspace log_sigmoid_forward masked_fill
-    masked_fill_ masked_scatter masked_select max max_pool2d_with_indices
-    max_pool3d_with_indices mean median min mode multinomial native_dropout new_empty
-    new_empty_strided new_full new_ones new_zeros nms nonzero norm normal_ ones ones_like
-    pixel_shuffle pixel_unshuffle prod rand rand_like randint randn randn_like randperm
-    reflection_pad2d repeat repeat_interleave replication_pad2d resize_ roi_align roll rot90
-    rrelu_with_noise rrelu_with_noise_ scalar_tensor scatter scatter_ scatter_add scatter_add_
-    scatter_reduce searchsorted set_ sort split_copy split_with_sizes_copy stack std std_mean
-    sum topk tril tril_indices triu triu_indices unbind_copy unfold_copy uniform_ unique
-    unsafe_chunk unsafe_split unsafe_split_with_sizes var var_mean view_copy where zero_ zeros
-    zeros_like
+    masked_fill_ masked_scatter masked_select max max_pool2d_with_indices max_pool3d_with_indices
+    mean median min mode multinomial native_dropout new_empty new_empty_strided new_full new_ones
+    new_zeros nms nonzero norm normal_ ones ones_like pixel_shuffle pixel_unshuffle prod rand
+    rand_like randint randn randn_like randperm reflection_pad2d repeat repeat_interleave
+    replication_pad2d resize_ roi_align roll rot90 rrelu_with_noise rrelu_with_noise_ scalar_tensor
+    scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted set_ sort split_copy
+    split_with_sizes_copy stack std std_mean sum topk tril tril_indices triu triu_indices
+    unbind_copy unfold_copy uniform_ unique unsafe_chunk unsafe_split unsafe_split_with_sizes var
+    var_mean view_copy where zero_ zeros zeros_like
 """.split()
 )
 
