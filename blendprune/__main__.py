@@ -107,16 +107,28 @@ def export(args):
 
     progress = Progress() if args.json else TerminalProgress()
     if args.config_file:
-        found = export_from_config(_config(args), args.output, progress=progress)
-    elif args.weights and not args.opts:
+        cfg = _config(args)
+        mapper = find(args.mapper) if args.mapper else None
+        found = export_from_config(cfg, args.output, args.int8, mapper, progress)
+    else:
+        _refuse_without_config(args)
         modeling.register()
         import_into(get_cfg(), args.imports)
-        found = export_checkpoint(args.weights, args.output, progress=progress)
-    else:
-        what = "KEY VALUE pairs change a config" if args.weights else "there is no model to export"
-        raise ConfigError(f"{what}: give --config-file, or --weights with a pruned checkpoint")
+        found = export_checkpoint(args.weights, args.output, progress)
     print(json.dumps(found.to_dict(), indent=2) if args.json else exported_table(found))
     return 0
+
+
+def _refuse_without_config(args):
+    if not args.weights:
+        what = "there is no model to export"
+    elif args.int8:
+        what = "int8 is calibrated on the training images of a config"
+    elif args.opts:
+        what = "KEY VALUE pairs change a config"
+    else:
+        return
+    raise ConfigError(f"{what}: give --config-file, or --weights alone with a pruned checkpoint")
 
 
 def bench(args):
@@ -313,6 +325,8 @@ def _parser():
     _add_config_argument(sub, required=False)
     sub.add_argument("--weights", metavar="FILE", help="as MODEL.WEIGHTS; alone: a checkpoint")
     sub.add_argument("--output", required=True, metavar="FILE.onnx")
+    sub.add_argument("--int8", action="store_true", help="quantize, on training images")
+    _add_mapper_argument(sub)
     sub.add_argument("--json", action="store_true")
     _add_tail(sub)
     sub.set_defaults(command=export)

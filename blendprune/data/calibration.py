@@ -34,12 +34,14 @@ def training_mapper(cfg):
     return MapperOfAnyImage(cfg, True)
 
 
-def calibration_batches(cfg, mapper=None):
-    """Read ``PRUNER.CALIBRATION_IMAGES`` training images, augmented as for training.
+def calibration_batches(cfg, mapper=None, images=None, otherwise=None):
+    """Read training images, augmented as for training, spread over the data sets.
 
     Args:
         cfg (CfgNode): with DATASETS.TRAIN registered.
         mapper (Callable): called as ``mapper(cfg, True)``; None: :func:`training_mapper`.
+        images (int): how many. None: ``PRUNER.CALIBRATION_IMAGES``.
+        otherwise (str): what to do without images, for the message. None: of pruning.
 
     Returns:
         list[list[dict]]: batches in detectron2's format, with ``"instances"``.
@@ -50,7 +52,8 @@ def calibration_batches(cfg, mapper=None):
     from detectron2.data import build_detection_train_loader
     from detectron2.utils.env import seed_all_rng
 
-    per_batch = max(1, min(cfg.SOLVER.IMS_PER_BATCH, cfg.PRUNER.CALIBRATION_IMAGES, 8))
+    images = images or cfg.PRUNER.CALIBRATION_IMAGES
+    per_batch = max(1, min(cfg.SOLVER.IMS_PER_BATCH, images, 8))
     seed_all_rng(max(cfg.SEED, 0))
     try:
         loader = build_detection_train_loader(
@@ -60,12 +63,17 @@ def calibration_batches(cfg, mapper=None):
             num_workers=0,
         )
         batches = iter(loader)
-        return [next(batches) for _ in range(-(-cfg.PRUNER.CALIBRATION_IMAGES // per_batch))]
+        return [next(batches) for _ in range(-(-images // per_batch))]
     except (KeyError, OSError, AssertionError, ValueError) as error:
         # A sensitivity needs the importance that it was measured with.
-        or_else = ", or use PRUNER.IMPORTANCE magnitude, which needs no data."
+        free = (
+            ""
+            if cfg.PRUNER.SENSITIVITY
+            else "or use PRUNER.IMPORTANCE magnitude, which needs no data"
+        )
+        otherwise = free if otherwise is None else otherwise
         raise ConfigError(
             f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
             f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS"
-            f"{'.' if cfg.PRUNER.SENSITIVITY else or_else}"
+            f"{otherwise and ', '}{otherwise}."
         ) from None

@@ -2,17 +2,25 @@
 
 from ..checkpoint.build import build_trained
 from ..checkpoint.loading import load
-from ..deployment.export import check_path, export
+from ..checks import check_count
+from ..data.calibration import calibration_batches
+from ..deployment.export import IMAGES, check_path, export
 from ..errors import ConfigError
 from ..progress import Progress
 
+_KEY = "PRUNER.CALIBRATION_IMAGES"
 
-def export_from_config(cfg, path, progress=None):
+
+def export_from_config(cfg, path, int8=False, mapper=None, progress=None):
     """Export the model at ``MODEL.WEIGHTS``; a pruned model keeps its widths.
 
     Args:
         cfg (CfgNode): config of the trained model.
         path (str): as for :func:`blendprune.export`.
+        int8 (bool): as for :func:`blendprune.export`, on training images: 128, or
+            ``PRUNER.CALIBRATION_IMAGES`` if these are more.
+        mapper (Callable): dataset mapper of the training, called as ``mapper(cfg, True)``; None:
+            the one that upstream's training scripts have for the architecture.
         progress (Progress): hears of the stages.
 
     Returns:
@@ -26,7 +34,19 @@ def export_from_config(cfg, path, progress=None):
     check_path(path)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model, or pass --weights")
-    return _export(lambda: build_trained(cfg), cfg.MODEL.WEIGHTS, path, progress)
+    progress = progress or Progress()
+
+    def read():
+        images = max(IMAGES, check_count(_KEY, cfg.PRUNER.CALIBRATION_IMAGES))
+        progress.stage(f"reading {images} images of {', '.join(cfg.DATASETS.TRAIN)}")
+        return {
+            "int8": True,
+            "data": calibration_batches(cfg, mapper, images, "or export without int8"),
+            "images": images,
+        }
+
+    more = read() if int8 else {}
+    return _export(lambda: build_trained(cfg), cfg.MODEL.WEIGHTS, path, progress, **more)
 
 
 def export_checkpoint(weights, path, progress=None):
@@ -45,12 +65,11 @@ def export_checkpoint(weights, path, progress=None):
         DeployError: the model cannot be exported.
     """
     check_path(path)
-    return _export(lambda: load(weights, device="cpu"), weights, path, progress)
+    return _export(lambda: load(weights, device="cpu"), weights, path, progress or Progress())
 
 
-def _export(build, weights, path, progress):
-    progress = progress or Progress()
+def _export(build, weights, path, progress, **more):
     progress.stage(f"loading {weights}")
     model = build()
     progress.stage("exporting and checking")
-    return export(model, path)
+    return export(model, path, **more)

@@ -1,24 +1,33 @@
 """The one call: a model as ONNX files that an engine runs, checked before they are in place."""
 
 import contextlib
+import dataclasses
 import logging
 import os
 import shutil
 import tempfile
 
-from ...errors import ConfigError
+from ...checks import check_count
+from ...errors import ConfigError, DeployError
+from ...pruning.scores.batches import first_batches
+from ...wrappers import given_model
 from ..cores import cores_of, pack_metadata
 from ..cores.metadata import KEY
 from ..deploy import deploy
 from ..extra import need
 from .check import check_file
 from .exported import Exported, ExportedCore
+from .inputs import core_inputs
+from .int8 import quantize_file
 from .onnx_model import save, to_onnx
 
 _log = logging.getLogger(__name__)
 
+#: Calibration images for int8. 30 are too few: the ranges of rare images are missed.
+IMAGES = 128
 
-def export(model, path, example_inputs=None):
+
+def export(model, path, example_inputs=None, *, int8=False, data=None, images=IMAGES):
     """Write a model as ONNX, for onnxruntime, OpenVINO and others.
 
     The files hold the tensor core, with batch norms folded, for any number of images of any size.
@@ -34,6 +43,10 @@ def export(model, path, example_inputs=None):
             stays unchanged.
         path (str): of the first file, ``"model.onnx"``. Existing files are replaced.
         example_inputs (list[dict]): as of :func:`blendprune.deploy`, which folds the norms.
+        int8 (bool): quantize convs and linears. The first conv stays in float, and every layer
+            without which the outputs differ too much from the float model's.
+        data (Iterable): batches in detectron2's format for int8, such as a training loader.
+        images (int): of ``data``, at most.
 
     Returns:
         Exported: files, sizes, inputs and outputs, differences.
@@ -44,6 +57,7 @@ def export(model, path, example_inputs=None):
             package is missing.
     """
     path = check_path(path)
+    calibration = _calibration(model, int8, data, images)
     need("the export to ONNX", "onnx", "onnxscript", "onnxruntime")
     found = cores_of(deploy(model, example_inputs, channels_last=False).cpu())
     files = core_files(path, found.cores)
@@ -56,11 +70,47 @@ def export(model, path, example_inputs=None):
                 model_of_core.metadata_props[KEY] = pack_metadata(found, others)
             save(model_of_core, os.path.join(folder, files[name]))
             written.append(_describe(name, core, model_of_core, path, folder, files[name]))
+        if calibration:
+            written = _to_int8(written, folder, calibration)
     for each in written:
         _log.info(
             "%s: the core %r, %d bytes, opset %d", each.file, each.core, each.bytes, each.opset
         )
     return Exported(found.family, written)
+
+
+def _calibration(model, int8, data, images):
+    """The images for int8, one a dict."""
+    if not isinstance(int8, bool):
+        raise ConfigError(f"int8 is {int8!r}: pass True or False")
+    check_count("images", images)
+    if not int8:
+        return None
+    if data is None:
+        raise ConfigError(
+            "int8 is calibrated on images: pass data=, batches as detectron2's loaders give them"
+        )
+    found = sum(first_batches(data, given_model(model), images), [])
+    if len(found) < IMAGES:
+        _log.warning("int8 is calibrated on %d images; %d are better", len(found), IMAGES)
+    return found
+
+
+def _to_int8(written, folder, images):
+    """Quantize the files of an export in place, on what its cores see of the images."""
+    path = os.path.join(folder, os.path.basename(written[0].file))
+    inputs, quantized = core_inputs(path, images), []
+    for each in written:
+        file = os.path.join(folder, os.path.basename(each.file))
+        if not inputs[each.core]:
+            raise DeployError(
+                f"no calibration image reaches the core {each.core!r}, because nothing is detected "
+                "on them: pass images that show objects"
+            )
+        facts = quantize_file(file, file, inputs[each.core], each.core, each is written[0])
+        size = os.path.getsize(file)
+        quantized.append(dataclasses.replace(each, bytes=size, int8=facts))
+    return quantized
 
 
 def check_path(path):

@@ -16,8 +16,10 @@ class ExportedCore:
         opset (int): version of ONNX's operators.
         inputs (dict[str, list]): name → shape; a name in a shape is a dimension that varies.
         outputs (dict[str, list]): the same.
-        difference (float): the largest one to PyTorch, relative to the largest number of an output.
-        int8 (dict): empty for a float file; else see :class:`blendprune.deployment.export.int8`.
+        difference (float): the largest one to PyTorch, relative to the largest number of an output;
+            of int8, before it is quantized.
+        int8 (dict): empty for a float file; else what
+            :func:`blendprune.deployment.export.int8.quantize_file` returns.
     """
 
     core: str
@@ -73,5 +75,16 @@ def exported_table(exported):
         for core in exported.cores
     ]
     headers = ("file", "core", "MB", "opset", "inputs", "outputs", "difference")
+    lines = [_int8_line(core) for core in exported.cores if core.int8]
     align = ("left", "left", "right", "right", "left", "right", "right")
-    return tabulate(rows, headers, disable_numparse=True, colalign=align)
+    return "\n".join([tabulate(rows, headers, disable_numparse=True, colalign=align), *lines])
+
+
+def _int8_line(core):
+    facts = core.int8
+    worst = max(facts["errors"], key=facts["errors"].get)
+    return (
+        f"{core.core}: int8 from {facts['inputs']} inputs, {len(facts['float'])} of "
+        f"{facts['layers']} layers in float, {worst} has the largest error "
+        f"({facts['errors'][worst]:.2g} of its variance)"
+    )

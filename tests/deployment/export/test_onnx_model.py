@@ -10,7 +10,7 @@ from blendprune.deployment.export.check import check_file
 from tests.helpers.exportable import core_of_images, core_of_regions
 
 
-def test_regions_may_be_none_one_or_many(tmp_path):
+def test_regions_may_be_one_or_many(tmp_path):
     core, path = core_of_regions(), str(tmp_path / "regions.onnx")
     onnx_model.save(onnx_model.to_onnx(core, "regions"), path)
     assert check_file(path, core, "regions") < 1e-4
