@@ -1,5 +1,10 @@
-"""SOLOv2 of AdelaiDet: categories and kernels of the cells of grids, and one map of masks."""
+"""SOLOv2 of AdelaiDet: categories and kernels of the cells of grids, and one map of masks.
 
+The heads run here layer by layer: upstream's own forward makes coordinates by ``torch.linspace``,
+whose length an exporter fixes.
+"""
+
+import torch
 from torch.nn import functional as F
 
 from . import schema
@@ -40,8 +45,8 @@ class SOLOv2(Family):
         levels, mask_levels = list(model.instance_in_features), list(model.mask_in_features)
 
         def heads(core, features):
-            found = core.ins_head(_split([features[level] for level in levels]))
-            masks = core.mask_head([features[level] for level in mask_levels])
+            found = _grids(core.ins_head, _split([features[level] for level in levels]))
+            masks = _masks(core.mask_head, [features[level] for level in mask_levels])
             return [*(each for kind in found for each in kind), masks]
 
         parts = {"ins_head": model.ins_head, "mask_head": model.mask_head}
@@ -61,6 +66,36 @@ class SOLOv2(Family):
             "min_score": float(model.update_threshold),
             "max_detections": int(model.max_per_img),
         }
+
+
+def _grids(head, maps):
+    """Categories and kernels of each level: two lists of maps of the size of its grid."""
+    categories, kernels = [], []
+    for x, grid in zip(maps, head.num_grids):
+        x = F.interpolate(_with_coordinates(x), size=(grid, grid), mode="bilinear")
+        kernels.append(head.kernel_pred(head.kernel_tower(x)))
+        categories.append(head.cate_pred(head.cate_tower(x[:, :-2])))
+    return categories, kernels
+
+
+def _masks(head, maps):
+    """The map that kernels are convolved with, as large as the finest level."""
+    total = 0
+    for i, (convs, x) in enumerate(zip(head.convs_all_levels, maps)):
+        total = total + convs(_with_coordinates(x) if i == 3 else x)
+    return head.conv_pred(total)
+
+
+def _with_coordinates(x):
+    """Maps (N, C, H, W) with two more channels: x and y, from -1 to 1."""
+    across, down = (_from_minus_one(x.shape[dim], x) for dim in (3, 2))
+    shape = (x.shape[0], 1, x.shape[2], x.shape[3])
+    return torch.cat([x, across.expand(shape), down[:, None].expand(shape)], dim=1)
+
+
+def _from_minus_one(count, like):
+    numbers = torch.arange(count, dtype=like.dtype, device=like.device)
+    return numbers / numbers[-1:].clamp(min=1) * 2 - 1
 
 
 def _split(maps):

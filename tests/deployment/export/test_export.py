@@ -102,18 +102,6 @@ def test_the_runtime_gives_from_the_file_what_the_model_gives(exported, engine):
     assert_same_results(wanted, found)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["cascade", "panoptic"])
-def test_the_runtime_runs_the_cores_of_regions(zoo_model, tmp_path, family):
-    model, images = zoo_model(family)
-    blendprune.export(model, tmp_path / "model.onnx", images)
-    images = two_sizes(images)
-    for engine in ("onnxruntime", "openvino"):
-        detector = blendprune.runtime.load(tmp_path / "model.onnx", engine, threads=1)
-        with torch.no_grad():
-            assert_same_results(model(images), detector(images))
-
-
 def test_an_export_replaces_an_older_one_whole(overlay, tmp_path):
     model = settled(one_level_retinanet())
     path = tmp_path / "model.onnx"
@@ -161,7 +149,7 @@ def test_every_norm_exports(registered, tmp_path, towers, rest):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["mask-fpn", "mask-c4", "keypoint"])
+@pytest.mark.parametrize("family", ["panoptic", "mask-c4", "keypoint"])
 def test_regions_get_files_of_their_own(zoo_model, tmp_path, family):
     model, images = zoo_model(family, prune=pruned)
     found = blendprune.export(model, tmp_path / "model.onnx", images)
@@ -173,3 +161,8 @@ def test_regions_get_files_of_their_own(zoo_model, tmp_path, family):
     assert all(core.difference < 1e-4 for core in found.cores)
     [text] = [p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props]
     assert [each.file for each in read_metadata(text).cores.values()] == [None, *files[1:]]
+    images = two_sizes(images)
+    for engine in ("onnxruntime", "openvino"):
+        detector = blendprune.runtime.load(tmp_path / "model.onnx", engine, threads=1)
+        with torch.no_grad():
+            assert_same_results(model(images), detector(images))
