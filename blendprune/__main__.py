@@ -275,6 +275,15 @@ def _count(text):
     return int(text)
 
 
+def _multiple(text):
+    try:
+        return text if text == "auto" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number, write 16, or auto"
+        ) from None
+
+
 def _parser():
     parser = _Parser(prog="blendprune", description=blendprune.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -406,6 +415,12 @@ def _add_layer_arguments(sub):
         metavar=("PATTERN", "X"),
         help="fraction of the channels to remove there; repeatable, the last one counts",
     )
+    sub.add_argument(
+        "--round-to",
+        type=_multiple,
+        metavar="N",
+        help="widths become multiples of N; 1: any; auto (default): what the device runs well",
+    )
 
 
 def _add_tail(sub):
@@ -431,12 +446,17 @@ def _config(args):
     with explained("the flags", cfg):
         for name, value in flags.items():
             cfg.merge_from_list([f"PRUNER.{name.upper()}", value])
+    if getattr(args, "round_to", None) is not None:
+        cfg.PRUNER.ROUND_TO = args.round_to
     cfg.PRUNER.LEVELS = getattr(args, "level", None) or cfg.PRUNER.LEVELS
     # Layers of the command line are added behind those of the file.
     cfg.PRUNER.IGNORED_LAYERS = [*cfg.PRUNER.IGNORED_LAYERS, *getattr(args, "ignore", ())]
     cfg.PRUNER.PRUNING_RATIO_DICT = [*cfg.PRUNER.PRUNING_RATIO_DICT, *ratios]
     if getattr(args, "weights", None) is not None:
         cfg.MODEL.WEIGHTS = args.weights
+    if "PRUNER.ROUND_TO" in args.opts[::2]:
+        # yacs lets no word replace a number, but either may replace None.
+        cfg.PRUNER.ROUND_TO = None
     with explained("the KEY VALUE pairs", cfg):
         cfg.merge_from_list(args.opts)
     return cfg

@@ -92,7 +92,10 @@ def test_prune_writes_weights_config_and_report(trained, capsys):
         assert 0 < report[key]["after"] and 0 < report[key]["before"]
     assert 0.49 <= report["flops"]["after"] / report["flops"]["before"] <= 0.5
     assert report["wall_s"] > 0
-    assert "FLOPs" in capsys.readouterr().out
+    assert report["round_to"]["auto"] is True
+    words = f"multiples of {report['round_to']['multiple']} (auto: {report['round_to']['reason']})"
+    printed = capsys.readouterr().out
+    assert "FLOPs" in printed and f"widths: {words}" in printed and f", widths {words}: " in printed
 
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["MODEL"]["FINETUNE"] is True and config["MODEL"]["PRUNE"] is False
@@ -162,7 +165,7 @@ def test_a_pruned_model_can_be_pruned_again(trained, capsys):
     said = f"one/model_pruned.pth (already pruned: {left:.3f} of the dense one's FLOPs)"
     shown = capsys.readouterr().out
     assert f"before: the model at {trained}/{said}" in shown
-    assert f"of the FLOPs of the model at {trained}/{said}: " in shown
+    assert f"of the FLOPs of the model at {trained}/{said}, widths " in shown
 
 
 def test_the_config_node_sets_what_a_flag_sets_and_the_tail_wins(trained):
@@ -186,7 +189,7 @@ def test_plan_prints_groups_reasons_and_reach_without_weights(trained, capsys):
     assert _plan(trained, "--json", "--ignore", "backbone.bottom_up.res3*") == 0
     found = json.loads(capsys.readouterr().out)
     totals = {"flops", "params", "activations"}
-    assert found.keys() == {"groups", "notes", "uncounted_operators", *totals}
+    assert found.keys() == {"groups", "notes", "uncounted_operators", "round_to", *totals}
     reasons = {group["root"]: group["frozen_reason"] for group in found["groups"]}
     assert reasons["backbone.bottom_up.res3.0.conv1"] == "ignored by 'backbone.bottom_up.res3*'"
 
@@ -201,6 +204,28 @@ def test_plan_of_a_pruned_checkpoint_has_its_widths(trained, capsys, finetune):
     found = json.loads(capsys.readouterr().out)
     assert found["flops"]["now"] == report["flops"]["after"]
     assert found["params"]["now"] == report["params"]["after"]
+
+
+def test_a_rounding_by_flag_by_file_and_by_tail(trained, capsys):
+    def rounding(*args):
+        assert _plan(trained, "--json", *args) == 0
+        return json.loads(capsys.readouterr().out)["round_to"]
+
+    auto = rounding()
+    assert auto["auto"] and auto["multiple"] in (8, 16) and "float32" in auto["reason"]
+    assert rounding("--round-to", "auto") == auto
+    given = {"multiple": 24, "auto": False, "reason": ""}
+    assert rounding("--round-to", 24) == rounding("PRUNER.ROUND_TO", 24) == given
+    assert rounding("--round-to", 24, "PRUNER.ROUND_TO", "auto") == auto
+
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["PRUNER"]["ROUND_TO"] is None
+    for value, found in ((24, given), ("auto", auto), (0, {**given, "multiple": 1})):
+        config["PRUNER"]["ROUND_TO"] = value
+        (trained / "config.yaml").write_text(yaml.safe_dump(config))
+        assert rounding() == found
+        assert rounding("PRUNER.ROUND_TO", 24) == rounding("--round-to", 24) == given
+        assert rounding("PRUNER.ROUND_TO", "auto") == rounding("PRUNER.ROUND_TO", None) == auto
 
 
 def test_ratios_and_patterns_by_flag_by_file_and_by_tail(trained):

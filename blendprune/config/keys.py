@@ -60,8 +60,9 @@ def add_prune_config(cfg):
     pruner.setdefault("ROUNDS", 0)
     # Earlier targets of the same kind. Each is reached in ROUNDS rounds and saved as a checkpoint.
     pruner.setdefault("LEVELS", [])
-    # Prune to widths that are multiples of this number. 0: any width.
-    pruner.setdefault("ROUND_TO", 0)
+    # Prune to widths that are multiples of this number; 1: any width. None or "auto": the multiple
+    # that MODEL.DEVICE runs well.
+    pruner.setdefault("ROUND_TO", None)
     # Largest fraction of its channels that any layer may lose.
     pruner.setdefault("MAX_PRUNING_RATIO", 0.9)
     # Modules that keep their output width, as names or glob patterns: ["*.fpn_output*"].

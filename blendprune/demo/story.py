@@ -132,6 +132,7 @@ def _run(output, opts, num_train, num_test):
         "params": pruned["params"],
         "latency_ms": latency,
         "ap": {"dense": dense_ap, "pruned": pruned_ap, "finetuned": tuned_ap},
+        "round_to": pruned["round_to"],
         "reloaded_identical": are_identical(found["after"], again),
         "stages_s": clock.seconds,
         "threads": torch.get_num_threads(),

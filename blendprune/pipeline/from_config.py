@@ -20,6 +20,7 @@ from ..errors import error_line
 from ..files import make_writable, staged
 from ..progress import Progress
 from ..pruning.cost.latency import compare_latency
+from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
 from ..wrappers import plain_state, unwrap
 from .finetune import finetune_config
@@ -116,7 +117,10 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
         report["wall_s"] = round(time.perf_counter() - start, 1)
         _write(folder, model, tuning, report)
         kept = report["flops"]["after"] / report["flops"]["before"]
-        progress.stage(f"{kept:.3f} of the FLOPs of {reference_words(reference)}: {folder}")
+        progress.stage(
+            f"{kept:.3f} of the FLOPs of {reference_words(reference)}, widths "
+            f"{rounding_words(report['round_to'])}: {folder}"
+        )
         return report
 
     result = pruning.prune(

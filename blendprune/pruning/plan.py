@@ -10,6 +10,7 @@ from .graph.inputs import example_inputs_for
 from .graph.proof import proven_graph
 from .scores import first_batches
 from .search.options import PruningOptions
+from .search.rounding import AUTO, rounding_words
 from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.entry import entry_point
 from .tracing.snapshot import Snapshot
@@ -26,7 +27,8 @@ class GroupPlan:
     Attributes:
         root (str): name of the layer that the group is named after.
         width (int): channels now.
-        min_width (int): the smallest width that it may take; ``width`` if that stays.
+        min_width (int): the smallest width that it may take in these steps; ``width`` if that
+            stays.
         max_width (int): the largest that it may take below ``width``; ``width`` if that stays.
         step (int): every multiple of it from ``min_width`` to ``max_width`` is allowed; 0 if the
             width stays.
@@ -66,6 +68,8 @@ class PruningPlan:
             for all; operators that count as 0 FLOPs. Groups say themselves why they stay.
         uncounted_operators (list[str]): operators without a FLOPs formula; see
             :func:`blendprune.register_flops`.
+        round_to (dict): what new widths are multiples of: ``"multiple"``, ``"auto"`` (whether the
+            device decided), ``"reason"``. ``step`` of a group may be finer, or coarser.
     """
 
     groups: list
@@ -74,6 +78,7 @@ class PruningPlan:
     activations: dict
     notes: list = field(default_factory=list)
     uncounted_operators: list = field(default_factory=list)
+    round_to: dict = field(default_factory=dict)
 
     def to_dict(self):
         """The plan as JSON-ready data."""
@@ -85,7 +90,7 @@ def plan(
     model,
     example_inputs=None,
     *,
-    round_to=None,
+    round_to=AUTO,
     max_pruning_ratio=0.9,
     ignored_layers=(),
     pruning_ratio_dict=None,
@@ -113,6 +118,7 @@ def plan(
         max_pruning_ratio=max_pruning_ratio,
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
+        device=next(model.parameters()).device,
     )
     batches = None if data is None else first_batches(data, model, images=_IMAGES)
     inputs = example_inputs_for(model, example_inputs, batches)
@@ -130,7 +136,10 @@ def plan(
         total = total_costs(model, counts)
     finally:
         snapshot.restore()
-    start, smallest = end_widths(groups, [group.width for group in groups], options)
+    dense = [group.width for group in groups]
+    start, _ = end_widths(groups, dense, options)
+    # prune takes finer steps where a target needs them.
+    _, smallest = end_widths(groups, dense, options.and_finer()[-1])
     own = _own(groups, counts.flops, parameters)
     order = {name: place for place, name in enumerate(graph.names.values())}
     notes = graph.notes + [note for group in groups for note in group.notes]
@@ -144,6 +153,7 @@ def plan(
         ),
         notes=notes + ratio_notes(groups, options) + counts.notes(),
         uncounted_operators=list(counts.uncounted),
+        round_to=options.rounding.to_dict(),
         **{unit: {"now": total[unit], "min": round(costs.cost(unit, smallest))} for unit in total},
     )
 
@@ -206,6 +216,8 @@ def plan_table(plan):
         params (M)        44.34   0.50        0.011
         activations (M)  221.40  24.08        0.109
 
+        widths: multiples of 16 (auto: AVX-512, float32)
+
     A group is named after one of its layers. ``layers`` counts all layers that lose the channel,
     those that read it included. ``FLOPs %`` is the share of the layers that make it.
 
@@ -231,6 +243,7 @@ def plan_table(plan):
         _table(rows, "group", "width", "min … max", "layers", "FLOPs %"),
         tabulate(frozen, ("frozen", "width", "reason")) if frozen else "",
         _table(totals, "", "now", "min", "min / now"),
+        f"widths: {rounding_words(plan.round_to)}",
         "\n".join(f"- {note}" for note in plan.notes),
     ]
     return "\n\n".join(part for part in parts if part)

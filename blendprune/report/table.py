@@ -2,6 +2,7 @@
 
 from tabulate import tabulate
 
+from ..pruning.search.rounding import rounding_words
 from .reference import reference_words, was_pruned
 
 _METRICS = {
@@ -28,13 +29,14 @@ def report_table(report):
         mask AP           80.1      55.3          79.4      -0.7
         box AP            85.0      60.2          84.6      -0.4
 
+        widths: multiples of 16 (auto: AVX-512, float32)
         2 threads on cpu; 9.5 min in all; reloaded in a new process: identical
 
     Args:
         report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
             ``after``; optionally ``wall_s``, ``ap``, ``threads``, ``device``,
-            ``reloaded_identical``, ``notes``, ``relative_to``: with a model that was pruned before,
-            the first column is "before" instead of "dense".
+            ``reloaded_identical``, ``notes``, ``round_to``, ``relative_to``: with a model that was
+            pruned before, the first column is "before" instead of "dense".
 
     Returns:
         str: several lines, without a trailing line break.
@@ -57,7 +59,12 @@ def report_table(report):
     headers = ["", first, "pruned", *(["fine-tuned"] if tuned else []), "change"]
     align = ["left"] + ["right"] * (len(headers) - 1)
     table = tabulate(rows, headers, disable_numparse=True, colalign=align)
-    lines = [f"before: {reference_words(reference)}" if again else "", _facts(report)]
+    rounding = report.get("round_to")
+    lines = [
+        f"before: {reference_words(reference)}" if again else "",
+        f"widths: {rounding_words(rounding)}" if rounding else "",
+        _facts(report),
+    ]
     facts = "\n".join(filter(None, lines))
     notes = [f"- {note}" for note in report.get("notes", [])]
     return "\n".join([table, *(["", facts] if facts else []), *(["", *notes] if notes else [])])

@@ -10,6 +10,7 @@ from ..config.target import Target
 from ..errors import ConfigError, PruningError
 from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
+from ..pruning.search.rounding import AUTO, rounding_words
 from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
 from ..structure.widths import restructure
@@ -63,7 +64,7 @@ class GradualPruning(HookBase):
         reconstruct=True,
         global_pruning=True,
         isomorphic=False,
-        round_to=None,
+        round_to=AUTO,
         max_pruning_ratio=0.9,
         ignored_layers=(),
         pruning_ratio_dict=None,
@@ -109,6 +110,7 @@ class GradualPruning(HookBase):
                 f"{self.trainer.max_iter}: set its end lower"
             )
         model = unwrap(self.trainer.model)
+        self.options = dataclasses.replace(self.options, device=next(model.parameters()).device)
         self.options.check_layers(model)
         batches = None
         if is_data_driven(build_importance(self.options.importance)):
@@ -187,9 +189,10 @@ class GradualPruning(HookBase):
         kept = {unit: totals[unit] / dense for unit, dense in run.dense.items()}
         self.trainer.storage.put_scalars(**{f"kept_{unit}": x for unit, x in kept.items()})
         _log.info(
-            "iteration %d: pruned to %s",
+            "iteration %d: pruned to %s; widths %s",
             self.trainer.iter + 1,
             ", ".join(f"{x:.3f} of the {unit}" for unit, x in kept.items()),
+            rounding_words(run.rounding.to_dict()),
         )
         if due == len(self.times):
             run.check(self.target)

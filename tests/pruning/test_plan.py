@@ -59,6 +59,7 @@ def test_it_is_the_models_cost_and_lists_each_layer(planned, images):
 
 @pytest.mark.parametrize("how", [{}, {"round_to": 24}, {"max_pruning_ratio": 0.4}])
 def test_what_it_says_can_be_reached_can_be_reached(planned, images, how):
+    how = {"round_to": 1, **how}
     model, plan = planned(*WIDE, **how)
     least = plan.flops["min"] / plan.flops["now"]
     with pytest.raises(TargetUnreachable):
@@ -84,6 +85,23 @@ def test_widths_come_in_steps_and_stays_has_a_reason(planned):
     _, plan = planned(*WIDE, round_to=256)
     stem = group_of(plan, "backbone.bottom_up.stem.conv1")
     assert stem.frozen_reason.startswith("no smaller width is allowed") and stem.step == 0
+
+
+def test_the_rounding_is_named_and_narrow_layers_are_free(planned, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    _, plan = planned(*WIDE)
+    assert plan.to_dict()["round_to"] == {
+        "multiple": 16,
+        "auto": True,
+        "reason": "AVX-512, float32",
+    }
+    res3 = group_of(plan, f"{RES3}.0.conv1")
+    assert (res3.width, res3.min_width, res3.max_width, res3.step) == (128, 16, 112, 16)
+    stem = group_of(plan, "backbone.bottom_up.stem.conv1")
+    assert (stem.width, stem.min_width, stem.max_width, stem.step) == (64, 7, 63, 1)
+    assert "widths: multiples of 16 (auto: AVX-512, float32)" in plan_table(plan).splitlines()
+    # prune reaches what free widths reach.
+    assert plan.flops["min"] == planned(*WIDE, round_to=1)[1].flops["min"]
 
 
 def test_a_member_that_is_ignored_is_named(planned):

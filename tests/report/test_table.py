@@ -45,6 +45,13 @@ def test_the_demo_report_has_the_ap_of_every_stage_and_its_difference():
     assert lines[-1] == "2 threads on cpu; 9.5 min in all; reloaded in a new process: identical"
 
 
+def test_the_rounding_of_the_widths_is_named():
+    rounding = {"multiple": 16, "auto": True, "reason": "AVX-512, float32"}
+    lines = report_table({**DEMO, "round_to": rounding}).splitlines()
+    assert lines[-2] == "widths: multiples of 16 (auto: AVX-512, float32)"
+    assert "widths" not in report_table(DEMO)
+
+
 def test_a_model_that_was_pruned_before_is_not_called_dense():
     reference = {"weights": "one/model_pruned.pth", "flops": 0.7, "params": 0.3}
     lines = report_table({**PRUNED, "relative_to": reference}).splitlines()

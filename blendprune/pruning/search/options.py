@@ -1,13 +1,16 @@
 """How to prune: one validated set of options for every entry point."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from ...checks import check_count
 from ...config.target import check_fraction
 from ...errors import ConfigError
 from ..graph.layer_patterns import resolve_layers, resolve_ratios
 from ..scores import build_importance, check_normalizer
+from .rounding import AUTO, check_round_to, choose_rounding
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,11 @@ class PruningOptions:
     Attributes:
         importance (str | Callable), normalize (str | None), reconstruct (bool),
         global_pruning (bool), isomorphic (bool): how channels are chosen.
-        round_to (int): new widths are multiples of it; None and 0 count as 1.
+        round_to (int | str | Rounding): new widths are multiples of it; ``"auto"``: of what the
+            device runs well.
         max_pruning_ratio (float): no group loses more than this fraction of its dense width.
         ignored_layers (Sequence), pruning_ratio_dict (dict | None): settings of single layers.
+        device (torch.device | str): of the model; it decides what ``"auto"`` is.
 
     Raises:
         ConfigError: an option is invalid.
@@ -33,10 +38,11 @@ class PruningOptions:
     reconstruct: bool = True
     global_pruning: bool = True
     isomorphic: bool = False
-    round_to: int = 1
+    round_to: int | str = AUTO
     max_pruning_ratio: float = 0.9
     ignored_layers: tuple = ()
     pruning_ratio_dict: dict | None = None
+    device: torch.device | str = "cpu"
 
     def __post_init__(self):
         build_importance(self.importance)
@@ -45,11 +51,24 @@ class PruningOptions:
             "reconstruct": _check_flag("reconstruct", self.reconstruct),
             "global_pruning": _check_flag("global_pruning", self.global_pruning),
             "isomorphic": _check_flag("isomorphic", self.isomorphic),
-            "round_to": _check_round_to(self.round_to),
+            "round_to": check_round_to(self.round_to),
             "max_pruning_ratio": _check_max_pruning_ratio(self.max_pruning_ratio),
         }
         for name, value in valid.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def rounding(self):
+        """What new widths are multiples of (Rounding)."""
+        return choose_rounding(self.round_to, self.device)
+
+    def and_finer(self):
+        """These options and, if the device decides on the rounding, those with finer steps.
+
+        Returns:
+            list[PruningOptions]: coarsest first.
+        """
+        return [replace(self, round_to=each) for each in self.rounding.and_finer()]
 
     def check_target(self, target):
         """Refuse a target that no group may reach.
@@ -93,11 +112,6 @@ def check_rounds(rounds):
     if rounds in (None, 0):
         return None
     return check_count("rounds", rounds, "leave it out for as few as are good")
-
-
-def _check_round_to(round_to):
-    round_to = 1 if round_to in (None, 0) else round_to
-    return check_count("round_to", round_to, "leave it out for any width")
 
 
 def _check_flag(name, value):

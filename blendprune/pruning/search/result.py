@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 
 from tabulate import tabulate
 
+from .rounding import rounding_words
+
 
 @dataclass
 class PruningReport:
@@ -21,6 +23,8 @@ class PruningReport:
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
         uncounted_operators (list[str]): operators without a FLOPs formula; see
             :func:`blendprune.register_flops`.
+        round_to (dict): what new widths are multiples of: ``"multiple"``, ``"auto"`` (whether the
+            device decided), ``"reason"``.
     """
 
     flops: dict
@@ -31,6 +35,7 @@ class PruningReport:
     wall_s: float = 0.0
     latency_ms: dict = field(default_factory=dict)
     uncounted_operators: list = field(default_factory=list)
+    round_to: dict = field(default_factory=dict)
 
     def to_dict(self):
         """The report as JSON-ready data."""
@@ -50,6 +55,8 @@ def pruning_table(report):
         backbone.bottom_up.stem.conv1         64       32  50 %
         …
 
+        widths: multiples of 16 (auto: AVX-512, float32)
+
     Args:
         report (PruningReport): from :func:`blendprune.prune`.
 
@@ -68,7 +75,8 @@ def pruning_table(report):
         for name, widths in report.layers.items()
         if widths["before"] != widths["after"]
     ]
-    return tabulate(rows, headers=["", "before", "after", "kept"])
+    table = tabulate(rows, headers=["", "before", "after", "kept"])
+    return f"{table}\n\nwidths: {rounding_words(report.round_to)}" if report.round_to else table
 
 
 def _row(name, values, unit):

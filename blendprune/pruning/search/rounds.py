@@ -48,6 +48,7 @@ class PruningRun:
     Attributes:
         dense (dict[str, int]): costs of the model at the start, by unit.
         notes (list[str]): what does not take part, and why.
+        rounding (Rounding): of the widths; finer where a note says so.
         kept (KeptEntries | None): of every parameter, since the start or :meth:`begin_interval`;
             None where nothing must follow the parameters.
     """
@@ -55,7 +56,7 @@ class PruningRun:
     def __init__(self, model, inputs, options, batches=None, sensitivity=None):
         self.model, self.inputs, self.options = model, inputs, options
         self.batches, self.sensitivity = batches, sensitivity
-        self.notes = []
+        self.notes, self.rounding = [], options.rounding
         self.kept = KeptEntries() if self._wants_reconstruction() else None
         # Made right before the first pruning: it reads the features of the dense model.
         self._reconstruction = None
@@ -150,7 +151,7 @@ class PruningRun:
             raise TargetUnreachable(
                 f"{target.kind} {target.value} cannot be met within {TOLERANCE:.0%}: the nearest "
                 f"widths that are allowed give {now:.3f} of the dense model's {target.unit}; ask "
-                "for that, or lower round_to",
+                f"for that{self._or_lower_round_to}",
                 now,
             )
 
@@ -188,6 +189,7 @@ class PruningRun:
             notes=self.notes,
             latency_ms=self.latency,
             uncounted_operators=list(self._counts.uncounted),
+            round_to=self.rounding.to_dict(),
         )
 
     def begin_interval(self):
@@ -263,12 +265,20 @@ class PruningRun:
         else:
             self._check_reach(target, goal, groups, dense, partial(costs.cost, target.unit))
         scores = self._scores(target, groups, dense, costs)
-        search = Search(groups, scores, dense, self.options, part)
         # Each round keeps the same fraction of what is left.
         if target.is_ratio:
+            search = Search(groups, scores, dense, self.options, part)
             return search.by_ratio(1 - self.start ** (1 - part) * (1 - target.value) ** part)
-        amount = self.start ** (1 - part) * (target.value * self.dense[target.unit]) ** part
-        return search.by_cost(partial(costs.cost, target.unit), amount)
+        final = target.value * self.dense[target.unit]
+        amount = self.start ** (1 - part) * final**part
+        for options in self.options.and_finer():
+            search = Search(groups, scores, dense, options, part)
+            channels = search.by_cost(partial(costs.cost, target.unit), amount)
+            # Rounds before the last one may be coarse.
+            if search.reached >= (1 - TOLERANCE) * final:
+                break
+        self._note_finer(options)
+        return channels
 
     def _remember(self, graph, groups):
         if self.dense_widths is None:
@@ -286,11 +296,22 @@ class PruningRun:
 
     def _check_reach(self, target, goal, groups, dense, cost):
         # Widths alone decide what can be reached: ask before any score is computed.
-        start, smallest = end_widths(groups, dense, self.options)
+        for options in self.options.and_finer():
+            start, smallest = end_widths(groups, dense, options)
+            if cost(smallest) <= goal.value * self.dense[goal.unit]:
+                break
         self._refuse_goal(goal, cost(smallest))
+        self._note_finer(options)
+        self.options = options
         if self.start is None:
             self.start = cost(start)
             self._refuse_ratios(target, self.start / self.dense[target.unit])
+
+    def _note_finer(self, options):
+        wanted, taken = self.options.rounding.multiple, options.rounding.multiple
+        note = f"multiples of {wanted} do not meet the target: some widths are multiples of {taken}"
+        if taken < wanted and note not in self.notes:
+            self.notes.append(note)
 
     def _scores(self, target, groups, dense, costs):
         importance = build_importance(self.options.importance)
@@ -339,6 +360,12 @@ class PruningRun:
                 "the layers around that shape in ignored_layers"
             ) from error
 
+    @property
+    def _or_lower_round_to(self):
+        # "auto" has tried finer steps already.
+        given = self.options.rounding.multiple > 1 and not self.options.rounding.auto
+        return ", or lower round_to" if given else ""
+
     def _refuse_goal(self, goal, least):
         reachable = least / self.dense[goal.unit]
         if reachable > goal.value:
@@ -347,7 +374,8 @@ class PruningRun:
             raise TargetUnreachable(
                 f"{goal.kind} {goal.value} is out of reach: the widths that are allowed go down to "
                 f"{math.ceil(reachable * 10**digits) / 10**digits:.{digits}f} of the dense model's "
-                f"{goal.unit}; ask for that, raise max_pruning_ratio, or ignore fewer layers",
+                f"{goal.unit}; ask for that, raise max_pruning_ratio, or ignore fewer layers"
+                f"{self._or_lower_round_to}",
                 reachable,
             )
 

@@ -26,14 +26,15 @@ def allowed_widths(group, dense_width, options):
     Args:
         group (ChannelGroup): at its present width.
         dense_width (int): its width before anything was pruned.
-        options (PruningOptions): with ``round_to`` and ``max_pruning_ratio``.
+        options (PruningOptions): with ``rounding`` and ``max_pruning_ratio``.
 
     Returns:
         range: descending, in equal steps; empty if the width stays.
     """
     if group.frozen_reason:
         return range(0)
-    step = math.lcm(group.num_parts * group.block_size, options.round_to)
+    most = options.max_pruning_ratio if group.ratio is None else group.ratio
+    step = options.rounding.step(group.num_parts * group.block_size, dense_width, most)
     limit = math.ceil((1 - options.max_pruning_ratio) * dense_width - 1e-9)
     return range((group.width - 1) // step * step, max(group.min_width, limit, step) - 1, -step)
 
@@ -149,9 +150,11 @@ class Search:
     Attributes:
         widths (list[int]): present widths, but final widths of groups with a ratio of their own.
         smallest (list[int]): widths with everything removed that may go.
+        reached (float | None): what is left of the cost after the last :meth:`by_cost`.
     """
 
     def __init__(self, groups, scores, dense_widths, options, part=1.0):
+        self.reached = None
         self.widths, self.smallest = end_widths(groups, dense_widths, options)
         self._given = []
         scopes = {}
@@ -216,7 +219,8 @@ class Search:
                 key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
             )
             gone = self._fill_up(chunks[:count], cost, target)
-            if count == 0 or cost(self._widths_without(gone)) >= (1 - TOLERANCE) * target:
+            self.reached = cost(self._widths_without(gone))
+            if count == 0 or self.reached >= (1 - TOLERANCE) * target:
                 break
             # The last chunk is too large a step: leave it and those behind it in its group.
             last = chunks[count - 1]

@@ -12,13 +12,23 @@ def test_defaults_rank_all_groups_together_and_reconstruct():
     options = PruningOptions()
     assert (options.importance, options.normalize, options.reconstruct) == ("obs", None, True)
     assert (options.global_pruning, options.isomorphic) == (True, False)
-    assert (options.round_to, options.max_pruning_ratio) == (1, 0.9)
+    assert (options.round_to, options.max_pruning_ratio) == ("auto", 0.9)
     assert (options.ignored_layers, options.pruning_ratio_dict) == ((), None)
 
 
-@pytest.mark.parametrize("given, made", [(None, 1), (0, 1), (1, 1), (8, 8)])
+@pytest.mark.parametrize("given, made", [(None, "auto"), ("auto", "auto"), (0, 1), (1, 1), (8, 8)])
 def test_widths_may_be_rounded(given, made):
-    assert PruningOptions(round_to=given).round_to == made
+    options = PruningOptions(round_to=given, device="cuda")
+    assert options.round_to == made
+    assert options.rounding.multiple == (16 if made == "auto" else made)
+
+
+def test_finer_options_differ_in_nothing_but_the_steps():
+    options = PruningOptions(device="cuda", isomorphic=True)
+    finer = options.and_finer()
+    assert [each.rounding.multiple for each in finer] == [16, 8, 4, 2, 1]
+    assert all(each.isomorphic and each.rounding.auto for each in finer)
+    assert [each.round_to.multiple for each in PruningOptions(round_to=8).and_finer()] == [8]
 
 
 @pytest.mark.parametrize("bad", [-1, 1.5, True, "8"])

@@ -13,7 +13,10 @@ from tests.helpers.state import remember, unchanged
 
 
 def prune_chain(model=None, **how):
-    """Prune a chain by magnitude; returns the report, the steps, and the widths after each."""
+    """Prune a chain by magnitude; returns the report, the steps, and the widths after each.
+
+    Widths are free on every machine, unless a test rounds them.
+    """
     model = Chain().eval() if model is None else model
     steps, widths = [], []
 
@@ -21,7 +24,7 @@ def prune_chain(model=None, **how):
         steps.append(step)
         widths.append((model.first.out_channels, model.second.out_channels))
 
-    how = {"importance": "magnitude", **how}
+    how = {"importance": "magnitude", "round_to": 1, **how}
     return prune(model, chain_inputs(), progress=progress, **how), steps, widths
 
 
@@ -138,6 +141,60 @@ def test_steps_too_wide_for_the_tolerance_are_refused_with_the_nearest_cost():
         prune_chain(max_flops=0.9, round_to=30)
     assert raised.value.reachable == pytest.approx(nearest, rel=0.05)
     assert f"give {raised.value.reachable:.3f} of the dense model's flops" in str(raised.value)
+
+
+class TestAuto:
+    """Rounded to what the machine runs well."""
+
+    @pytest.fixture(autouse=True)
+    def avx512(self, monkeypatch):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+    def test_wide_layers_get_multiples(self):
+        report, _, widths = prune_chain(
+            Chain(256, 256).eval(), max_flops=0.51, pruning_ratio_dict={"first": 0}, round_to="auto"
+        )
+        assert widths == [(256, 176), (256, 128)]
+        assert report.round_to == {"multiple": 16, "auto": True, "reason": "AVX-512, float32"}
+        assert not any("multiples" in note for note in report.notes)
+
+    def test_it_takes_finer_steps_to_come_close_to_a_target(self):
+        model = Chain(128, 128).eval()
+        how = {"max_flops": 0.945, "pruning_ratio_dict": {"first": 0}}
+        with pytest.raises(TargetUnreachable, match="within 2%.*0.878 .*ask for that, or lower"):
+            prune_chain(copy.deepcopy(model), **how, round_to=16)
+        report, _, widths = prune_chain(model, **how, round_to="auto")
+        assert widths == [(128, 120)]
+        assert report.notes[-1] == (
+            "multiples of 16 do not meet the target: some widths are multiples of 8"
+        )
+
+    def test_it_takes_finer_steps_to_reach_a_target(self):
+        # A tenth of 128 is 13; of the multiples of 16, 16 is the smallest.
+        model = Chain(128, 128).eval()
+        least, dense = (chain_costs(width, width)["flops"] for width in (13, 128))
+        with pytest.raises(TargetUnreachable, match="out of reach.*fewer layers, or lower round"):
+            prune_chain(copy.deepcopy(model), max_flops=1.001 * least / dense, round_to=16)
+        _, _, widths = prune_chain(model, max_flops=1.001 * least / dense, round_to="auto")
+        assert widths[-1] == (13, 13)
+        with pytest.raises(TargetUnreachable, match="ignore fewer layers$"):
+            prune_chain(Chain(128, 128).eval(), max_flops=0.9 * least / dense, round_to="auto")
+
+    def test_a_width_that_is_no_multiple_may_stay(self):
+        _, _, [*_, (first, second)] = prune_chain(
+            Chain(250, 255).eval(),
+            max_flops=0.575,
+            pruning_ratio_dict={"first": 0},
+            round_to="auto",
+        )
+        assert (first, second) == (250, 144)
+
+    def test_a_small_ratio_of_one_layer_is_lost(self):
+        _, _, [(first, second)] = prune_chain(
+            Chain(256, 256).eval(), max_flops=0.78, pruning_ratio_dict={"first": 0.05},
+            round_to="auto",
+        )  # fmt: skip
+        assert (first, second) == (244, 208)
 
 
 def test_ratios_that_take_more_than_the_target_are_refused():

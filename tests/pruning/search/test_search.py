@@ -1,5 +1,6 @@
 """The choice of widths for a target, on groups made by hand."""
 
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -19,8 +20,8 @@ from blendprune.pruning.search.search import (
     ratio_notes,
 )
 
-# Narrow groups can lose all but one channel.
-DEEP = 0.9
+# Narrow groups can lose all but one channel, and lose them one by one on every machine.
+FREE = PruningOptions(max_pruning_ratio=0.9, round_to=1)
 
 
 def group(width, layer=nn.Conv2d, **how):
@@ -34,12 +35,12 @@ def group(width, layer=nn.Conv2d, **how):
 def search(groups, scores, limits=None, dense=None, part=1.0):
     scores = [None if score is None else torch.tensor(score).double() for score in scores]
     dense = dense or [each.width for each in groups]
-    return Search(groups, scores, dense, limits or PruningOptions(max_pruning_ratio=DEEP), part)
+    return Search(groups, scores, dense, limits or FREE, part)
 
 
 def widths_of(each, dense=None, **options):
     """Widths below the present one that a group may take."""
-    return list(allowed_widths(each, dense or each.width, PruningOptions(**options)))
+    return list(allowed_widths(each, dense or each.width, replace(FREE, **options)))
 
 
 class TestAllowedWidths:
@@ -76,12 +77,12 @@ class TestRatioNotes:
     def test_a_ratio_that_the_limits_allow_needs_no_note(self):
         groups = [group(10, ratio=0.5), group(10), group(10, ratio=0.55)]
         # 0.55 of ten channels are five and a half: five go, as steps go down.
-        assert ratio_notes(groups, PruningOptions()) == []
-        assert ratio_notes(groups, PruningOptions(max_pruning_ratio=0.5)) == []
+        assert ratio_notes(groups, FREE) == []
+        assert ratio_notes(groups, replace(FREE, max_pruning_ratio=0.5)) == []
 
     def test_a_ratio_beyond_the_least_width_is_noted(self):
         groups = [group(10, ratio=0.6), group(16, num_parts=4, min_part_width=2, ratio=0.75)]
-        assert ratio_notes(groups, PruningOptions(max_pruning_ratio=0.5)) == [
+        assert ratio_notes(groups, replace(FREE, max_pruning_ratio=0.5)) == [
             "10 wide: keeps 5 of 10 channels, its minimum width, although it was to lose 60%",
             "16 wide: keeps 8 of 16 channels, its minimum width, although it was to lose 75%",
         ]
@@ -115,7 +116,7 @@ class TestChannelOrder:
 
 class TestChunks:
     def test_single_channels_ascend_down_to_the_least_width(self):
-        chunks = chunks_of(7, group(4), torch.tensor([3.0, 1, 2, 0]), 4, PruningOptions())
+        chunks = chunks_of(7, group(4), torch.tensor([3.0, 1, 2, 0]), 4, FREE)
         assert [(c.group, c.channels, c.score) for c in chunks] == [
             (7, [3], 0),
             (7, [1], 1),
@@ -135,7 +136,7 @@ class TestChunks:
 
     def test_a_chunk_of_blocks_has_the_mean_of_its_channels(self):
         scores = torch.tensor([0.0, 10, 4, 2, 7, 9])
-        chunks = chunks_of(0, group(6, block_size=2), scores, 6, PruningOptions())
+        chunks = chunks_of(0, group(6, block_size=2), scores, 6, FREE)
         assert [(c.channels, c.score) for c in chunks] == [([2, 3], 3), ([0, 1], 5)]
 
 
@@ -151,19 +152,19 @@ class TestScopes:
         assert found.by_ratio(0.1) == {}
 
     def test_each_group_loses_the_ratio_where_it_is_ranked_alone(self):
-        limits = PruningOptions(global_pruning=False)
+        limits = replace(FREE, global_pruning=False)
         found = search([group(4), group(8)], [self.SMALL, self.LARGE + self.LARGE], limits)
         assert found.by_ratio(0.5) == {0: [0, 1], 1: [0, 4, 1, 5]}
         assert found.by_ratio(0.3) == {0: [0], 1: [0, 4]}
 
     def test_groups_of_one_make_up_are_ranked_together(self):
         groups = [group(4), group(4), group(4, nn.Linear)]
-        limits = PruningOptions(isomorphic=True)
+        limits = replace(FREE, isomorphic=True)
         found = search(groups, [self.SMALL, self.LARGE, [5.0, 6, 7, 8]], limits)
         assert found.by_ratio(0.5) == {0: [0, 1, 2], 1: [0], 2: [0, 1]}
 
     def test_isomorphic_scopes_hold_even_without_global_pruning(self):
-        limits = PruningOptions(isomorphic=True, global_pruning=False)
+        limits = replace(FREE, isomorphic=True, global_pruning=False)
         found = search([group(4), group(4)], [self.SMALL, self.LARGE], limits)
         assert found.by_ratio(0.5) == {0: [0, 1, 2], 1: [0]}
 
@@ -214,14 +215,14 @@ class TestOwnRatio:
         assert widths == [7, 6, 4]
 
     def test_it_is_lost_at_once_unless_rounds_are_left(self):
-        found = Search([group(8, ratio=0.5)], [torch.arange(8.0)], [8], PruningOptions())
+        found = Search([group(8, ratio=0.5)], [torch.arange(8.0)], [8], FREE)
         assert found.by_ratio(0.1) == {0: [0, 1, 2, 3]}
 
     def test_it_stops_at_a_width_that_is_allowed(self):
         scores = [list(range(8))]
         limits = PruningOptions(round_to=3)
         assert search([group(8, ratio=0.5)], scores, limits).by_ratio(0.9) == {0: [0, 1]}
-        limits = PruningOptions(max_pruning_ratio=0.25)
+        limits = replace(FREE, max_pruning_ratio=0.25)
         assert search([group(8, ratio=0.5)], scores, limits).by_ratio(0.9) == {0: [0, 1]}
         assert search([group(8, ratio=0.4)], scores).by_ratio(0.9) == {0: [0, 1, 2]}
 
