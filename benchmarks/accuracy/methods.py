@@ -6,14 +6,17 @@ LEVELS = (0.6667, 0.5, 0.3333, 0.25)
 TUNED = (0.5, 0.25)
 #: Iterations of the fine-tuning, as a fraction of the dense training's.
 SCHEDULE = 0.2
+# The same ratio for every group, of any width.
+_UNIFORM = {"GLOBAL_PRUNING": False, "ROUNDS": 1, "ROUND_TO": 1}
 #: Pruning methods, as keys of the PRUNER node. Torch-Pruning's default is its ``MagnitudePruner``:
 #: the L2 norm of the coupled weights, the same ratio for every group, one step.
 METHODS = {
     "blendprune": {},
+    "free widths": {"ROUND_TO": 1},
     "multiples of 16": {"ROUND_TO": 16},
     "multiples of 32": {"ROUND_TO": 32},
-    "torch-pruning": {"IMPORTANCE": "magnitude", "GLOBAL_PRUNING": False, "ROUNDS": 1},
-    "random": {"IMPORTANCE": "random", "GLOBAL_PRUNING": False, "ROUNDS": 1},
+    "torch-pruning": {"IMPORTANCE": "magnitude", **_UNIFORM},
+    "random": {"IMPORTANCE": "random", **_UNIFORM},
     "by sensitivity": {"SENSITIVITY": "sensitivity.json"},
     "no reconstruction": {"RECONSTRUCT": False, "ROUNDS": 5},
     "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False, "ROUNDS": 5},
@@ -22,6 +25,9 @@ METHODS = {
 RECIPES = {"alone": ", fine-tuned without a teacher", "distilled": ", fine-tuned"}
 #: Recipes → methods that are fine-tuned with it.
 TUNED_METHODS = {
-    "alone": ("blendprune", "multiples of 16", "multiples of 32", "torch-pruning", "random"),
+    "alone": (
+        *("blendprune", "free widths", "multiples of 16", "multiples of 32"),
+        *("torch-pruning", "random"),
+    ),
     "distilled": ("blendprune", "torch-pruning", "random"),
 }
