@@ -56,7 +56,7 @@ def prune(
             latency are those for these images. None: one random image of the size and channels of
             the config that the model carries, else the first image of ``data``.
         pruning_ratio (float): fraction of the channels to remove, of every group if ranked
-            locally, of all together if globally.
+            locally, of all together if globally; less by up to a step where widths come in steps.
         max_flops (float): FLOPs to keep, as a fraction of the given model's, which may have been
             pruned before. One multiply-add is one FLOP. The target is met from below, within 2 %.
         max_params (float): parameters to keep, as a fraction; met likewise.
