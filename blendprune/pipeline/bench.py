@@ -13,6 +13,7 @@ from ..checkpoint.loading import load
 from ..config.messages import explained
 from ..data.calibration import calibration_batches
 from ..deployment.bench import bench, check_forms, draw_bench
+from ..deployment.export import IMAGES
 from ..errors import ConfigError, StructError, first_line
 from ..files import make_writable
 from ..progress import Progress
@@ -79,7 +80,7 @@ def bench_files(
         batch_sizes=batch_sizes,
         runs=runs,
         threads=threads,
-        data=calibration_batches(cfg) if needs_data else None,
+        data=_calibration(cfg) if needs_data else None,
         evaluate=functools.partial(evaluate, cfg) if with_ap else None,
         progress=progress.stage,
     )
@@ -107,6 +108,10 @@ def _read(path):
             f"{path!r} does not say which model it is of ({first_line(error)}): give its config "
             "(.yaml) instead, with MODEL.WEIGHTS set to it"
         ) from None
+
+
+def _calibration(cfg):
+    return calibration_batches(cfg, images=IMAGES, otherwise="or leave out int8")
 
 
 def _config(model):
