@@ -9,6 +9,7 @@ import tempfile
 
 from ...checks import check_count
 from ...errors import ConfigError, DeployError
+from ...pruning.graph.inputs import config_inputs
 from ...pruning.scores.batches import first_batches
 from ...wrappers import given_model
 from ..cores import cores_of, pack_metadata
@@ -59,7 +60,8 @@ def export(model, path, example_inputs=None, *, int8=False, data=None, images=IM
     path = check_path(path)
     calibration = _calibration(model, int8, data, images)
     need("the export to ONNX", "onnx", "onnxscript", "onnxruntime")
-    found = cores_of(deploy(model, example_inputs, channels_last=False).cpu())
+    inputs = example_inputs or _example_inputs(model)
+    found = cores_of(deploy(model, inputs, channels_last=False).cpu())
     files = core_files(path, found.cores)
     with _beside(path) as folder:
         written = []
@@ -77,6 +79,14 @@ def export(model, path, example_inputs=None, *, int8=False, data=None, images=IM
             "%s: the core %r, %d bytes, opset %d", each.file, each.core, each.bytes, each.opset
         )
     return Exported(found.family, written)
+
+
+def _example_inputs(model):
+    """An image as the config has it, with the size of the results, which SOLOv2 asks for."""
+    inputs = config_inputs(given_model(model))
+    return inputs and [
+        {**x, **dict(zip(("height", "width"), x["image"].shape[1:], strict=True))} for x in inputs
+    ]
 
 
 def _calibration(model, int8, data, images):
