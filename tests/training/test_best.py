@@ -99,6 +99,7 @@ def log():
     handler.emit = lambda record: lines.append(record.getMessage())
     logger = logging.getLogger("detectron2")
     logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
     yield lines
     logger.removeHandler(handler)
 
