@@ -116,6 +116,7 @@ def test_the_emitted_config_builds_the_pruned_model(trained, blendmask_cfg):
     assert all(torch.equal(ours[key], value) for key, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_each_level_gets_a_folder_of_its_own(trained, capsys):
     out = trained / "pruned"
     flags = ["--max-flops", 0.5, "--level", 0.7, "--level", 0.85]
@@ -206,6 +207,7 @@ def test_plan_of_a_pruned_checkpoint_has_its_widths(trained, capsys, finetune):
     assert found["params"]["now"] == report["params"]["after"]
 
 
+@pytest.mark.slow
 def test_a_rounding_by_flag_by_file_and_by_tail(trained, capsys):
     def rounding(*args):
         assert _plan(trained, "--json", *args) == 0
@@ -228,6 +230,7 @@ def test_a_rounding_by_flag_by_file_and_by_tail(trained, capsys):
         assert rounding("PRUNER.ROUND_TO", "auto") == rounding("PRUNER.ROUND_TO", None) == auto
 
 
+@pytest.mark.slow
 def test_ratios_and_patterns_by_flag_by_file_and_by_tail(trained):
     def widths(*args):
         assert _prune(trained, "--max-flops", 0.6, "--output", trained / "out", *args) == 0
@@ -483,6 +486,7 @@ def _sensitivity(trained, *args):
     return main(["sensitivity", "--config-file", str(trained / "config.yaml"), *map(str, args)])
 
 
+@pytest.mark.slow
 def test_sensitivity_is_measured_once_and_serves_every_target(trained_on_digits, capsys):
     trained = trained_on_digits
     path = trained / "new" / "sensitivity.json"

@@ -77,6 +77,7 @@ def _story(run, script, config, output, **where):
     return start, content
 
 
+@pytest.mark.slow
 def test_the_training_script_trains_and_finetunes_what_the_command_pruned(run):
     config = ROOT / "examples/configs/blendmask_R_18.yaml"
     _story(run, [ROOT / "examples/train_net.py"], config, "own")

@@ -17,6 +17,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.slow
 def test_the_story_runs_from_scenes_to_a_reloaded_file(overlay, tmp_path, capfd):
     from blendprune.demo import story as demo
 

@@ -8,6 +8,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from tests.helpers.deployed import assert_same_results, predictions_of_both, relative_difference
+from tests.helpers.slow import slow_but
 from tests.helpers.small_blendmask import PANOPTIC
 from tests.helpers.small_net import SmallNet, small_inputs
 from tests.helpers.state import remember, unchanged
@@ -46,12 +47,12 @@ def norms_of(model):
     return [name for name, module in model.named_modules() if isinstance(module, kinds)]
 
 
-@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("family", slow_but(DENSE, "mask-c4", "cascade", "semantic"))
 def test_a_dense_model_of_the_zoo_gives_the_same_without_batch_norms(overlay, zoo_model, family):
     check_zoo_model(overlay, *zoo_model(family))
 
 
-@pytest.mark.parametrize("family", PRUNED)
+@pytest.mark.parametrize("family", slow_but(PRUNED, "mask-fpn", "retinanet"))
 def test_a_pruned_model_of_the_zoo_gives_the_same_without_batch_norms(overlay, zoo_model, family):
     check_zoo_model(overlay, *zoo_model(family, prune=halve))
 
@@ -64,7 +65,7 @@ def check_zoo_model(overlay, model, images):
     assert unchanged(model, before)
 
 
-@pytest.mark.parametrize("norms", BLENDMASKS)
+@pytest.mark.parametrize("norms", slow_but(BLENDMASKS, "bn", "panoptic", "naive-gn"))
 def test_a_blendmask_gives_the_same(registered, blendmask, norms):
     prune = halve if norms in ("gn", "bn") else None
     model, images = blendmask(*BLENDMASKS[norms], prune=prune)
@@ -128,6 +129,7 @@ def test_batch_norms_of_a_model_without_an_architecture_are_folded(overlay):
     assert torch.allclose(expected, found, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_core_is_compiled_and_gives_the_same(registered, blendmask, monkeypatch):
     compiled, compile = [], torch.compile
 

@@ -49,6 +49,7 @@ def test_no_order_is_missing():
     assert len(ORDERS) == 3 * 24 / 2
 
 
+@pytest.mark.slow
 def test_every_order_of_import_apply_and_revert():
     # One interpreter per kind of import; modules are dropped between orders.
     script = """

@@ -124,6 +124,7 @@ def test_no_forward_is_wrong_while_one_patch_comes_and_goes(often):
     assert dict(vars(BasicBlock)) == before
 
 
+@pytest.mark.slow
 def test_no_forward_is_wrong_while_the_overlay_comes_and_goes():
     with Workers() as workers:
         for _ in range(10):

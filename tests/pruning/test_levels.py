@@ -60,6 +60,7 @@ def test_a_level_is_what_a_run_that_ends_there_gives(kind, scope):
             assert 0.98 * level <= flops["after"] / flops["before"] <= level
 
 
+@pytest.mark.slow
 def test_a_level_of_a_blendmask_is_what_a_run_that_ends_there_gives(blendmask, images, batches):
     model, reached = blendmask(), []
     alone = copy.deepcopy(model)

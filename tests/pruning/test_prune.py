@@ -287,6 +287,7 @@ def test_no_group_loses_more_than_max_pruning_ratio(blendmask, images):
     assert all(w["after"] >= w["before"] / 2 for w in report.layers.values())
 
 
+@pytest.mark.slow
 def test_more_rounds_meet_the_same_target(blendmask, images, batches):
     for rounds in (1, 3):
         model, done = blendmask(*WIDE), []

@@ -61,6 +61,7 @@ def student(blendmask, training_batch):
     return model, teacher
 
 
+@pytest.mark.slow
 def test_all_processes_keep_the_same_weights(student, training_batch, tmp_path):
     model, teacher = student
     before = [p.detach().clone() for p in model.parameters()]

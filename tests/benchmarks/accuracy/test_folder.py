@@ -72,6 +72,7 @@ def folder(tmp_path):
             MetadataCatalog.remove(name)
 
 
+@pytest.mark.slow
 def test_a_folder_goes_from_training_to_the_table_and_no_step_runs_twice(
     overlay, folder, tmp_path, capsys
 ):

@@ -102,6 +102,7 @@ def test_the_runtime_gives_from_the_file_what_the_model_gives(exported, engine):
     assert_same_results(wanted, found)
 
 
+@pytest.mark.slow
 def test_an_export_replaces_an_older_one_whole(overlay, tmp_path):
     model = settled(one_level_retinanet())
     path = tmp_path / "model.onnx"
