@@ -14,6 +14,7 @@ from ...errors import BlendpruneError, ConfigError, error_line
 from ...pruning.cost.count import count_costs, total_costs
 from ...pruning.cost.latency import quartiles, time_in_turns
 from ...pruning.graph.inputs import example_inputs_for
+from ...pruning.tracing.hooks import evaluating
 from ...wrappers import given_model
 from .forms import FORMS, FormOptions, check_forms
 from .memory import peak_memory
@@ -127,9 +128,9 @@ def machine(model):
 
 def _make(form, model, inputs, options, evaluate, row):
     """Make a form, and run it once; None, with the reason in the row, if that fails."""
-    was_training = model.training
     try:
-        made = FORMS.get(form)(model.eval(), inputs, options)
+        with evaluating(model):
+            made = FORMS.get(form)(model, inputs, options)
         row["peak_mb"] = peak_memory(lambda: made(inputs))
         if evaluate is not None:
             row["ap"] = evaluate(made)
@@ -139,8 +140,6 @@ def _make(form, model, inputs, options, evaluate, row):
     except Exception as error:  # of compilers and engines: many
         row["error"] = str(error) if isinstance(error, BlendpruneError) else error_line(error)
         return None
-    finally:
-        model.train(was_training)
 
 
 def _compare(rows, dense, forms):

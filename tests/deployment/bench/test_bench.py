@@ -21,12 +21,14 @@ def test_the_clock_compares_each_form_with_the_dense_model(blendmask, monkeypatc
     import blendprune
 
     dense, images = blendmask()
-    dense.train()
+    dense.train().backbone.eval()
+    modes = [module.training for module in dense.modules()]
     pruned = copy.deepcopy(dense)
     blendprune.prune(pruned, max_flops=0.5, importance="magnitude", rounds=1)
     before = remember(dense)
     found = bench({"dense": dense, "pruned": pruned}, images, runs=2, batch_sizes=[1, 2])
     assert dense.training and unchanged(dense, before)
+    assert [module.training for module in dense.modules()] == modes
     rows = {(row["model"], row["form"], row["batch"]): row for row in found["rows"]}
     assert len(rows) == len(found["rows"]) == 8
     for (model, form, batch), row in rows.items():
