@@ -14,7 +14,7 @@ import blendprune
 from .checks import similar
 from .config.imports import find, import_into
 from .config.messages import explained
-from .config.target import TARGETS, Target
+from .config.target import ABSOLUTE, TARGETS, Target
 from .errors import BlendpruneError, ConfigError
 from .progress import Progress, TerminalProgress
 
@@ -315,7 +315,9 @@ def _parser():
     for kind, unit in TARGETS.items():
         what = "channels to remove" if kind == "pruning_ratio" else f"{unit} to keep"
         flag = f"--{kind.replace('_', '-')}"
-        targets.add_argument(flag, type=_number, metavar="X", help=f"fraction of the {what}")
+        absolute = f", or {ABSOLUTE[kind][1]} from 1 on" if kind in ABSOLUTE else ""
+        what = f"fraction of the {what}{absolute}"
+        targets.add_argument(flag, type=_number, metavar="X", help=what)
     sub.add_argument(
         "--level",
         action="append",

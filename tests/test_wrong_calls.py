@@ -72,6 +72,15 @@ PRUNE = [
     ({"max_flops": 50}, f"max_flops {FRACTION.format(50)}"),
     ({"max_flops": "0.5"}, f"max_flops {FRACTION.format(repr('0.5'))}"),
     ({"max_flops": True}, f"max_flops {FRACTION.format(True)}"),
+    (
+        {"max_flops": None, "max_latency": -1},
+        "max_latency must be a fraction below 1, or from 1 on a number of milliseconds, got -1: …",
+    ),
+    ({"max_flops": None, "max_latency": 1e5}, "max_latency 100000 ms is met already: …; ask …"),
+    (
+        {"max_flops": None, "max_latency": 1e5, "levels": [0.9]},
+        "level 0.9 is a fraction, but max_latency 100000 ms is an absolute number: give …",
+    ),
     ({"max_flops": torch.tensor(0.5)}, f"max_flops {FRACTION.format('tensor(0.5000)')}"),
     (
         {"max_flops": None, "pruning_ratio": 0.95},

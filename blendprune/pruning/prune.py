@@ -62,8 +62,9 @@ def prune(
         max_params (float): parameters to keep, as a fraction; met likewise.
         max_activations (float): numbers in the outputs of all convs and linears to keep, as a
             fraction; met likewise.
-        max_latency (float): latency to keep, as a fraction. It is measured on this machine in
-            eager mode on the example inputs; the FLOPs go down in steps until it is met.
+        max_latency (float): latency to keep, as a fraction, or in milliseconds from 1 on. It is
+            measured on this machine in eager mode on the example inputs; the FLOPs go down in
+            steps until it is met.
         importance (str | Callable): a name in ``blendprune.pruning.IMPORTANCES``, or a callable
             from a group of Torch-Pruning to (width,) scores.
         normalize (str): divides each score by the cost that removing the channel saves:
@@ -85,7 +86,8 @@ def prune(
             the target, it takes smaller multiples, and a note says so.
         rounds (int): number of rounds, with new scores in each. None: the fewest rounds of which
             each keeps at least 0.65 of the target's cost (of the channels for a ratio).
-        levels (Sequence[float]): targets of the same kind on the way. The model is pruned to each
+        levels (Sequence[float]): targets of the same kind on the way: fractions, or absolute
+            numbers if the target is one. The model is pruned to each
             in ``rounds`` rounds, and from there to the next. Later targets do not change the model
             at an earlier one.
         max_pruning_ratio (float): no group loses more than this fraction of its channels.

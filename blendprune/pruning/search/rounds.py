@@ -87,7 +87,7 @@ class PruningRun:
             PruningError: the model cannot be traced, scored or, once pruned, run.
         """
         if target.unit == "latency":
-            self._reach_latency(target, progress)
+            self._reach_latency(self._as_fraction(target), progress)
             return
         rounds = rounds or self._rounds(target)
         for done in range(1, rounds + 1):
@@ -220,6 +220,14 @@ class PruningRun:
         else:
             kept = target.value * self.dense[target.unit] / self.totals()[target.unit]
         return max(1, math.ceil(math.log(kept) / math.log(_KEPT_PER_ROUND)))
+
+    def _as_fraction(self, target):
+        if target.is_absolute and not self.latency:
+            # The model is still the given one.
+            self.latency = compare_latency(
+                {"before": self.model}, self.inputs, runs=9, forward=_raw_outputs
+            )
+        return target.as_fraction(self.latency["before"]) if target.is_absolute else target
 
     def _reach_latency(self, target, progress):
         if self._uncut is None:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from blendprune.errors import PruningError, TargetUnreachable
+from blendprune.errors import ConfigError, PruningError, TargetUnreachable
 from blendprune.pruning import prune
 from blendprune.pruning.search import rounds as rounds_module
 from tests.helpers.chain import Chain, chain_costs, chain_inputs
@@ -222,14 +222,17 @@ class TestLatency:
         """Sets what share of the time does not depend on the FLOPs; lists what was timed."""
         calls = []
 
-        def set_clock(overhead):
+        def set_clock(overhead, dense=1.0):
             def compare(models, inputs, **how):
                 calls.append({name: model.first.out_channels for name, model in models.items()})
                 return {
-                    name: overhead
-                    + (1 - overhead)
-                    * chain_costs(model.first.out_channels, model.second.out_channels)["flops"]
-                    / chain_costs(60, 60)["flops"]
+                    name: dense
+                    * (
+                        overhead
+                        + (1 - overhead)
+                        * chain_costs(model.first.out_channels, model.second.out_channels)["flops"]
+                        / chain_costs(60, 60)["flops"]
+                    )
                     for name, model in models.items()
                 }
 
@@ -290,6 +293,22 @@ class TestLatency:
         assert level == 0.7
         assert 0.98 * 0.7 <= first.latency_ms["after"] <= 0.7
         assert 0.98 * 0.4 <= report.latency_ms["after"] <= 0.4
+
+    def test_milliseconds_are_met_too(self, clock):
+        clock(0.0, dense=40.0)
+        reached = []
+        report, _, _ = prune_chain(
+            max_latency=16, levels=[28], on_level=lambda *level: reached.append(level)
+        )
+        [(level, first)] = reached
+        assert level == 28
+        assert 0.98 * 28 <= first.latency_ms["after"] <= 28
+        assert 0.98 * 16 <= report.latency_ms["after"] <= 16
+
+    def test_milliseconds_that_the_model_takes_anyway_are_refused(self, clock):
+        clock(0.0, dense=40.0)
+        with pytest.raises(ConfigError, match="max_latency 41 ms is met .* has 40.0 ms; ask for"):
+            prune_chain(max_latency=41)
 
     def test_what_ratios_of_single_layers_take_counts(self, clock):
         clock(0.0)
