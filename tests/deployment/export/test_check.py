@@ -1,11 +1,6 @@
 """The check of a file: what it lets through, and what it finds."""
 
-# ruff: noqa: E402
 import pytest
-
-pytest.importorskip("onnxruntime", reason="needs blendprune[deploy]")
-
-
 import torch
 
 from blendprune.deployment.export.check import check_file

@@ -1,16 +1,11 @@
 """An exported file: what is in it, and what it gives."""
 
-# ruff: noqa: E402
-import pytest
-
-pytest.importorskip("onnxruntime", reason="needs blendprune[deploy]")
-
-
 import os
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 import torch
 
 import blendprune

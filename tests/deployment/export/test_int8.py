@@ -1,16 +1,11 @@
 """int8: what is quantized, what stays in float, and what the engines give."""
 
-# ruff: noqa: E402
-import pytest
-
-pytest.importorskip("onnxruntime", reason="needs blendprune[deploy]")
-
-
 import collections
 import os
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from torch import nn
 

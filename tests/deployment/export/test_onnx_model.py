@@ -1,11 +1,5 @@
 """The file of a core: its trace, its names, weights beside it."""
 
-# ruff: noqa: E402
-import pytest
-
-pytest.importorskip("onnxruntime", reason="needs blendprune[deploy]")
-
-
 import os
 
 import onnx

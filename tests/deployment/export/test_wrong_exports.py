@@ -1,13 +1,8 @@
 """Wrong calls of ``blendprune.export``: each gets one sentence, and leaves all files alone."""
 
-# ruff: noqa: E402
-import pytest
-
-pytest.importorskip("onnxruntime", reason="needs blendprune[deploy]")
-
-
 import sys
 
+import pytest
 import torch
 from torch import nn
 

@@ -10,9 +10,7 @@ from torch.nn import functional as F
 
 import blendprune
 from blendprune.errors import ConfigError, DeployError
-
-pytest.importorskip("onnx")
-from tests.helpers.small_onnx import METADATA, write_small  # noqa: E402
+from tests.helpers.small_onnx import METADATA, write_small
 
 
 @pytest.fixture
