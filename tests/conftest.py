@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import pathlib
 import sys
 
 import pytest
@@ -10,6 +11,22 @@ import torch
 
 # Their assertions show what was compared.
 pytest.register_assert_rewrite("tests.helpers", "tests.zoo")
+
+# Tests that need the extra blendprune[deploy], some to be imported at all.
+_NEED_EXTRA = ("deployment/export", "deployment/runtime/test_load.py", "pipeline/test_export.py")
+
+
+class _Skipped(pytest.Module):
+    def collect(self):
+        pytest.skip("needs blendprune[deploy]")
+
+
+if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
+
+    def pytest_pycollect_makemodule(module_path, parent):
+        here = module_path.relative_to(pathlib.Path(__file__).parent)
+        if any(here.is_relative_to(path) for path in _NEED_EXTRA):
+            return _Skipped.from_parent(parent, path=module_path)
 
 
 def pytest_configure(config):

@@ -12,13 +12,13 @@ import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 import blendprune
 from blendprune import modeling
 from blendprune.__main__ import main
-from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN, register_digits, write_digits
+from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN
+from tests.helpers.digit_scenes import digit_scenes, forget_digits
 from tests.helpers.exportable import one_level_retinanet
 
 
@@ -49,17 +49,14 @@ def dense_weights(blendmask_cfg, tmp_path_factory):
 @pytest.fixture
 def trained_on_digits(registered, blendmask_cfg, tmp_path):
     """The same for images that are there."""
-    register_digits(write_digits(tmp_path / "digits", num_train=2, num_test=1, image_size=64))
     cfg = blendmask_cfg("PRUNER.IMPORTANCE", "magnitude", "PRUNER.ROUNDS", 1)
     cfg.DATASETS.TRAIN = (DIGITS_TRAIN,)
     cfg.MODEL.FCOS.NUM_CLASSES = cfg.MODEL.BASIS_MODULE.NUM_CLASSES = 10
     cfg.INPUT.MASK_FORMAT, cfg.INPUT.MIN_SIZE_TRAIN = "bitmask", (64,)
     cfg.SOLVER.IMS_PER_BATCH = cfg.PRUNER.CALIBRATION_IMAGES = 2
     DetectionCheckpointer(build_model(cfg), str(tmp_path)).save("dense")
-    yield _written(cfg, tmp_path)
-    for name in (DIGITS_TRAIN, DIGITS_TEST):
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    with digit_scenes(tmp_path):
+        yield _written(cfg, tmp_path)
 
 
 def _written(cfg, tmp_path):
@@ -314,25 +311,6 @@ def retinanet(registered, tmp_path):
     return _written(cfg, tmp_path)
 
 
-def test_export_writes_the_pruned_model_of_a_config(retinanet, capsys):
-    output = str(retinanet / "model.onnx")
-    config = ["--config-file", str(retinanet / "config.yaml")]
-    assert main(["export", *config, "--output", output, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    [core] = found["cores"]
-    assert found["family"] == "RetinaNet" and core["file"] == output
-    assert core["bytes"] == os.path.getsize(output) < os.path.getsize(retinanet / "dense.pth")
-
-
-@pytest.mark.slow
-def test_export_needs_no_config_for_a_pruned_checkpoint(retinanet, capsys):
-    output = str(retinanet / "model.onnx")
-    assert main(["export", "--weights", str(retinanet / "dense.pth"), "--output", output]) == 0
-    assert os.path.isfile(output)
-    shown = capsys.readouterr().out
-    assert f"loading {retinanet / 'dense.pth'}" in shown and output in shown
-
-
 def test_bench_times_checkpoints_and_configs(retinanet, capsys):
     output = retinanet / "bench"
     files = [str(retinanet / name) for name in ("dense.pth", "config.yaml")]
@@ -427,9 +405,7 @@ class Mapper(DatasetMapper):
 
 def test_the_users_modules_keys_data_and_mapper_are_known(trained_on_digits, capsys, monkeypatch):
     trained, name = trained_on_digits, "usercode_of_a_test"
-    for dataset in (DIGITS_TRAIN, DIGITS_TEST):
-        DatasetCatalog.remove(dataset)
-        MetadataCatalog.remove(dataset)
+    forget_digits()
     code = USER_CODE.format(name="MyBlendMask", data=trained / "digits")
     (trained / f"{name}.py").write_text(code)
     config = yaml.safe_load((trained / "config.yaml").read_text())

@@ -1,8 +1,5 @@
 """Small models that rounding does not upset, and images for them."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from tests.helpers.small_zoo import config_of
@@ -10,21 +7,6 @@ from tests.pruning.conftest import randomise_norms
 from tests.zoo import build_dense, few_regions, settle_norms, training_batch
 
 SIZE = 96
-# Files and folders here whose tests need the extra blendprune[deploy], some to be imported at all.
-_NEED_EXTRA = ("export", "runtime/test_load.py")
-
-
-class _Skipped(pytest.Module):
-    def collect(self):
-        pytest.skip("needs blendprune[deploy]")
-
-
-if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime"))):
-
-    def pytest_pycollect_makemodule(module_path, parent):
-        here = module_path.relative_to(pathlib.Path(__file__).parent)
-        if any(here.is_relative_to(path) for path in _NEED_EXTRA):
-            return _Skipped.from_parent(parent, path=module_path)
 
 
 def images_of(cfg):
