@@ -24,6 +24,7 @@ from tests.helpers.exported import assert_same, count, detector_of, instances_of
 from tests.helpers.small_adelaidet import build
 from tests.pruning.conftest import randomise_norms
 from tests.zoo import settle_norms
+from tests.zoo.exports import INNER_FIELDS, let_some_through
 
 FAMILIES = {
     "blendmask": {"pred_boxes", "pred_masks"},
@@ -34,8 +35,6 @@ FAMILIES = {
 }
 # Our own BlendMask and FCOS are pruned by other tests.
 PRUNED = ("condinst-sem", "solov2")
-# What upstream's CondInst leaves in its results, for nobody.
-INNER = ("mask_head_params", "pred_global_masks", "im_inds")
 
 
 def images():
@@ -45,15 +44,6 @@ def images():
         {"image": first, "height": 150, "width": 230},
         {"image": second, "height": 150, "width": 130},
     ]
-
-
-def let_some_through(model):
-    """Thresholds at which random weights find something, and not too much."""
-    if hasattr(model, "proposal_generator"):
-        outputs = model.proposal_generator.fcos_outputs
-        outputs.pre_nms_thresh_test, outputs.post_nms_topk_test = 0.001, 20
-    else:
-        model.score_threshold, model.update_threshold, model.max_before_nms = 0.005, 1e-4, 30
 
 
 def let_nothing_through(model):
@@ -79,7 +69,7 @@ def compare(family, prune):
         with torch.no_grad():
             expected = model(each)
         for result in expected:
-            for name in INNER:
+            for name in INNER_FIELDS:
                 result["instances"]._fields.pop(name, None)
             assert FAMILIES[family] <= instances_of(result).get_fields().keys()
         assert_same(expected, detector(each))

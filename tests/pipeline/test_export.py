@@ -42,7 +42,9 @@ def exported(capsys, *command):
 
 def test_a_pruned_model_becomes_int8_on_the_training_images_of_its_config(retinanet, capsys):
     output = retinanet / "model.onnx"
-    core = exported(capsys, "--config-file", retinanet / "config.yaml", "--output", output, "--int8")
+    core = exported(
+        capsys, "--config-file", retinanet / "config.yaml", "--output", output, "--int8"
+    )
     assert core["file"] == str(output) and core["int8"]["inputs"] == 128
     assert core["bytes"] < 0.5 * os.path.getsize(retinanet / "pruned.pth")
     [found] = blendprune.runtime.load(output, threads=1)([{"image": torch.rand(3, 64, 64)}])
