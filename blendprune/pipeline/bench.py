@@ -1,9 +1,9 @@
 """From files of models to the measured table."""
 
-import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import os
 
 import torch
@@ -19,6 +19,8 @@ from ..files import make_writable
 from ..progress import Progress
 from ..structure import config_of
 from .evaluation import check_test_sets, evaluate
+
+_log = logging.getLogger(__name__)
 
 _ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
 
@@ -85,12 +87,25 @@ def bench_files(
         progress=progress.stage,
     )
     if output:
-        with open(os.path.join(output, "bench.json"), "w") as file:
-            json.dump(found, file, indent=2)
-        if with_ap:
-            with contextlib.suppress(ImportError):
-                draw_bench(found, os.path.join(output, "bench.png"))
+        write_bench(found, output)
     return found
+
+
+def write_bench(found, output):
+    """Write a bench, and draw it if a form that ran was evaluated.
+
+    Args:
+        found (dict): from :func:`blendprune.bench`.
+        output (str): folder for ``bench.json`` and ``bench.png``.
+    """
+    with open(os.path.join(output, "bench.json"), "w") as file:
+        json.dump(found, file, indent=2)
+    if any("ms" in row and row.get("ap") for row in found["rows"]):
+        path = os.path.join(output, "bench.png")
+        try:
+            draw_bench(found, path)
+        except ImportError as error:
+            _log.warning("%s is not drawn (%s): pip install matplotlib", path, error)
 
 
 def _read(path):

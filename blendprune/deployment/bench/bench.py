@@ -68,16 +68,13 @@ def bench(
     Raises:
         ConfigError: an argument is invalid.
     """
-    forms = check_forms(forms)
-    for form in forms:
-        if form.endswith("int8") and data is None:
-            raise ConfigError(f"{form} is calibrated on images: pass data= (of a training loader)")
+    forms = _checked(forms, data)
     batch_sizes = [check_count("batch_sizes", n, "pass 1 or more") for n in batch_sizes]
     runs = check_count("runs", runs, "pass 1 or more")
     models = {name: given_model(model) for name, model in dict(models).items()}
     if not (models and forms and batch_sizes):
         raise ConfigError("models, forms and batch_sizes must each name one at least")
-    first = next(iter(models.values()))
+    dense, first = next(iter(models.items()))
     inputs = example_inputs_for(first, example_inputs)[:1]
     report = progress or _log.info
     with _threads(threads) as threads, tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -88,7 +85,7 @@ def bench(
             os.makedirs(options.folder)
             for form in forms:
                 report(f"{name}: {form}")
-                row = {"model": name, "form": form, "flops": costs[name] / costs[next(iter(costs))]}
+                row = {"model": name, "form": form, "flops": costs[name] / costs[dense]}
                 made = _make(form, model, inputs, options, evaluate, row)
                 if made is None:
                     rows.append(row)
@@ -96,12 +93,8 @@ def bench(
                     ready[name, form] = made, row
         for batch in batch_sizes:
             report(f"timing, {batch} image{'s' * (batch > 1)} a call")
-            calls = {
-                key: functools.partial(made, inputs * batch) for key, (made, _) in ready.items()
-            }
-            for key, times in time_in_turns(calls, runs).items():
-                rows.append({**ready[key][1], "batch": batch, **quartiles(times)})
-    _compare(rows, next(iter(models)), forms)
+            rows += _timed(ready, inputs * batch, runs)
+    _compare(rows, dense, forms)
     return {
         "machine": machine(first),
         "threads": threads,
@@ -109,6 +102,14 @@ def bench(
         "runs": runs,
         "rows": rows,
     }
+
+
+def _checked(forms, data):
+    forms = check_forms(forms)
+    for form in forms:
+        if form.endswith("int8") and data is None:
+            raise ConfigError(f"{form} is calibrated on images: pass data= (of a training loader)")
+    return forms
 
 
 def machine(model):
@@ -140,6 +141,15 @@ def _make(form, model, inputs, options, evaluate, row):
     except Exception as error:  # of compilers and engines: many
         row["error"] = str(error) if isinstance(error, BlendpruneError) else error_line(error)
         return None
+
+
+def _timed(ready, inputs, runs):
+    """A row with times for each of what is ready."""
+    calls = {key: functools.partial(made, inputs) for key, (made, _) in ready.items()}
+    return [
+        {**ready[key][1], "batch": len(inputs), **quartiles(times)}
+        for key, times in time_in_turns(calls, runs).items()
+    ]
 
 
 def _compare(rows, dense, forms):

@@ -3,15 +3,13 @@
 from ...errors import DeployError
 from . import schema
 from .family import FAMILY_REGISTRY, Family, refuse_part, runs_as
-from .fcos import FCOS_SETTINGS, fcos_names, fcos_raw, fcos_settings, is_fcos
+from .fcos import FCOS_SETTINGS, is_fcos, take_fcos_apart
 from .parts import (
     COMBINE,
     IMAGE,
     POOLER,
     SEM_SEG,
     SIDE,
-    image_core,
-    image_settings,
     pooler_settings,
     sem_seg_logits,
     sem_seg_settings,
@@ -38,7 +36,7 @@ class BlendMask(Family):
 
     @classmethod
     def take_apart(cls, model):
-        generator, basis, blender = model.proposal_generator, model.basis_module, model.blender
+        basis, blender = model.basis_module, model.blender
         if not runs_as(basis, "forward", "ProtoNet"):
             raise refuse_part(model, basis)
         if not runs_as(blender, "__call__", "Blender"):
@@ -48,25 +46,19 @@ class BlendMask(Family):
                 "MODEL.BLENDMASK.VISUALIZE is True, which adds maps to the results that only "
                 "serve debugging: set it to False for an export"
             )
-        levels, panoptic = list(generator.in_features), bool(model.combine_on)
+        panoptic = bool(model.combine_on)
 
-        def heads(core, features):
-            raw = fcos_raw(core.fcos_head, features, levels, core.top_layer)
-            raw += core.basis_module(features)[0]["bases"]
-            return [*raw, sem_seg_logits(core.panoptic_module, features)] if panoptic else raw
+        def more(core, features):
+            [bases] = core.basis_module(features)[0]["bases"]
+            return [bases, sem_seg_logits(core.panoptic_module, features)] if panoptic else [bases]
 
-        parts = {
-            "fcos_head": generator.fcos_head,
-            "top_layer": model.top_layer,
-            "basis_module": basis,
-        }
-        outputs = [*fcos_names(generator, top_feats=True), "bases"]
+        parts, names = {"basis_module": basis}, ["bases"]
         if panoptic:
             parts["panoptic_module"] = model.panoptic_module
-            outputs.append("sem_seg")
-        return {"image": image_core(model, parts, heads, outputs)}, {
-            "image": image_settings(model),
-            "fcos": fcos_settings(generator),
+            names.append("sem_seg")
+        cores, settings = take_fcos_apart(model, "top_layer", parts, more, names)
+        return cores, {
+            **settings,
             "pooler": pooler_settings(model, blender.pooler),
             "attention_size": int(blender.attn_size),
             "interpolation": blender.top_interp,

@@ -3,8 +3,8 @@
 from ...modeling.aligned import enlarge_aligned
 from . import schema
 from .family import FAMILY_REGISTRY, Family, refuse_part, runs_as
-from .fcos import FCOS_SETTINGS, fcos_names, fcos_raw, fcos_settings, is_fcos
-from .parts import COUNT, IMAGE, image_core, image_settings
+from .fcos import FCOS_SETTINGS, is_fcos, take_fcos_apart
+from .parts import COUNT, IMAGE
 
 _WIDTH = schema.integer(1, 4096)
 
@@ -34,27 +34,21 @@ class CondInst(Family):
 
     @classmethod
     def take_apart(cls, model):
-        generator, head, branch = model.proposal_generator, model.mask_head, model.mask_branch
+        head, branch = model.mask_head, model.mask_branch
         if not runs_as(head, "mask_heads_forward_with_coords", "DynamicMaskHead"):
             raise refuse_part(model, head)
         if not runs_as(branch, "forward", "MaskBranch"):
             raise refuse_part(model, branch)
-        levels, shapes = list(generator.in_features), model.backbone.output_shape()
+        shapes = model.backbone.output_shape()
         factors = [shapes[name].stride // branch.out_stride for name in branch.in_features]
 
-        def heads(core, features):
-            raw = fcos_raw(core.fcos_head, features, levels, core.controller)
-            return [*raw, _mask_features(core.mask_branch, features, factors)]
+        def more(core, features):
+            return [_mask_features(core.mask_branch, features, factors)]
 
-        parts = {
-            "fcos_head": generator.fcos_head,
-            "controller": model.controller,
-            "mask_branch": branch,
-        }
-        outputs = [*fcos_names(generator, top_feats=True), "mask_features"]
-        return {"image": image_core(model, parts, heads, outputs)}, {
-            "image": image_settings(model),
-            "fcos": fcos_settings(generator),
+        parts = {"mask_branch": branch}
+        cores, settings = take_fcos_apart(model, "controller", parts, more, ["mask_features"])
+        return cores, {
+            **settings,
             "mask_head": {
                 "layers": int(head.num_layers),
                 "width": int(head.channels),

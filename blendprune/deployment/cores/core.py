@@ -44,6 +44,14 @@ class Core:
             for name, shape in self.inputs.items()
         }
 
+    def dimensions(self):
+        """Names of the dimensions of the inputs that vary.
+
+        Returns:
+            list[str]: each once, in the order of the inputs.
+        """
+        return list(dict.fromkeys(d for s in self.inputs.values() for d in s if isinstance(d, str)))
+
     def dynamic_axes(self):
         """The dimensions that vary, in the form that ``torch.onnx.export`` takes.
 

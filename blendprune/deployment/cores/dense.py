@@ -7,6 +7,7 @@ from .parts import (
     COUNT,
     DELTAS,
     IMAGE,
+    KEPT,
     LEVELS,
     anchor_settings,
     delta_settings,
@@ -25,10 +26,7 @@ class _Dense(Family):
         anchors=ANCHORS,
         box_deltas=DELTAS,
         num_classes=COUNT,
-        score_threshold=schema.number(),
-        max_candidates=COUNT,
-        nms_threshold=schema.number(),
-        max_detections=schema.integer(),
+        **KEPT,
     )
 
     @classmethod

@@ -2,17 +2,15 @@
 
 from . import schema
 from .family import FAMILY_REGISTRY, Family, runs_as
-from .parts import COUNT, IMAGE, LEVELS, STRIDES, image_core, image_settings
+from .parts import IMAGE, KEPT, LEVELS, STRIDES, image_core, image_settings
 
 FCOS_SETTINGS = schema.record(
     levels=LEVELS,
     strides=STRIDES,
-    score_threshold=schema.number(),
-    max_candidates=COUNT,
-    nms_threshold=schema.number(),
-    max_detections=schema.integer(),
+    **KEPT,
     threshold_with_ctrness=schema.boolean,
 )
+# Maps of each level; the last where there is a top layer.
 RAW = ("logits", "deltas", "ctrness", "top_feats")
 
 
@@ -21,8 +19,38 @@ def is_fcos(generator):
     return runs_as(generator, "forward", "FCOS") and hasattr(generator, "fcos_outputs")
 
 
-def fcos_settings(generator):
-    """How FCOS decodes; see ``FCOS_SETTINGS``."""
+def take_fcos_apart(model, top=None, parts=None, more=None, names=()):
+    """The core of the image, and the settings, of any model with FCOS.
+
+    Args:
+        model (nn.Module): with a ``proposal_generator``.
+        top (str): attribute of the model: the layer that FCOS runs beside its own predictions.
+        parts (dict[str, nn.Module]): what ``more`` runs.
+        more (Callable): from the module and a dict of feature maps to further outputs.
+        names (Sequence[str]): of these.
+
+    Returns:
+        tuple[dict[str, Core], dict]: ``"image"``, and ``"image"`` and ``"fcos"``.
+    """
+    generator = model.proposal_generator
+    levels = list(generator.in_features)
+    parts = {"fcos_head": generator.fcos_head, **(parts or {})}
+    if top is not None:
+        parts[top] = getattr(model, top)
+
+    def heads(core, features):
+        layer = None if top is None else getattr(core, top)
+        found = core.fcos_head([features[level] for level in levels], layer, False)
+        raw = [each for kind in found[: len(kinds)] for each in kind]
+        return [*raw, *(more(core, features) if more else ())]
+
+    kinds = RAW[:3] if top is None else RAW
+    outputs = [f"{kind}_{level}" for kind in kinds for level in levels]
+    core = image_core(model, parts, heads, [*outputs, *names])
+    return {"image": core}, {"image": image_settings(model), "fcos": _settings(generator)}
+
+
+def _settings(generator):
     outputs, levels = generator.fcos_outputs, list(generator.in_features)
     return {
         "levels": levels,
@@ -33,23 +61,6 @@ def fcos_settings(generator):
         "max_detections": int(outputs.post_nms_topk_test),
         "threshold_with_ctrness": bool(outputs.thresh_with_ctr),
     }
-
-
-def fcos_names(generator, top_feats=False):
-    """Names of the raw outputs, all levels of one kind after another."""
-    kinds = RAW if top_feats else RAW[:3]
-    return [f"{kind}_{level}" for kind in kinds for level in generator.in_features]
-
-
-def fcos_raw(head, features, levels, top_module=None):
-    """Run the head of FCOS.
-
-    Returns:
-        list[Tensor]: in the order of :func:`fcos_names`.
-    """
-    found = head([features[level] for level in levels], top_module, False)
-    kinds = found[: 3 if top_module is None else 4]
-    return [each for kind in kinds for each in kind]
 
 
 @FAMILY_REGISTRY.register()
@@ -67,16 +78,6 @@ class FCOS(Family):
 
     @classmethod
     def take_apart(cls, model):
-        generator = model.proposal_generator
-        levels = list(generator.in_features)
-
-        def heads(core, features):
-            return fcos_raw(core.fcos_head, features, levels)
-
-        core = image_core(model, {"fcos_head": generator.fcos_head}, heads, fcos_names(generator))
+        cores, settings = take_fcos_apart(model)
         proposals = runs_as(model, "forward", "ProposalNetwork")
-        return {"image": core}, {
-            "image": image_settings(model),
-            "fcos": fcos_settings(generator),
-            "result": "proposals" if proposals else "instances",
-        }
+        return cores, {**settings, "result": "proposals" if proposals else "instances"}

@@ -27,7 +27,13 @@ LEVELS = schema.list_of(schema.name, most=16)
 STRIDES = schema.list_of(schema.integer(1, 65536), most=16)
 SIDE = schema.integer(1, 1024)
 COUNT = schema.integer(1, 2**31)
-FRACTION = schema.number(0, 1)
+#: Which boxes of all locations are kept.
+KEPT = {
+    "score_threshold": schema.number(),
+    "max_candidates": COUNT,
+    "nms_threshold": schema.number(),
+    "max_detections": schema.integer(),
+}
 
 
 class ImageCore(nn.Module):

@@ -121,19 +121,17 @@ class _Heads:
             "mask": None,
             "keypoint": None,
         }
-        if heads.mask_on:
+        for name in ("mask", "keypoint"):
+            if not getattr(heads, f"{name}_on"):
+                continue
+            levels, pooler, head = (
+                getattr(heads, f"{name}_{part}") for part in ("in_features", "pooler", "head")
+            )
             # A head without a pooler, such as PointRend's, crops regions itself.
-            if heads.mask_pooler is None:
-                raise refuse_part(self._model, heads.mask_head)
-            seen = self._seen(heads.mask_in_features, heads.mask_pooler)
-            self.settings["mask"] = seen
-            self._head("mask", heads.mask_head, seen)
-        if heads.keypoint_on:
-            if heads.keypoint_pooler is None:
-                raise refuse_part(self._model, heads.keypoint_head)
-            seen = self._seen(heads.keypoint_in_features, heads.keypoint_pooler)
-            self.settings["keypoint"] = seen
-            self._head("keypoint", heads.keypoint_head, seen)
+            if pooler is None:
+                raise refuse_part(self._model, head)
+            self.settings[name] = self._seen(levels, pooler)
+            self._head(name, head, self.settings[name])
 
     def _seen(self, levels, pooler):
         return {"levels": list(levels), "pooler": pooler_settings(self._model, pooler)}

@@ -7,6 +7,7 @@ import torch
 
 from ...errors import DeployError, error_line
 from ..extra import need
+from ..session import open_session
 
 # Relative to the largest number of an output.
 _TOLERANCE = 1e-4
@@ -32,7 +33,7 @@ def check_file(path, core, name):
     Raises:
         DeployError: onnxruntime cannot run the file, or an output differs.
     """
-    session = open_session(path, name)
+    session = _open(path, name)
     largest = 0.0
     for inputs in _cases(core):
         found = _run(session, inputs, name)
@@ -51,24 +52,10 @@ def check_file(path, core, name):
     return largest
 
 
-def open_session(path, name):
-    """A session of onnxruntime on the CPU.
-
-    Args:
-        path (str): of a file.
-        name (str): of its core, for messages.
-
-    Raises:
-        DeployError: onnxruntime is missing, or cannot read the file.
-    """
+def _open(path, name):
     [onnxruntime] = need("the check of an export", "onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # A busy machine loses most of its speed to threads that spin.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return open_session(path, torch.get_num_threads(), spin=False)
     except Exception as error:  # classes that onnxruntime does not export
         raise DeployError(
             f"onnxruntime {onnxruntime.__version__} cannot read the core {name!r} "
@@ -90,8 +77,7 @@ def _run(session, inputs, name):
 
 def _cases(core):
     """Inputs of several sizes."""
-    names = {d: None for shape in core.inputs.values() for d in shape if isinstance(d, str)}
-    sides = {}
+    names, sides = core.dimensions(), {}
     for name, multiple in core.multiples.items():
         sides[name] = max(multiple, -(-_SIDE // multiple) * multiple)
     counts = [name for name in names if name not in sides]

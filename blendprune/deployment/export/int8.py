@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import DeployError, error_line
 from ..extra import need
+from ..session import open_session
 
 _log = logging.getLogger(__name__)
 
@@ -90,11 +91,8 @@ def _fold(source, target):
     """Fold the norms of each level of a shared conv, which are separate nodes here."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = target
-    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    basic = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    open_session(source, graph_optimization_level=basic, optimized_model_filepath=target)
 
 
 def _ranges(path, inputs, folder):
@@ -156,8 +154,6 @@ def _read_float(model, in_float):
 
 def _run(onnx, model, watched, inputs):
     """Values of the outputs and of tensors inside, for each of the inputs."""
-    import onnxruntime
-
     seen = onnx.ModelProto()
     seen.CopyFrom(model)
     known = {value.name for value in seen.graph.output}
@@ -166,11 +162,7 @@ def _run(onnx, model, watched, inputs):
             seen.graph.output.append(
                 onnx.helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None)
             )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        seen.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(seen.SerializeToString())
     names = [value.name for value in session.get_outputs()]
     return [dict(zip(names, session.run(names, each))) for each in inputs]
 

@@ -87,8 +87,7 @@ def trace_sizes(core):
     Returns:
         dict[str, int]: name of a dimension → size.
     """
-    names = {d: None for shape in core.inputs.values() for d in shape if isinstance(d, str)}
-    sides = {}
+    names, sides = core.dimensions(), {}
     for side, name in zip(_SIDES, (n for n in names if core.multiples.get(n)), strict=False):
         multiple = core.multiples[name]
         sides[name] = -(-side // multiple) * multiple

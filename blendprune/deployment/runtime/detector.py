@@ -78,7 +78,8 @@ class Detector:
             return []
         images = self.prepare(batched_inputs)
         with _told("what the file gives, or an input, does not fit the settings of the file"):
-            return self._decoder(self._run, images, batched_inputs)
+            raw = self._run("image", {"images": images.tensor})
+            return self._decoder(raw, images, batched_inputs, self._run)
 
     def prepare(self, batched_inputs):
         """Normalise images, and pad them to one size.

@@ -11,7 +11,7 @@ import torch
 import blendprune
 from blendprune.deployment.cores import cores_of, read_metadata
 from blendprune.deployment.export import exported_table
-from blendprune.deployment.export.check import open_session
+from blendprune.deployment.session import open_session
 from blendprune.errors import DeployError
 from tests.deployment.conftest import settled
 from tests.helpers.deployed import assert_same_results
@@ -110,7 +110,7 @@ def test_an_export_replaces_an_older_one_whole(overlay, tmp_path):
     found = blendprune.export(model, path)
     assert os.listdir(tmp_path) == ["model.onnx"]
     assert found.family == "RetinaNet" and found.cores[0].bytes == path.stat().st_size
-    open_session(str(path), "image")
+    open_session(str(path))
 
 
 def test_what_no_exporter_can_trace_is_refused_and_leaves_the_old_file(overlay, tmp_path):

@@ -1,7 +1,8 @@
 """Decoders, one file per family: from the raw outputs of the cores to detections.
 
-A decoder is made from the settings of a file. It is called with what runs a core, the prepared
-images, and the inputs, and gives what the model's class gives in inference.
+A decoder is made from the settings of a file. It is called with the outputs of the core of the
+image, the prepared images, the inputs, and what runs a core of regions. It gives what the model's
+class gives in inference.
 """
 
 from .blendmask import BlendMaskDecoder

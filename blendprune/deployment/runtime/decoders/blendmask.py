@@ -3,7 +3,7 @@
 from ....modeling.blender import add_masks
 from .fcos import decode_fcos
 from .regions import pooler_of
-from .results import panoptic, scaled, semantic
+from .results import panoptic, scaled
 
 
 class BlendMaskDecoder:
@@ -17,9 +17,8 @@ class BlendMaskDecoder:
         self._settings = settings
         self._pooler = pooler_of(settings["pooler"])
 
-    def __call__(self, run, images, batched_inputs):
+    def __call__(self, raw, images, batched_inputs, _):
         settings = self._settings
-        raw = run("image", {"images": images.tensor})
         found = decode_fcos(raw, settings["fcos"], images.image_sizes, top_feats=True)
         attention = settings["attention_size"], settings["interpolation"]
         found = scaled(
@@ -27,5 +26,4 @@ class BlendMaskDecoder:
         )
         if settings["sem_seg"] is None:
             return [{"instances": each} for each in found]
-        maps = semantic(raw["sem_seg"], settings["sem_seg"]["stride"], images, batched_inputs)
-        return [panoptic(*pair, settings["combine"]) for pair in zip(found, maps)]
+        return panoptic(found, raw, settings, images, batched_inputs)

@@ -29,8 +29,7 @@ class CondInstDecoder:
         # (outputs, inputs) of each layer.
         self._shapes = list(zip(widths[1:], widths))
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
+    def __call__(self, raw, images, batched_inputs, _):
         found = decode_fcos(raw, self._settings["fcos"], images.image_sizes, top_feats=True)
         results = []
         sizes = output_sizes(images, batched_inputs)

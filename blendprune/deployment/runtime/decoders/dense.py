@@ -36,8 +36,7 @@ class _DenseDecoder:
         ).eval()
         self._model.anchor_generator = Anchors(settings["anchors"])
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
+    def __call__(self, raw, images, batched_inputs, _):
         predictions = [[raw[f"{kind}_{level}"] for level in self._levels] for kind in self.kinds]
         found = self._model.forward_inference(images, predictions[0], predictions)
         return [{"instances": each} for each in scaled(found, images, batched_inputs)]

@@ -52,8 +52,7 @@ class FCOSDecoder:
     def __init__(self, settings):
         self._settings = settings
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
+    def __call__(self, raw, images, batched_inputs, _):
         found = decode_fcos(raw, self._settings["fcos"], images.image_sizes)
         key = self._settings["result"]
         return [{key: each} for each in scaled(found, images, batched_inputs)]

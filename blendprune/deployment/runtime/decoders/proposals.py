@@ -67,6 +67,6 @@ class ProposalNetworkDecoder:
     def __init__(self, settings):
         self._proposals = Proposals(settings["rpn"])
 
-    def __call__(self, run, images, batched_inputs):
-        found = self._proposals(run("image", {"images": images.tensor}), images.image_sizes)
+    def __call__(self, raw, images, batched_inputs, _):
+        found = self._proposals(raw, images.image_sizes)
         return [{"proposals": each} for each in scaled(found, images, batched_inputs)]

@@ -7,7 +7,7 @@ from detectron2.structures import Boxes
 
 from .proposals import Proposals
 from .regions import deltas_of, pooler_of
-from .results import panoptic, scaled, semantic
+from .results import panoptic, scaled
 
 
 class RCNNDecoder:
@@ -27,11 +27,10 @@ class RCNNDecoder:
         kinds = ("box", "mask", "keypoint")
         self._poolers = {k: pooler_of(settings[k]["pooler"]) for k in kinds if settings[k]}
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
-        return [{"instances": each} for each in self.detect(run, raw, images, batched_inputs)]
+    def __call__(self, raw, images, batched_inputs, run):
+        return [{"instances": each} for each in self.detect(raw, images, batched_inputs, run)]
 
-    def detect(self, run, raw, images, batched_inputs):
+    def detect(self, raw, images, batched_inputs, run):
         """Detections in the size of the results, one ``Instances`` per image."""
         if self._proposals is None:
             proposals = [x["proposals"] for x in batched_inputs]
@@ -39,11 +38,9 @@ class RCNNDecoder:
             proposals = self._proposals(raw, images.image_sizes)
         found = self._boxes(run, raw, proposals)
         if self._settings["mask"]:
-            masks = self._on_regions(run, raw, "mask", "mask", [x.pred_boxes for x in found])
-            mask_rcnn_inference(masks["masks"], found)
+            mask_rcnn_inference(self._detected(run, raw, "mask", found)["masks"], found)
         if self._settings["keypoint"]:
-            maps = self._on_regions(run, raw, "keypoint", "keypoint", [x.pred_boxes for x in found])
-            keypoint_rcnn_inference(maps["heatmaps"], found)
+            keypoint_rcnn_inference(self._detected(run, raw, "keypoint", found)["heatmaps"], found)
         return scaled(found, images, batched_inputs)
 
     def _boxes(self, run, raw, proposals):
@@ -69,6 +66,9 @@ class RCNNDecoder:
             settings["max_detections"],
         )[0]
 
+    def _detected(self, run, raw, kind, found):
+        return self._on_regions(run, raw, kind, kind, [x.pred_boxes for x in found])
+
     def _on_regions(self, run, raw, kind, core, boxes):
         maps = [raw[level] for level in self._settings[kind]["levels"]]
         regions = self._poolers[kind](maps, boxes)
@@ -86,8 +86,6 @@ class PanopticFPNDecoder(RCNNDecoder):
         settings (dict): of the family PanopticFPN.
     """
 
-    def __call__(self, run, images, batched_inputs):
-        raw, settings = run("image", {"images": images.tensor}), self._settings
-        found = self.detect(run, raw, images, batched_inputs)
-        maps = semantic(raw["sem_seg"], settings["sem_seg"]["stride"], images, batched_inputs)
-        return [panoptic(*pair, settings["combine"]) for pair in zip(found, maps)]
+    def __call__(self, raw, images, batched_inputs, run):
+        found = self.detect(raw, images, batched_inputs, run)
+        return panoptic(found, raw, self._settings, images, batched_inputs)

@@ -35,38 +35,45 @@ def scaled(instances, images, batched_inputs):
     return [detector_postprocess(each, *size) for each, size in zip(instances, sizes)]
 
 
-def semantic(logits, stride, images, batched_inputs):
+def semantic(raw, settings, images, batched_inputs):
     """Semantic logits in the size of the results.
 
     Args:
-        logits (Tensor): (N, K, H, W), ``stride`` pixels of the padded images per cell.
-        stride (int): of the semantic head.
+        raw (dict[str, Tensor]): with ``"sem_seg"``, (N, K, H, W).
+        settings (dict): with ``"sem_seg"``: pixels of the padded images per cell of the logits.
         images (ImageList), batched_inputs (list[dict]): as for :func:`output_sizes`.
 
     Returns:
         list[Tensor]: per image (K, height, width).
     """
-    logits = F.interpolate(logits, scale_factor=stride, mode="bilinear", align_corners=False)
+    stride = settings["sem_seg"]["stride"]
+    logits = F.interpolate(
+        raw["sem_seg"], scale_factor=stride, mode="bilinear", align_corners=False
+    )
     sizes = zip(images.image_sizes, output_sizes(images, batched_inputs))
     return [sem_seg_postprocess(x, size, *output) for x, (size, output) in zip(logits, sizes)]
 
 
-def panoptic(instances, sem_seg, combine):
-    """Instances and semantic logits of an image in one map.
+def panoptic(instances, raw, settings, images, batched_inputs):
+    """Instances and semantic logits of each image, and both in one map.
 
     Args:
-        instances (Instances): scaled.
-        sem_seg (Tensor): (K, height, width).
-        combine (dict): thresholds from the settings.
+        instances (list[Instances]): scaled.
+        raw (dict[str, Tensor]), settings (dict): as for :func:`semantic`; the settings also with
+            ``"combine"``, the thresholds.
+        images (ImageList), batched_inputs (list[dict]): as for :func:`output_sizes`.
 
     Returns:
-        dict: ``"instances"``, ``"sem_seg"`` and ``"panoptic_seg"``.
+        list[dict]: ``"instances"``, ``"sem_seg"`` and ``"panoptic_seg"``.
     """
-    seg = combine_semantic_and_instance_outputs(
-        instances,
-        sem_seg.argmax(dim=0),
-        combine["overlap"],
-        combine["stuff_area"],
-        combine["instance_score"],
-    )
-    return {"instances": instances, "sem_seg": sem_seg, "panoptic_seg": seg}
+    limits = [settings["combine"][key] for key in ("overlap", "stuff_area", "instance_score")]
+    return [
+        {
+            "instances": each,
+            "sem_seg": logits,
+            "panoptic_seg": combine_semantic_and_instance_outputs(
+                each, logits.argmax(dim=0), *limits
+            ),
+        }
+        for each, logits in zip(instances, semantic(raw, settings, images, batched_inputs))
+    ]

@@ -11,9 +11,8 @@ class SemanticSegmentorDecoder:
     """
 
     def __init__(self, settings):
-        self._stride = settings["sem_seg"]["stride"]
+        self._settings = settings
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
-        maps = semantic(raw["sem_seg"], self._stride, images, batched_inputs)
+    def __call__(self, raw, images, batched_inputs, _):
+        maps = semantic(raw, self._settings, images, batched_inputs)
         return [{"sem_seg": each} for each in maps]

@@ -21,8 +21,7 @@ class SOLOv2Decoder:
         strides = zip(settings["grids"], settings["strides"])
         self._min_areas = torch.cat([torch.full((g * g,), float(s)) for g, s in strides])
 
-    def __call__(self, run, images, batched_inputs):
-        raw = run("image", {"images": images.tensor})
+    def __call__(self, raw, images, batched_inputs, _):
         levels = self._settings["levels"]
         # (N, cells of all grids, D).
         scores, kernels = (

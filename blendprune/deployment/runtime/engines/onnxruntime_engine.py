@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU."""
 
 from ...extra import need
+from ...session import open_session
 from .failures import shapes_of, told_of
 
 
@@ -17,15 +18,9 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path, names, threads=None):
-        [onnxruntime] = need("the engine onnxruntime", "onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        need("the engine onnxruntime", "onnxruntime")
         with told_of("onnxruntime", f"load {path}"):
-            self._session = onnxruntime.InferenceSession(
-                path, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path, threads)
         self._outputs = names.outputs
 
     def run(self, arrays):
