@@ -154,6 +154,8 @@ def total_costs(model, counts):
 
 
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64}
+# Operator and signature → its results on the meta device, for all layers, models and counts.
+_RESULTS, _MOST_RESULTS = {}, 10_000
 # Operators that make zeros from zeros → how many of their first arguments must be zero.
 _KEEPS_ZERO = {
     "aten::add": 2,
@@ -182,7 +184,7 @@ class _Counter(TorchDispatchMode):
         self.uncounted = {}
         # Names of the running modules, innermost last. torch.utils.module_tracker keeps a set of
         # them, which does not tell the innermost where a module calls one that is not its child.
-        self._running, self._results = [""], {}
+        self._running = [""]
         # Tensors that are known to hold zeros only, with their version then.
         self._zero = WeakIdKeyDictionary()
         # How many running modules have a formula of their own: nothing in them counts twice.
@@ -247,10 +249,14 @@ class _Counter(TorchDispatchMode):
         leaves, _ = tree_flatten((args, kwargs))
         device = next(x.device for x in leaves if isinstance(x, torch.Tensor))
         key = func, _signature(args), _signature(kwargs)
-        if key not in self._results:
+        found = _RESULTS.get(key)
+        if found is None:
             args, kwargs = tree_map_only(torch.Tensor, lambda x: x.to("meta"), (args, kwargs))
-            self._results[key] = func(*args, **kwargs)
-        result = tree_map_only(torch.Tensor, lambda x: _zeros_like(x, device), self._results[key])
+            found = func(*args, **kwargs)
+            if len(_RESULTS) >= _MOST_RESULTS:
+                _RESULTS.clear()
+            _RESULTS[key] = found
+        result = tree_map_only(torch.Tensor, lambda x: _zeros_like(x, device), found)
         for x in tree_flatten(result)[0]:
             if isinstance(x, torch.Tensor):
                 self._zero[x] = x._version

@@ -9,6 +9,7 @@ from torch import nn
 
 from blendprune.pruning import count_activations, count_flops, head_outputs
 from blendprune.pruning.architectures import architecture_of
+from blendprune.pruning.cost import count as counting
 from blendprune.pruning.cost.count import count_costs
 from tests.helpers.small_net import SmallNet, small_inputs
 from tests.zoo import tensors_of
@@ -156,3 +157,17 @@ def test_two_regions_cost_twice_what_one_costs(build, images):
         own = count_flops(build("mask-fpn", *limits), images)
         found.append(sum(n for name, n in own.items() if name.startswith("roi_heads.box_")))
     assert found[0] > 0 and found == [found[0], 2 * found[0], 3 * found[0]]
+
+
+@pytest.mark.parametrize("most", [100, 1])
+def test_shapes_that_are_kept_serve_other_counts_and_leave_room_for_new_ones(monkeypatch, most):
+    kept, found = {}, []
+    monkeypatch.setattr(counting, "_RESULTS", kept)
+    monkeypatch.setattr(counting, "_MOST_RESULTS", most)
+    for width in (4, 8, 4):
+        layers = nn.Sequential(nn.Conv2d(3, width, 1), nn.Conv2d(width, 2, 3))
+        net = SmallNet(lambda net, x: net.layers(x), layers=layers)
+        found.append(sum(count_flops(net, small_inputs()).values()))
+    # Two convs of each width; the second count of a width needs nothing new.
+    assert len(kept) == min(4, most)
+    assert found == [64 * 4 * 3 + 36 * 2 * 4 * 9, 64 * 8 * 3 + 36 * 2 * 8 * 9, found[0]]
