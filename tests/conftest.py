@@ -13,7 +13,8 @@ import torch
 pytest.register_assert_rewrite("tests.helpers", "tests.zoo")
 
 # Tests that need the extra blendprune[deploy], some to be imported at all.
-_NEED_EXTRA = ("deployment/export", "deployment/runtime/test_load.py", "pipeline/test_export.py")
+_NEED_EXTRA = ("deployment/export", "pipeline/test_export.py")
+_NEED_EXTRA += ("deployment/runtime/test_load.py", "deployment/runtime/engines")
 
 
 class _Skipped(pytest.Module):

@@ -21,6 +21,7 @@ from .exported import Exported, ExportedCore
 from .inputs import core_inputs
 from .int8 import quantize_file
 from .onnx_model import save, to_onnx
+from .windows import trace_windows
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def export(model, path, example_inputs=None, *, int8=False, data=None, images=IM
     calibration = _calibration(model, int8, data, images)
     need("the export to ONNX", "onnx", "onnxscript", "onnxruntime")
     inputs = example_inputs or _example_inputs(model)
-    found = cores_of(deploy(model, inputs, channels_last=False).cpu())
+    found = cores_of(trace_windows(deploy(model, inputs, channels_last=False).cpu()))
     files = core_files(path, found.cores)
     with _beside(path) as folder:
         written = []

@@ -14,11 +14,15 @@ from blendprune.deployment.export import exported_table
 from blendprune.deployment.session import open_session
 from blendprune.errors import DeployError
 from tests.deployment.conftest import settled
+from tests.helpers import small_lazy, small_projects, small_transformers, small_zoo
 from tests.helpers.deployed import assert_same_results
 from tests.helpers.exportable import one_level_retinanet, two_level_blendmask
 from tests.helpers.exported import two_sizes
 from tests.helpers.small_blendmask import PANOPTIC
 from tests.helpers.state import remember, unchanged
+from tests.zoo.exports import export_and_run
+
+ENGINES = ("onnxruntime", "openvino")
 
 
 def pruned(model):
@@ -90,7 +94,7 @@ def test_the_file_gives_what_the_model_gives(exported, size):
         assert np.abs(found[name] - value.numpy()).max() <= 1e-4 * scale, name
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_runtime_gives_from_the_file_what_the_model_gives(exported, engine):
     model, _, path = exported
     sizes = ((64, 64), (48, 40))
@@ -163,7 +167,25 @@ def test_regions_get_files_of_their_own(zoo_model, tmp_path, family):
     [text] = [p.value for p in onnx.load(tmp_path / "model.onnx").metadata_props]
     assert [each.file for each in read_metadata(text).cores.values()] == [None, *files[1:]]
     images = two_sizes(images)
-    for engine in ("onnxruntime", "openvino"):
+    for engine in ENGINES:
         detector = blendprune.runtime.load(tmp_path / "model.onnx", engine, threads=1)
         with torch.no_grad():
             assert_same_results(model(images), detector(images))
+
+
+MORE = {
+    "fcos-of-detectron2": lambda: small_lazy.fcos(),
+    "semantic": lambda: small_zoo.config_of("semantic", "MODEL.RESNETS.DEPTH", 18),
+    "deeplab-v3": lambda: small_projects.config_of("deeplab-v3"),
+    "deeplab-v3-plus": lambda: small_projects.config_of("deeplab-v3-plus"),
+    "vitdet": lambda: small_transformers.config_of("vitdet"),
+    "swin": lambda: small_transformers.config_of("swin"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_further_families_export_and_run(overlay, name):
+    size = small_transformers.SIZE if name in small_transformers.FAMILIES else 96
+    smaller, engine = name in ("deeplab-v3", "vitdet"), ENGINES[name == "swin"]
+    assert export_and_run(MORE[name](), size, smaller, engine)["result"] == "green"

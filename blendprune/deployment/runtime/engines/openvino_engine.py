@@ -2,6 +2,7 @@
 
 from ...extra import need
 from .failures import shapes_of, told_of
+from .openvino_deform_conv import read_deform_convs
 
 
 class OpenVINOEngine:
@@ -23,7 +24,9 @@ class OpenVINOEngine:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         with told_of("openvino", f"load {path}"):
-            self._model = openvino.Core().compile_model(path, "CPU", options)
+            core = openvino.Core()
+            read_deform_convs(core)
+            self._model = core.compile_model(path, "CPU", options)
             self._outputs = {name: self._model.output(name) for name in names.outputs}
         self._request = self._model.create_infer_request()
 
