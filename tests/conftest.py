@@ -54,6 +54,16 @@ def _logs():
         logger.propagate, logger.handlers = propagate, handlers
 
 
+@pytest.fixture(scope="session")
+def fresh_python():
+    """A function that runs code in a process of its own, without detectron2."""
+    from tests.helpers.fresh_python import FreshPython
+
+    fresh = FreshPython()
+    yield fresh
+    fresh.close()
+
+
 @pytest.fixture
 def overlay():
     """The patch set, applied for one test."""

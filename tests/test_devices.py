@@ -1,10 +1,6 @@
 """Models on another device than the CPU: CUDA where there is one, else a pretended device."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,22 +15,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run_apart(*command):
-    """Run Python in a process of its own: the pretended device stays for its whole life."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *command],
-        cwd=pathlib.Path(__file__).parents[1],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()[-1]
-
-
-def test_every_family_is_pruned_trained_saved_loaded_and_deployed_on_another_device():
-    # One process for all: it takes as long to start as a family takes.
-    found = json.loads(run_apart("-m", "tests.helpers.on_device", DEVICE))
+def test_every_family_is_pruned_trained_saved_loaded_and_deployed_on_another_device(fresh_python):
+    code = "import runpy; runpy.run_module('tests.helpers.on_device', run_name='__main__')"
+    found = json.loads(fresh_python(code, DEVICE).stdout.splitlines()[-1])
     assert found == dict.fromkeys(FAMILIES, "green")
 
 
@@ -47,7 +30,7 @@ MIXTURES = {
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="CUDA refuses them itself")
-def test_the_pretended_device_refuses_mixtures_and_computes_like_the_cpu():
+def test_the_pretended_device_refuses_mixtures_and_computes_like_the_cpu(fresh_python):
     script = f"""
 import json, torch
 from tests.helpers.pretended_device import NAME, enable
@@ -67,4 +50,5 @@ assert y.tolist() == [[0, 7, 7], [3, 4, 5]] and float(y.sum()) == 26
 assert torch.tensor([1, 2], device=NAME).device == y.device == y.new_tensor([1.0]).device
 print(json.dumps(found))
 """
-    assert json.loads(run_apart("-c", script)) == dict.fromkeys(MIXTURES, "Expected")
+    found = json.loads(fresh_python(script).stdout.splitlines()[-1])
+    assert found == dict.fromkeys(MIXTURES, "Expected")

@@ -1,8 +1,6 @@
 """Checkpoints: loaded from the file alone, or refused."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ def test_load_rebuilds_the_model_from_the_file_alone(checkpoint):
     assert loaded.backbone.output_shape() == model.backbone.output_shape()
 
 
-def test_load_agrees_in_a_new_process_without_the_overlay(checkpoint, tmp_path):
+def test_load_agrees_in_a_new_process_without_the_overlay(fresh_python, checkpoint, tmp_path):
     model, path = checkpoint
     image = torch.rand(3, 64, 64) * 255
     with torch.no_grad():
@@ -36,7 +34,7 @@ def test_load_agrees_in_a_new_process_without_the_overlay(checkpoint, tmp_path):
         "torch.save([out.pred_boxes.tensor, out.scores, out.pred_masks], sys.argv[3])\n"
     )
     files = [path, str(tmp_path / "in.pth"), str(tmp_path / "out.pth")]
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *files], check=True)
+    fresh_python(code, *files)
     found = torch.load(files[2])
     wanted = [expected.pred_boxes.tensor, expected.scores, expected.pred_masks]
     assert len(expected) > 0

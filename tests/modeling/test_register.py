@@ -1,7 +1,6 @@
 """Importing registers nothing; registering twice is once; configs of the zoo merge."""
 
 import pathlib
-import subprocess
 import sys
 
 import pytest
@@ -28,15 +27,12 @@ CONFIGS = [
 ]
 
 
-def _run(script):
-    # In a process of its own, where AdelaiDet cannot be found.
+@pytest.fixture
+def run(fresh_python):
+    """A function that runs a script where AdelaiDet cannot be found; the words that it prints."""
     hide = "import sys, importlib.util as u\nfind = u.find_spec\n"
     hide += "u.find_spec = lambda name, *a: None if name == 'adet' else find(name, *a)\n"
-    command = [sys.executable, "-W", "ignore", "-c", hide + script]
-    root = pathlib.Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return lambda script: fresh_python(hide + script).stdout.split()
 
 
 REGISTRIES = """
@@ -49,28 +45,28 @@ def present():
 """
 
 
-def test_importing_the_package_imports_nothing_heavy():
+def test_importing_the_package_imports_nothing_heavy(run):
     script = "import blendprune\nbefore = set(sys.modules)\nimport blendprune.modeling\n"
     script += "print({n.split('.')[0] for n in set(sys.modules) - before} <= {'blendprune'})"
-    assert _run(script) == ["True"]
+    assert run(script) == ["True"]
 
 
-def test_importing_registers_nothing_and_registering_twice_is_once():
+def test_importing_registers_nothing_and_registering_twice_is_once(run):
     script = REGISTRIES + (
         "import blendprune.modeling as m, blendprune.modeling.blendmask\n"
         "print(any(present()), m.register(), m.register(), all(present()))\n"
     )
-    assert _run(script) == ["False", "blendprune", "blendprune", "True"]
+    assert run(script) == ["False", "blendprune", "blendprune", "True"]
 
 
-def test_a_name_that_somebody_else_registered_is_kept():
+def test_a_name_that_somebody_else_registered_is_kept(run):
     script = REGISTRIES + (
         "class FCOS: pass\n"
         "PROPOSAL_GENERATOR_REGISTRY.register(FCOS)\n"
         "import blendprune.modeling as m; m.register()\n"
         "print(PROPOSAL_GENERATOR_REGISTRY.get('FCOS') is FCOS, all(present()))\n"
     )
-    assert _run(script) == ["True", "True"]
+    assert run(script) == ["True", "True"]
 
 
 def test_adelaidets_own_classes_win_where_it_is_importable(monkeypatch):

@@ -16,14 +16,10 @@ from blendprune.errors import UpstreamDrift
 from blendprune.overlay import _patch
 
 
-def _python(code, *args):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code), *args],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def python(fresh_python):
+    """A function that runs indented code in a process of its own."""
+    return lambda code, *args: fresh_python(textwrap.dedent(code), *args)
 
 
 STEPS = {
@@ -95,8 +91,8 @@ def test_every_order_of_import_apply_and_revert():
     assert done.stdout.strip() == str(len(ORDERS))
 
 
-def test_importing_blendprune_imports_and_patches_nothing():
-    _python(
+def test_importing_blendprune_imports_and_patches_nothing(python):
+    python(
         """
         import sys
         import blendprune
@@ -108,8 +104,8 @@ def test_importing_blendprune_imports_and_patches_nothing():
     )
 
 
-def test_the_auto_module_applies():
-    _python(
+def test_the_auto_module_applies(python):
+    python(
         """
         import blendprune.auto
         from detectron2.modeling.backbone.resnet import BasicBlock
@@ -185,8 +181,8 @@ def test_drift_can_be_accepted_with_a_warning(monkeypatch):
     assert set(states.values()) == {"applied"}
 
 
-def test_drift_found_at_import_fails_that_import_and_changes_nothing_else():
-    _python(
+def test_drift_found_at_import_fails_that_import_and_changes_nothing_else(python):
+    python(
         """
         import sys
         import blendprune
@@ -217,8 +213,8 @@ def test_drift_found_at_import_fails_that_import_and_changes_nothing_else():
     )
 
 
-def test_an_import_that_fails_leaves_the_overlay_as_it_was():
-    _python(
+def test_an_import_that_fails_leaves_the_overlay_as_it_was(python):
+    python(
         """
         import sys
         import blendprune
@@ -246,8 +242,8 @@ def test_an_import_that_fails_leaves_the_overlay_as_it_was():
     )
 
 
-def test_applying_while_another_thread_imports_patches_everything():
-    _python(
+def test_applying_while_another_thread_imports_patches_everything(python):
+    python(
         """
         import threading, time
         import blendprune
@@ -267,7 +263,7 @@ def test_applying_while_another_thread_imports_patches_everything():
 OWN = ["backbone", "blender", "blendmask", "fcos"]
 
 
-def test_any_part_of_our_own_blendmask_can_be_imported_first():
+def test_any_part_of_our_own_blendmask_can_be_imported_first(python):
     script = """
         import multiprocessing, sys
         def check(name):
@@ -292,17 +288,17 @@ def test_any_part_of_our_own_blendmask_can_be_imported_first():
                 process.join()
                 assert process.exitcode == 0, name
     """
-    _python(script, *OWN)
+    python(script, *OWN)
 
 
-def test_a_pickled_blendmask_loads_in_a_fresh_process(registered, blendmask_cfg, tmp_path):
+def test_a_pickled_blendmask_loads_in_a_fresh_process(python, registered, blendmask_cfg, tmp_path):
     from detectron2.modeling import build_model
 
     model = build_model(blendmask_cfg("MODEL.PRUNE", True))
     image = torch.rand(3, 64, 64) * 255
     expected = model([{"image": image}])["bases"][0]
     torch.save((model, image, expected), tmp_path / "model.pth")
-    _python(
+    python(
         """
         import sys, torch, blendprune
         torch.set_num_threads(1)
@@ -348,8 +344,8 @@ def test_the_digest_ignores_comments_layout_and_docstrings(tmp_path):
     assert digest("g = 1\n") == "missing f"
 
 
-def test_workers_of_launch_get_the_overlay():
-    _python(
+def test_workers_of_launch_get_the_overlay(python):
+    python(
         """
         import multiprocessing, blendprune
         from blendprune.overlay.launch import Worker

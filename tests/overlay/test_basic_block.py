@@ -4,8 +4,6 @@ import copy
 import functools
 import io
 import pickle
-import subprocess
-import sys
 import types
 
 import pytest
@@ -120,7 +118,7 @@ def test_separate_norms_stay_where_they_are_when_the_overlay_is_reverted():
     block.load_state_dict(_block((8, 16)).state_dict())
 
 
-def test_a_pickled_block_runs_in_a_process_without_the_overlay(overlay, tmp_path):
+def test_a_pickled_block_runs_in_a_process_without_the_overlay(fresh_python, overlay, tmp_path):
     block, x = _block((8, 16)).eval(), torch.randn(1, 8, 4, 4)
     torch.save((block, x, block(x)), tmp_path / "block.pth")
     code = (
@@ -128,11 +126,8 @@ def test_a_pickled_block_runs_in_a_process_without_the_overlay(overlay, tmp_path
         "assert torch.equal(block(x), expected) and block.norm1 is not None;"
         "print(type(block).__name__, *list(block.state_dict())[:2])"
     )
-    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "block.pth")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.split() == ["BasicBlock", "shortcut.weight", "shortcut.norm.weight"], (
-        done.stderr
-    )
+    done = fresh_python(code, tmp_path / "block.pth")
+    assert done.stdout.split() == ["BasicBlock", "shortcut.weight", "shortcut.norm.weight"]
 
 
 class WithoutNorm(BasicBlock):

@@ -4,13 +4,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import blendprune
 from blendprune import overlay
 from blendprune.overlay._patch import importable
 
@@ -88,23 +86,16 @@ def _copy(package, folder):
     shutil.copytree(package, folder / package.name, ignore=skip, symlinks=True)
 
 
-def _probe(form, family, folder, path):
+def _probe(fresh_python, form, family, folder, path):
     """Run probe.py with ``path`` first on sys.path; return what it found."""
     folder.mkdir()
-    path = [*path, os.environ.get("PYTHONPATH", ""), Path(blendprune.__file__).parents[1]]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROBE), form, family],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, filter(None, path)))},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    code = f"import runpy; runpy.run_path({str(PROBE)!r}, run_name='__main__')"
+    fresh_python(code, form, family, cwd=folder, path=path)
     return torch.load(folder / "results.pth", weights_only=True)
 
 
 @pytest.fixture(scope="module", params=["own", "adet"])
-def folders(request, tmp_path_factory):
+def folders(request, fresh_python, tmp_path_factory):
     """The folders in which the probe ran under text and under overlay, and what it found."""
     import detectron2
 
@@ -119,8 +110,8 @@ def folders(request, tmp_path_factory):
     if root:
         _copy(Path(root, "adet"), upstream)
     _apply([n for n in _series() if n.startswith("detectron2/") or root], upstream)
-    text = _probe("text", family, here / "text", [upstream])
-    ours = _probe("overlay", family, here / "overlay", [root] if root else [])
+    text = _probe(fresh_python, "text", family, here / "text", [upstream])
+    ours = _probe(fresh_python, "overlay", family, here / "overlay", [root] if root else [])
     assert not text["origin"]["applied"] and ours["origin"]["applied"]
     assert all(Path(file).is_relative_to(upstream) for file in text["origin"]["files"])
     assert not any(Path(file).is_relative_to(upstream) for file in ours["origin"]["files"])
