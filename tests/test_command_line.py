@@ -1,6 +1,8 @@
 """The command line: what it prints, its exit codes. Wrong commands are in test_wrong_commands."""
 
+import contextlib
 import inspect
+import io
 import json
 import os
 import shutil
@@ -46,6 +48,20 @@ def dense_weights(blendmask_cfg, tmp_path_factory):
     return folder / "dense.pth"
 
 
+@pytest.fixture(scope="module")
+def pruned(blendmask_cfg, dense_weights, tmp_path_factory):
+    """A folder of a dense model's config and weights, and of what one command pruned and said."""
+    folder = tmp_path_factory.mktemp("pruned")
+    shutil.copy(dense_weights, folder)
+    with blendprune.applied():
+        modeling.register()
+        cfg = blendmask_cfg("PRUNER.IMPORTANCE", "magnitude", "PRUNER.ROUNDS", 1)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            flags = ("--max-flops", 0.5, "--output", folder / "one")
+            assert _prune(_written(cfg, folder), *flags) == 0
+    return folder, said.getvalue()
+
+
 @pytest.fixture
 def trained_on_digits(registered, blendmask_cfg, tmp_path):
     """The same for images that are there."""
@@ -79,9 +95,9 @@ def _sentence(capsys):
     return lines[0]
 
 
-def test_prune_writes_weights_config_and_report(trained, capsys):
-    out = trained / "pruned"
-    assert _prune(trained, "--max-flops", 0.5, "--output", out) == 0
+def test_prune_writes_weights_config_and_report(pruned):
+    folder, printed = pruned
+    out = folder / "one"
     assert sorted(os.listdir(out)) == ["config.yaml", "model_pruned.pth", "report.json"]
 
     report = json.loads((out / "report.json").read_text())
@@ -91,7 +107,6 @@ def test_prune_writes_weights_config_and_report(trained, capsys):
     assert report["wall_s"] > 0
     assert report["round_to"]["auto"] is True
     words = f"multiples of {report['round_to']['multiple']} (auto: {report['round_to']['reason']})"
-    printed = capsys.readouterr().out
     assert "FLOPs" in printed and f"widths: {words}" in printed and f", widths {words}: " in printed
 
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -102,11 +117,9 @@ def test_prune_writes_weights_config_and_report(trained, capsys):
     assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
 
 
-def test_the_emitted_config_builds_the_pruned_model(trained, blendmask_cfg):
-    out = trained / "pruned"
-    assert _prune(trained, "--pruning-ratio", 0.3, "--output", out) == 0
+def test_the_emitted_config_builds_the_pruned_model(pruned, registered, blendmask_cfg):
     cfg = blendmask_cfg()
-    cfg.merge_from_file(str(out / "config.yaml"))
+    cfg.merge_from_file(str(pruned[0] / "one/config.yaml"))
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     ours = blendprune.load(cfg.MODEL.WEIGHTS).state_dict()
@@ -139,18 +152,16 @@ def test_each_level_gets_a_folder_of_its_own(trained, capsys):
     assert reports[0]["layers"] == reports[1]["layers"]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_the_dense_model_teaches_if_it_is_to(trained, wanted):
+def test_the_dense_model_teaches_if_it_is_to(trained):
     out = trained / "pruned"
-    tail = ["PRUNER.FINETUNE_DISTILL", wanted]
+    tail = ["PRUNER.FINETUNE_DISTILL", True]
     assert _prune(trained, "--max-flops", 0.7, "--output", out, *tail) == 0
     config = yaml.safe_load((out / "config.yaml").read_text())
-    teacher = config.get("PRUNER", {}).get("DISTILLATION", {}).get("TEACHER")
-    assert teacher == (str(trained / "dense.pth") if wanted else None)
+    assert config["PRUNER"]["DISTILLATION"]["TEACHER"] == str(trained / "dense.pth")
 
 
-def test_a_pruned_model_can_be_pruned_again(trained, capsys):
-    assert _prune(trained, "--max-flops", 0.7, "--output", trained / "one") == 0
+def test_a_pruned_model_can_be_pruned_again(pruned, registered, capsys):
+    trained, _ = pruned
     weights = ["MODEL.WEIGHTS", trained / "one/model_pruned.pth"]
     assert _prune(trained, "--max-flops", 0.7, "--output", trained / "two", *weights) == 0
     one, two = (json.loads((trained / d / "report.json").read_text()) for d in ("one", "two"))
@@ -193,10 +204,9 @@ def test_plan_prints_groups_reasons_and_reach_without_weights(trained, capsys):
 
 
 @pytest.mark.parametrize("finetune", [True, False])
-def test_plan_of_a_pruned_checkpoint_has_its_widths(trained, capsys, finetune):
-    assert _prune(trained, "--max-flops", 0.5, "--output", trained / "one") == 0
+def test_plan_of_a_pruned_checkpoint_has_its_widths(pruned, registered, capsys, finetune):
+    trained, _ = pruned
     report = json.loads((trained / "one/report.json").read_text())
-    capsys.readouterr()
     tail = ["MODEL.WEIGHTS", trained / "one/model_pruned.pth", "MODEL.FINETUNE", finetune]
     assert _plan(trained, "--json", *tail) == 0
     found = json.loads(capsys.readouterr().out)

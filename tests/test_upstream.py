@@ -35,6 +35,7 @@ def checkout(tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     (tmp_path / "stand_in_for_the_overlay.py").touch()
     monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # They take most of the time.
     assert upstream.FORMS == {"plain": (), "overlay": ("-p", "blendprune.auto")}
     plugin = {"overlay": ("-p", "stand_in_for_the_overlay")}
     monkeypatch.setattr(upstream, "FORMS", {**upstream.FORMS, **plugin})

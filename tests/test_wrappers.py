@@ -13,6 +13,7 @@ from blendprune.errors import PruningError
 from blendprune.pruning import count_flops, head_outputs
 from blendprune.wrappers import is_distributed, name_as, plain_name, plain_names, unwrap
 from tests.helpers import small_zoo
+from tests.helpers.slow import slow_but
 
 SIZE = 64
 
@@ -92,7 +93,9 @@ def test_a_sharded_model_is_refused_but_saved_like_any_other(overlay, tmp_path, 
     assert (tmp_path / "sharded.pth").exists()
 
 
-@pytest.mark.parametrize("name", ["compiled DDP", "DataParallel of compiled"])
+@pytest.mark.parametrize(
+    "name", slow_but(["compiled DDP", "DataParallel of compiled"], "compiled DDP")
+)
 def test_a_wrapped_model_is_pruned_saved_and_loaded_like_the_plain_one(cfg, tmp_path, name):
     torch.manual_seed(0)
     plain = build_model(cfg)

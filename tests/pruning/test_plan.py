@@ -140,9 +140,10 @@ RES3 = "backbone.bottom_up.res3"
 def test_layers_lose_the_ratio_that_is_asked_of_them(planned, images):
     ratios = {f"{RES3}.*": 0.5, f"{RES3}.0.conv1": 0.25, f"{RES3}.1.conv1": 0}
     model, plan = planned(*WIDE, pruning_ratio_dict=ratios)
-    for target in ({"max_flops": 0.6}, {"max_params": 0.6, "rounds": 4}, {"pruning_ratio": 0.3}):
+    for target in ({"max_flops": 0.6}, {"max_params": 0.6, "rounds": 2}, {"pruning_ratio": 0.3}):
         model, _ = planned(*WIDE)
-        report = prune(model, images, importance="magnitude", pruning_ratio_dict=ratios, **target)
+        how = {"importance": "magnitude", "pruning_ratio_dict": ratios, "rounds": 1, **target}
+        report = prune(model, images, **how)
         widths = {
             layer: report.layers[f"{RES3}.{layer}"]["after"]
             for layer in ("0.conv1", "1.conv1", "0.conv2", "1.conv2")

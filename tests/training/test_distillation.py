@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from blendprune.errors import ConfigError
 from blendprune.pruning import prune
 from blendprune.training import Distillation, GradualPruning
+from tests.helpers.slow import slow_but
 from tests.zoo import load_config
 
 LOSSES = ("loss_distill_features", "loss_distill_heads")
@@ -74,7 +75,7 @@ def test_the_losses_are_zero_when_the_student_is_the_teacher(
     assert not set(LOSSES) & set(_losses(model, training_batch()))
 
 
-@pytest.mark.parametrize("name", ["blendmask", "mask-rcnn", "retinanet"])
+@pytest.mark.parametrize("name", slow_but(["blendmask", "mask-rcnn", "retinanet"], "blendmask"))
 def test_a_pruned_student_learns_from_its_teacher(build, trainer_of, training_batch, name):
     model = build(name)
     teacher = copy.deepcopy(model)

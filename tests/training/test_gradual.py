@@ -16,6 +16,7 @@ from blendprune.pruning.graph.kept_entries import KeptEntries
 from blendprune.pruning.tracing.hooks import evaluating
 from blendprune.training import GradualPruning
 from blendprune.training.gradual import parameters_of, replace_parameters
+from tests.helpers.slow import slow_but
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_model_in_data_parallel_is_pruned_like_a_plain_one(blendmask, trainer_
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+@pytest.mark.parametrize("kind", slow_but(["sgd", "adamw"], "adamw"))
 def test_it_arrives_at_the_target_and_the_training_goes_on(
     blendmask, trainer_of, images, tmp_path, kind
 ):

@@ -9,6 +9,7 @@ import blendprune
 from blendprune.modeling.attention import is_attention
 from blendprune.pruning import prune
 from blendprune.pruning.graph.outputs import head_outputs
+from tests.helpers.slow import slow_but
 from tests.helpers.small_transformers import FAMILIES, SIZE, config_of
 from tests.zoo import build_dense, prune_and_use, training_batch
 
@@ -45,6 +46,7 @@ def test_it_is_pruned_run_trained_and_reloaded(config):
     assert prune_and_use(config, SIZE, 0.6)["result"] == "green"
 
 
+@pytest.mark.parametrize("config", slow_but(FAMILIES, "mvit"), indirect=True)
 def test_whole_heads_go_and_the_stream_stays(dense):
     images = [{"image": 255 * torch.rand(3, SIZE, SIZE)}]
     before = heads(dense)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from blendprune.pruning import ChannelGraph, group_notes, prunable
 from tests.helpers.outputs import predictions_of
 from tests.helpers.silent_channels import prune_the_dead, silence_half_of_every_group
 from tests.helpers.slow import slow_but
@@ -15,16 +14,18 @@ WITHOUT_MIXING = [name for name in FAMILIES if name not in ("group-norm", "panop
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_zoo_model_is_pruned_run_trained_and_reloaded(overlay, family):
+def test_a_zoo_model_is_pruned_but_for_its_prediction_layers_run_trained_and_reloaded(
+    overlay, family
+):
     found = prune_and_use(config_of(family), size=64)
     assert found["params"]["after"] < 0.9 * found["params"]["before"]
+    # Group norms of 32 groups do not divide some of its widths.
+    assert found["notes"] == [] or family == "group-norm"
 
 
 @pytest.mark.parametrize(
     "family",
-    slow_but(
-        WITHOUT_MIXING, "mask-fpn", "resnext", "modulated", "retinanet", "keypoint", "mask-c4"
-    ),
+    slow_but(WITHOUT_MIXING, "mask-fpn", "resnext", "modulated", "retinanet"),
 )
 def test_removing_silent_channels_changes_no_output(build, images, randomise, family):
     model = randomise(build(family))
@@ -37,11 +38,3 @@ def test_removing_silent_channels_changes_no_output(build, images, randomise, fa
     for a, b in zip(after, before):
         assert b.abs().max() > 0
         assert torch.allclose(a, b, atol=1e-3 * b.abs().max().item())
-
-
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "group-norm"])
-def test_only_prediction_layers_stay(build, images, family):
-    model = build(family)
-    with prunable(model):
-        graph = ChannelGraph(model, images)
-        assert graph.notes + group_notes(graph.groups()) == []

@@ -241,7 +241,7 @@ def test_what_is_replayed_is_what_would_be_computed(blendmask, batches, monkeypa
         monkeypatch.setattr(replay, "_free_memory", lambda free=free: free)
         torch.manual_seed(0)
         model = blendmask()
-        prune(model, data=batches, importance="magnitude", max_flops=0.5, rounds=1)
+        prune(model, data=batches[:1], importance="magnitude", max_flops=0.5, rounds=1)
         found.append(model.state_dict())
     for other in found[1:]:
         assert all(torch.equal(found[0][name], other[name]) for name in other)
@@ -358,7 +358,7 @@ def test_no_data_or_no_wish_means_no_reconstruction(blendmask, images, batches, 
 FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 
 
-@pytest.mark.parametrize("family", slow_but(FOR_IMAGES, "box-fpn-r18", "mask-fpn", "semantic"))
+@pytest.mark.parametrize("family", slow_but(FOR_IMAGES, "mask-fpn", "semantic"))
 def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):
     noise = torch.Generator().manual_seed(3)
     batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(3)]
