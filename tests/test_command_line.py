@@ -197,7 +197,7 @@ def test_plan_prints_groups_reasons_and_reach_without_weights(trained, capsys):
         assert words in table
     assert _plan(trained, "--json", "--ignore", "backbone.bottom_up.res3*") == 0
     found = json.loads(capsys.readouterr().out)
-    totals = {"flops", "params", "activations"}
+    totals = {"flops", "params", "activations", "memory_mb"}
     assert found.keys() == {"groups", "notes", "uncounted_operators", "round_to", *totals}
     reasons = {group["root"]: group["frozen_reason"] for group in found["groups"]}
     assert reasons["backbone.bottom_up.res3.0.conv1"] == "ignored by 'backbone.bottom_up.res3*'"

@@ -21,7 +21,8 @@ from tests.helpers.state import remember, unchanged
 
 FRACTION = "must be a number between 0 and 1, got {}: write 0.5 for half"
 WHOLE = "must be a whole number of at least 1, got {}: …"
-TARGETS = "exactly one of pruning_ratio, max_flops, max_params, max_activations, max_latency is "
+TARGETS = "exactly one of pruning_ratio, max_flops, max_params, max_activations, max_memory, "
+TARGETS += "max_latency is "
 KNOWN = "; known are activation, bn_scale, fisher, fpgm, …, taylor, wanda"
 NAMES = "; use names of model.named_modules(), which blendprune.plan shows"
 TENSOR = 'example_inputs must be a list of dicts like {"image": tensor}'
@@ -75,6 +76,22 @@ PRUNE = [
     (
         {"max_flops": None, "max_latency": -1},
         "max_latency must be a fraction below 1, or from 1 on a number of milliseconds, got -1: …",
+    ),
+    (
+        {"max_flops": None, "max_memory": 0},
+        "max_memory must be a fraction below 1, or from 1 on a number of megabytes, got 0: write …",
+    ),
+    (
+        {"max_flops": None, "max_memory": 5},
+        "max_memory 5 MB is met already: …0.00486 MB; ask for …",
+    ),
+    (
+        {"max_flops": None, "max_memory": 0.01},
+        "max_memory 0.01 is out of reach: … go down to … of the dense model's memory; ask for …",
+    ),
+    (
+        {"max_flops": None, "max_memory": 0.5, "levels": [5]},
+        "level 5 is an absolute number, but max_memory 0.5 is a fraction: give levels of the …",
     ),
     ({"max_flops": None, "max_latency": 1e5}, "max_latency 100000 ms is met already: …; ask …"),
     (
@@ -228,7 +245,7 @@ PLAN = [
 ]
 
 GRADUAL = [
-    ({"max_flops": None}, "exactly one of …, max_activations is wanted, got none: set one to …"),
+    ({"max_flops": None}, "exactly one of …, max_memory is wanted, got none: set one to …"),
     ({"max_flops": 1.5}, f"max_flops {FRACTION.format(1.5)}"),
     ({"start": 5, "end": 1}, "gradual pruning wants 0 < start <= end …, got start 5, end 1, …"),
     (

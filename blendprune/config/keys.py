@@ -28,7 +28,7 @@ def add_prune_config(cfg):
     cfg.MODEL.setdefault("FINETUNE", False)
 
     pruner = cfg.setdefault("PRUNER", type(cfg)())
-    # Set exactly one of the next five to a fraction, 0 < x < 1; the last one also takes a number.
+    # Set exactly one of the next six to a fraction, 0 < x < 1; the last two also take a number.
     # Fraction of the channels to remove.
     pruner.setdefault("PRUNING_RATIO", 0.0)
     # FLOPs to keep, as a fraction of those of the model at MODEL.WEIGHTS, dense or pruned before
@@ -38,6 +38,9 @@ def add_prune_config(cfg):
     pruner.setdefault("MAX_PARAMS", 0.0)
     # Activations (outputs of convs and linears) to keep, as a fraction of that model's.
     pruner.setdefault("MAX_ACTIVATIONS", 0.0)
+    # Peak memory of the activations to keep, as a fraction of that model's, or in megabytes
+    # (10^6 bytes) from 1.0 on.
+    pruner.setdefault("MAX_MEMORY", 0.0)
     # Latency to keep, as a fraction of that model's, or in milliseconds from 1.0 on; measured on
     # this machine.
     pruner.setdefault("MAX_LATENCY", 0.0)

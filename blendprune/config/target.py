@@ -11,11 +11,15 @@ TARGETS = {
     "max_flops": "flops",
     "max_params": "params",
     "max_activations": "activations",
+    "max_memory": "memory",
     "max_latency": "latency",
 }
 
 #: Targets that may also be absolute numbers → their unit, its name, its size in what is counted.
-ABSOLUTE = {"max_latency": ("ms", "milliseconds", 1.0)}
+ABSOLUTE = {
+    "max_memory": ("MB", "megabytes", 1e6),
+    "max_latency": ("ms", "milliseconds", 1.0),
+}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from tabulate import tabulate
 
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
+from .cost.memory import MEMORY_WORDS
 from .graph.inputs import example_inputs_for
 from .graph.proof import proven_graph
 from .scores import first_batches
@@ -64,6 +65,8 @@ class PruningPlan:
             inputs up to the raw head outputs; one multiply-add is one FLOP.
         params (dict[str, float]): ``"now"`` and ``"min"``.
         activations (dict[str, float]): likewise, of the outputs of convs and linears.
+        memory_mb (dict[str, float]): megabytes (10^6 bytes) of the activation tensors that are
+            alive together, at their peak in such a forward; weights do not count.
         notes (list[str]): layers that no group has; settings of some members of a group that hold
             for all; operators that count as 0 FLOPs. Groups say themselves why they stay.
         uncounted_operators (list[str]): operators without a FLOPs formula; see
@@ -76,6 +79,7 @@ class PruningPlan:
     flops: dict
     params: dict
     activations: dict
+    memory_mb: dict
     notes: list = field(default_factory=list)
     uncounted_operators: list = field(default_factory=list)
     round_to: dict = field(default_factory=dict)
@@ -127,7 +131,7 @@ def plan(
     try:
         parameters = {name: p.numel() for name, p in model.named_parameters()}
         with prunable(model):
-            counts = count_costs(model, inputs)
+            counts = count_costs(model, inputs, memory=True)
             graph, groups = proven_graph(
                 model, inputs, ignored_layers, pruning_ratio_dict, batches=batches or ()
             )
@@ -142,6 +146,10 @@ def plan(
     _, smallest = end_widths(groups, dense, options.and_finer()[-1])
     own = _own(groups, counts.flops, parameters)
     order = {name: place for place, name in enumerate(graph.names.values())}
+    costs = {
+        unit: {"now": now, "min": round(costs.cost(unit, smallest))} for unit, now in total.items()
+    }
+    memory = costs.pop("memory")
     notes = graph.notes + [note for group in groups for note in group.notes]
     return PruningPlan(
         groups=sorted(
@@ -154,7 +162,8 @@ def plan(
         notes=notes + ratio_notes(groups, options) + counts.notes(),
         uncounted_operators=list(counts.uncounted),
         round_to=options.rounding.to_dict(),
-        **{unit: {"now": total[unit], "min": round(costs.cost(unit, smallest))} for unit in total},
+        memory_mb={when: amount / 1e6 for when, amount in memory.items()},
+        **costs,
     )
 
 
@@ -215,8 +224,10 @@ def plan_table(plan):
         FLOPs (G)        184.64   2.30        0.012
         params (M)        44.34   0.50        0.011
         activations (M)  221.40  24.08        0.109
+        memory (MB)      187.11  40.20        0.215
 
         widths: multiples of 16 (auto: AVX-512, float32)
+        memory: peak of the activation tensors that are alive together in one forward of …
 
     A group is named after one of its layers. ``layers`` counts all layers that lose the channel,
     those that read it included. ``FLOPs %`` is the share of the layers that make it.
@@ -238,12 +249,13 @@ def plan_table(plan):
         _total("FLOPs", plan.flops),
         _total("params", plan.params),
         _total("activations", plan.activations),
+        _row("memory (MB)", plan.memory_mb, 1),
     ]
     parts = [
         _table(rows, "group", "width", "min … max", "layers", "FLOPs %"),
         tabulate(frozen, ("frozen", "width", "reason")) if frozen else "",
         _table(totals, "", "now", "min", "min / now"),
-        f"widths: {rounding_words(plan.round_to)}",
+        f"widths: {rounding_words(plan.round_to)}\n{MEMORY_WORDS}",
         "\n".join(f"- {note}" for note in plan.notes),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -266,11 +278,11 @@ def _widths(group):
 
 
 def _total(name, values):
-    now, fewest = values["now"], values["min"]
+    now = values["now"]
     unit, factor = ("G", 1e9) if now >= 1e10 else ("M", 1e6) if now >= 1e6 else ("k", 1e3)
-    return (
-        f"{name} ({unit})",
-        f"{now / factor:.2f}",
-        f"{fewest / factor:.2f}",
-        f"{fewest / now:.3f}",
-    )
+    return _row(f"{name} ({unit})", values, factor)
+
+
+def _row(name, values, factor):
+    now, fewest = values["now"], values["min"]
+    return name, f"{now / factor:.2f}", f"{fewest / factor:.2f}", f"{fewest / now:.3f}"

@@ -25,6 +25,7 @@ def prune(
     max_flops=None,
     max_params=None,
     max_activations=None,
+    max_memory=None,
     max_latency=None,
     importance="obs",
     normalize=None,
@@ -62,6 +63,10 @@ def prune(
         max_params (float): parameters to keep, as a fraction; met likewise.
         max_activations (float): numbers in the outputs of all convs and linears to keep, as a
             fraction; met likewise.
+        max_memory (float): bytes of the activation tensors that are alive together, at their peak
+            in one forward of the example inputs up to the raw head outputs, to keep, as a fraction,
+            or in megabytes (10^6 bytes) from 1 on. Weights do not count. The target is a limit:
+            only layers that are in memory at a peak are pruned.
         max_latency (float): latency to keep, as a fraction, or in milliseconds from 1 on. It is
             measured on this machine in eager mode on the example inputs; the FLOPs go down in
             steps until it is met.
@@ -113,7 +118,7 @@ def prune(
         PruningReport: FLOPs, parameters, widths.
 
     Raises:
-        ConfigError: an argument is invalid.
+        ConfigError: an argument is invalid, or the model meets an absolute target anyway.
         TargetUnreachable: no allowed widths meet the target.
         PruningError: the model cannot be traced, scored or run; its weights hold NaN, or are of
             half precision or on the meta device.
@@ -125,6 +130,7 @@ def prune(
             "max_flops": max_flops,
             "max_params": max_params,
             "max_activations": max_activations,
+            "max_memory": max_memory,
             "max_latency": max_latency,
         }
     )
@@ -158,7 +164,8 @@ def prune(
 
     snapshot = Snapshot(model)
     try:
-        run = PruningRun(model, inputs, options, batches, sensitivity)
+        memory = target.unit == "memory"
+        run = PruningRun(model, inputs, options, batches, sensitivity, memory)
         for level in [*levels, target]:
             run.reach(level, rounds, progress, goal=target)
             run.try_own_runs(snapshot)

@@ -2,6 +2,7 @@
 
 from tabulate import tabulate
 
+from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from .reference import reference_words, was_pruned
 
@@ -35,8 +36,8 @@ def report_table(report):
     Args:
         report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
             ``after``; optionally ``wall_s``, ``ap``, ``threads``, ``device``,
-            ``reloaded_identical``, ``notes``, ``round_to``, ``relative_to``: with a model that was
-            pruned before, the first column is "before" instead of "dense".
+            ``reloaded_identical``, ``notes``, ``round_to``, ``memory_mb``, ``relative_to``: with a
+            model that was pruned before, the first column is "before" instead of "dense".
 
     Returns:
         str: several lines, without a trailing line break.
@@ -46,6 +47,8 @@ def report_table(report):
         _size_row("FLOPs", report["flops"], tuned),
         _size_row("params", report["params"], tuned),
     ]
+    if report.get("memory_mb"):
+        rows.append(_memory_row(report["memory_mb"], tuned))
     if report.get("latency_ms"):
         rows.append(_latency_row(report["latency_ms"], tuned))
     stages = report.get("ap", {})
@@ -63,6 +66,7 @@ def report_table(report):
     lines = [
         f"before: {reference_words(reference)}" if again else "",
         f"widths: {rounding_words(rounding)}" if rounding else "",
+        MEMORY_WORDS if report.get("memory_mb") else "",
         _facts(report),
     ]
     facts = "\n".join(filter(None, lines))
@@ -75,6 +79,12 @@ def _size_row(name, values, tuned):
     unit, factor = ("G", 1e9) if before >= 1e10 else ("M", 1e6) if before >= 1e6 else ("k", 1e3)
     shown = [f"{value / factor:.2f}" for value in (before, after)]
     return [f"{name} ({unit})", *shown, *shown[1:][:tuned], f"{after / before:.3f}"]
+
+
+def _memory_row(values, tuned):
+    before, after = values["before"], values["after"]
+    shown = [f"{value:.2f}" for value in (before, after)]
+    return ["memory (MB)", *shown, *shown[1:][:tuned], f"{after / before:.3f}"]
 
 
 def _latency_row(values, tuned):

@@ -38,7 +38,8 @@ class GradualPruning(HookBase):
     Args:
         start (int), end (int): iterations done before the first and the last round.
         period (int): iterations between two rounds.
-        pruning_ratio, max_flops, max_params, max_activations (float): the target; exactly one.
+        pruning_ratio, max_flops, max_params, max_activations, max_memory (float): the target;
+            exactly one.
         images (int): number of the trainer's own images for scores from data and for the
             reconstruction after each round.
         importance, normalize, reconstruct, global_pruning, isomorphic, round_to, max_pruning_ratio,
@@ -58,6 +59,7 @@ class GradualPruning(HookBase):
         max_flops=None,
         max_params=None,
         max_activations=None,
+        max_memory=None,
         images=64,
         importance="obs",
         normalize=None,
@@ -76,8 +78,10 @@ class GradualPruning(HookBase):
                 "max_flops": max_flops,
                 "max_params": max_params,
                 "max_activations": max_activations,
+                "max_memory": max_memory,
             }
         )
+        self._with_memory = self.target.unit == "memory"
         whole = all(isinstance(x, int) for x in (start, end, period))
         if not whole or period < 1 or not 0 < start <= end:
             raise ConfigError(
@@ -116,7 +120,7 @@ class GradualPruning(HookBase):
         if is_data_driven(build_importance(self.options.importance)):
             batches = training_batches(self.trainer, self.images)
         inputs = example_inputs_of(model, self.example_inputs, self.trainer)
-        self._run = PruningRun(model, inputs, self.options, batches)
+        self._run = PruningRun(model, inputs, self.options, batches, memory=self._with_memory)
         # A training that resumes no longer has the model that it began with.
         self._run.load_state_dict(self._state or self._beginning(inputs))
         due = self._due(self.trainer.start_iter)
@@ -167,7 +171,7 @@ class GradualPruning(HookBase):
         restructure(model, began_as)
         # The first round finds what there is to know; how it scores does not matter.
         options = dataclasses.replace(self.options, importance="magnitude", reconstruct=False)
-        run = PruningRun(model, inputs, options)
+        run = PruningRun(model, inputs, options, memory=self._with_memory)
         run.prune_once(self.target, 1 / len(self.times))
         return run.state_dict()
 

@@ -33,3 +33,8 @@ def chain_costs(first, second):
     params = 9 * 3 * first + 9 * first * second + 2 * second
     activations = PIXELS * (first + second + 2)
     return {"flops": PIXELS * params, "params": params, "activations": activations}
+
+
+def chain_memory(first, second):
+    """Bytes of a :class:`Chain` that are alive at its peak: the image and two maps."""
+    return 4 * PIXELS * (3 + 2 * max(first, second))

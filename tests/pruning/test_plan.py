@@ -10,6 +10,7 @@ from torch import nn
 import blendprune
 from blendprune.errors import ConfigError, TargetUnreachable
 from blendprune.pruning import count_flops, count_params, plan_table, prune
+from blendprune.pruning.cost.count import count_costs, total_costs
 from tests.helpers.blendmask_options import FROZEN, PANOPTIC, WIDE
 from tests.helpers.state import remember, unchanged
 
@@ -55,6 +56,19 @@ def test_it_is_the_models_cost_and_lists_each_layer(planned, images):
     convs = {name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     assert {m.layer for g in plan.groups for m in g.members if m.role == "out"} >= convs
     assert json.loads(json.dumps(plan.to_dict()))["flops"] == plan.flops
+
+
+def test_the_memory_that_it_says_can_be_reached_can_be_reached(planned, images):
+    model, plan = planned(*WIDE, round_to=1)
+    now = total_costs(model, count_costs(model, images, memory=True))["memory"]
+    assert plan.memory_mb["now"] == now / 1e6
+    least = plan.memory_mb["min"] / plan.memory_mb["now"]
+    assert 0.1 < least < 0.8
+    how = {"importance": "magnitude", "rounds": 1, "round_to": 1}
+    with pytest.raises(TargetUnreachable):
+        blendprune.prune(model, images, max_memory=0.99 * least, **how)
+    report = blendprune.prune(model, images, max_memory=1.001 * least, **how)
+    assert report.memory_mb["after"] <= 1.001 * plan.memory_mb["min"]
 
 
 @pytest.mark.parametrize("how", [{}, {"round_to": 24}, {"max_pruning_ratio": 0.4}])
@@ -132,6 +146,8 @@ def test_what_cannot_be_followed_is_told(blendmask, images):
     assert any("conv1.spare: nothing was seen to run it" in note for note in plan.notes)
     table = plan_table(plan)
     assert "unknown operator" in table and "conv1.spare" in table
+    assert "\nmemory: peak of the activation tensors that are alive together in one " in table
+    assert any(line.startswith("memory (MB) ") for line in table.splitlines())
 
 
 RES3 = "backbone.bottom_up.res3"

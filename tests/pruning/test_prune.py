@@ -17,6 +17,7 @@ from blendprune.pruning import (
     prune,
     pruning_table,
 )
+from blendprune.pruning.cost.count import count_costs, total_costs
 from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 from tests.helpers.blendmask_options import FROZEN, PANOPTIC, R50, SHARED, WIDE
 from tests.helpers.outputs import outputs_of
@@ -336,6 +337,17 @@ def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):
         )
 
 
+def test_memory_goes_down_to_a_limit(blendmask, images):
+    model = blendmask(*WIDE)
+    report = prune(model, images, max_memory=0.7, importance="magnitude", round_to=1)
+    found = total_costs(model, count_costs(model, images, memory=True))["memory"] / 1e6
+    assert report.memory_mb["after"] == found
+    assert 0.98 * 0.7 <= found / report.memory_mb["before"] <= 0.7 + 1e-9
+    # Small maps are in memory when there is room.
+    layers = report.layers["backbone.bottom_up.res5.0.conv1"]
+    assert layers["before"] == layers["after"]
+
+
 def test_the_config_that_a_model_carries_stands_in_for_example_inputs(blendmask, blendmask_cfg):
     model = blendmask(*WIDE)
     model.blendprune_config = blendmask_cfg(*WIDE).dump()
@@ -356,7 +368,7 @@ def test_the_table_names_totals_and_changed_layers(blendmask, images):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        ({}, "exactly one of pruning_ratio, max_flops, max_params, max_activations, max_latency"),
+        ({}, "exactly one of pruning_ratio, max_flops, max_params, max_activations, max_memory"),
         ({"max_flops": 0.5, "max_params": 0.5}, "got max_flops, max_params"),
         ({"max_flops": 1.0}, "max_flops must be a number between 0 and 1, got 1.0"),
         ({"max_flops": 0}, "max_flops must be a number between 0 and 1, got 0"),

@@ -37,6 +37,16 @@ def test_a_pruning_report_has_sizes_and_latency_before_and_after():
     assert lines[-1] == "21 s"
 
 
+def test_memory_has_a_row_of_its_own_and_says_what_it_is():
+    memory = {"memory_mb": {"before": 69.8429, "after": 34.61}}
+    lines = report_table({**PRUNED, **memory}).splitlines()
+    assert lines[4].split() == ["memory", "(MB)", "69.84", "34.61", "0.496"]
+    assert lines[-2].startswith("memory: peak of the activation tensors that are alive together")
+    lines = report_table({**DEMO, **memory}).splitlines()
+    assert lines[4].split() == ["memory", "(MB)", "69.84", "34.61", "34.61", "0.496"]
+    assert "memory" not in report_table(PRUNED)
+
+
 def test_the_demo_report_has_the_ap_of_every_stage_and_its_difference():
     lines = report_table(DEMO).splitlines()
     assert lines[0].split() == ["dense", "pruned", "fine-tuned", "change"]

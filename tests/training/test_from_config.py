@@ -68,6 +68,12 @@ def test_each_key_switches_on_its_hook(blendmask_cfg, dense):
     assert kinds == [GroupSparsity, GradualPruning, Distillation]
 
 
+def test_gradual_pruning_takes_a_limit_of_memory(blendmask_cfg):
+    opts = ("PRUNER.GRADUAL.END", 100, "PRUNER.MAX_MEMORY", 200.0)
+    [hook] = hooks_from_config(blendmask_cfg(*opts))
+    assert str(hook.target) == "max_memory 200 MB"
+
+
 def test_the_best_is_kept_while_fine_tuning_alone(blendmask_cfg):
     tuning = ("MODEL.FINETUNE", True)
     assert [type(hook) for hook in hooks_from_config(blendmask_cfg(*tuning))] == [KeepBest]

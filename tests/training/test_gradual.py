@@ -11,6 +11,7 @@ from torch import nn
 import blendprune
 from blendprune.errors import ConfigError, PruningError
 from blendprune.pruning import count_flops, head_outputs, prunable
+from blendprune.pruning.cost.count import count_costs, total_costs
 from blendprune.pruning.graph.channel_graph import ChannelGraph
 from blendprune.pruning.graph.kept_entries import KeptEntries
 from blendprune.pruning.tracing.hooks import evaluating
@@ -150,6 +151,18 @@ def test_training_resumes_towards_the_same_target(blendmask, trainer_of, images)
     second.load_state_dict(state)
     second.train(3, 6)
     assert 0.98 * 0.6 <= sum(count_flops(model, images).values()) / dense <= 0.6
+
+
+def test_memory_goes_down_too(blendmask, trainer_of, images):
+    model = blendmask()
+    gradual = GradualPruning(
+        1, 2, 1, max_memory=0.7, importance="magnitude", round_to=1, example_inputs=images
+    )
+    trainer_of(model, gradual).train(0, 3)
+    memory = gradual.report().memory_mb
+    assert 0.98 * 0.7 <= memory["after"] / memory["before"] <= 0.7 + 1e-9
+    found = total_costs(model, count_costs(model, images, memory=True))["memory"]
+    assert found == 1e6 * memory["after"]
 
 
 class _Stop(HookBase):

@@ -42,17 +42,21 @@ def blendmask_outputs(model, batched_inputs, inference_only=False):
         level; ``"bases"`` (N, bases, H, W); for a model with these branches, ``"basis_sem"``
         (N, classes + 1, H, W) of the auxiliary head and ``"sem_seg"`` of the panoptic head.
     """
-    features = model.backbone(normalized_images(model, batched_inputs).tensor)
-
-    generator = model.proposal_generator
-    levels = [features[name] for name in generator.in_features]
-    logits, reg, ctrness, top_feats, _ = generator.fcos_head(levels, model.top_layer, False)
+    # In the order of inference, which decides on what is in memory together; so does what stays.
+    images = normalized_images(model, batched_inputs)
+    features = model.backbone(images.tensor)
+    combined = getattr(model, "combine_on", False)
+    sem_seg = [model.panoptic_module.layers(features)] if combined else []
 
     basis_module = model.basis_module
     # In training mode its forward wants targets for the auxiliary loss; the head runs below.
     with keeping_modes(basis_module):
         basis_module.training = False
         basis_out, _ = basis_module(features, None)
+
+    generator = model.proposal_generator
+    levels = [features[name] for name in generator.in_features]
+    logits, reg, ctrness, top_feats, _ = generator.fcos_head(levels, model.top_layer, False)
 
     outputs = {
         "logits": list(logits),
@@ -64,6 +68,6 @@ def blendmask_outputs(model, batched_inputs, inference_only=False):
     if hasattr(basis_module, "seg_head") and not inference_only:
         first = features[basis_module.in_features[0]]
         outputs["basis_sem"] = [basis_module.seg_head(first)]
-    if getattr(model, "combine_on", False):
-        outputs["sem_seg"] = [model.panoptic_module.layers(features)]
+    if combined:
+        outputs["sem_seg"] = sem_seg
     return outputs

@@ -99,16 +99,17 @@ class RCNN(Architecture):
         return proposals, detections if detections >= 0 else proposals
 
     def _parts(self, batched_inputs):
-        model, images, features = self.model, None, None
+        model, images, features, kept = self.model, None, None, None
 
         def image(_):
-            nonlocal images, features
+            nonlocal images, features, kept
             images = model.preprocess_image(batched_inputs)
             features = model.backbone(images.tensor)
             if model.proposal_generator is not None:
                 model.proposal_generator(images, features, None)
             if hasattr(model, "sem_seg_head"):
-                model.sem_seg_head(features, None)
+                # In memory until the whole forward ends.
+                kept = model.sem_seg_head(features, None)
 
         def boxes(regions):
             given = given_instances(images, regions, "proposal_boxes")

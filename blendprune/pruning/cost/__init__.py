@@ -1,1 +1,1 @@
-"""FLOPs, parameters, activations and latency."""
+"""FLOPs, parameters, activations, memory and latency."""

@@ -6,14 +6,15 @@ from torch import nn
 
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_norm, is_prunable_layer
+from .memory import PeakMemory
 
 
 class CostModel:
-    """FLOPs, parameters and activations as functions of group widths.
+    """FLOPs, parameters, activations and memory as functions of group widths.
 
     FLOPs and weights of a conv are in proportion to its input width times its output width, those
     of a norm to its width. Operators outside any layer (interpolation) count as constant: FLOPs are
-    never under-estimated.
+    never under-estimated. Memory is the largest of several sums (:class:`.memory.PeakMemory`).
 
     Args:
         model (nn.Module): inside the prunable view.
@@ -30,17 +31,18 @@ class CostModel:
                 side = outs if member.role == "out" else ins
                 side.setdefault(member.layer, []).append((index, member.per_channel))
         self._terms = {"flops": [], "params": [], "activations": []}
-        parameters = set(parameters)
-        composites = _composites(model)
+        parameters, sides = set(parameters), {}
+        inner = composites(model)
         for name, module in model.named_modules():
             layer = is_prunable_layer(module) or is_norm(module)
             width_in, width_out = _widths(module) if layer else (1, 1)
             source = (width_in, ins.get(name, ())) if layer else (1, ())
             target = (width_out, outs.get(name, ())) if layer else (1, ())
             # What runs inside a composite operator costs in proportion to its channels.
-            if name in composites:
-                owner, width = composites[name]
+            if name in inner:
+                owner, width = inner[name]
                 target = (width, outs.get(owner, ()))
+            sides[name] = target
             if counts.flops.get(name):
                 self._terms["flops"].append((counts.flops[name], source, target))
             if counts.activations.get(name):
@@ -56,22 +58,42 @@ class CostModel:
                             target if layer else (_last(p), outs.get(path, ())),
                         )
                     )
+        self._memory = PeakMemory(counts.moments or (), sides, self.widths)
 
     def cost(self, kind, widths):
         """Cost at other widths.
 
         Args:
-            kind (str): ``"flops"``, ``"params"`` or ``"activations"``.
+            kind (str): ``"flops"``, ``"params"``, ``"activations"``, or ``"memory"`` if that was
+                counted.
             widths (Sequence[int]): one a group, in the order given.
 
         Returns:
-            float: FLOPs, or number of parameters or activations.
+            float: FLOPs, number of parameters or activations, or bytes.
         """
         lost = [now - width for now, width in zip(self.widths, widths)]
+        if kind == "memory":
+            return self._memory.peak(lost)
         return math.fsum(
             amount * _kept(source, lost) * _kept(target, lost)
             for amount, source, target in self._terms[kind]
         )
+
+    def excess(self, kind, widths, limit):
+        """How far the cost at other widths is above a limit.
+
+        Args:
+            kind (str), widths (Sequence[int]): as for :meth:`cost`.
+            limit (float): in the unit of the cost.
+
+        Returns:
+            float: 0 if and only if the limit is met. Memory adds up all moments above the limit:
+            it falls with every group that has to shrink, not only with those of the peak.
+        """
+        if kind == "memory":
+            lost = [now - width for now, width in zip(self.widths, widths)]
+            return self._memory.excess(lost, limit)
+        return max(0.0, self.cost(kind, widths) - limit)
 
 
 def _kept(side, lost):
@@ -84,8 +106,15 @@ def _last(p):
     return next((size for size in reversed(p.shape) if size > 1), 1)
 
 
-def _composites(model):
-    """Name of each module inside a composite operator → name of that operator, and its width."""
+def composites(model):
+    """The modules inside composite operators.
+
+    Args:
+        model (nn.Module): inside the prunable view.
+
+    Returns:
+        dict[str, tuple[str, int]]: name of each such module → name of the operator, and its width.
+    """
     names = {module: name for name, module in model.named_modules()}
     return {
         names[inner]: (name, module.operator_width())

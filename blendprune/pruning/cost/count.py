@@ -1,4 +1,4 @@
-"""FLOPs, parameters and activations of a model, counted as its operators run.
+"""FLOPs, parameters, activations and memory of a model, counted as its operators run.
 
 What is counted is the network up to its raw head outputs, as inference runs it. What follows
 (decoding, NMS, pasting masks) depends on the image and is not pruned. Auxiliary heads of the
@@ -24,6 +24,7 @@ from ..architectures import architecture_of
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.view import prunable
 from .formulas import OPERATORS, PRODUCTS, is_free, module_formula, operator_name
+from .live_tensors import LiveTensors
 
 
 @dataclass
@@ -35,11 +36,14 @@ class Counts:
         activations (dict[str, int]): numbers in the outputs of its convolutions and products.
         uncounted (dict[str, str]): operators without a FLOPs formula, which count as 0 → the first
             module that ran each.
+        moments (list[dict[str, float]] | None): what is in memory in the moments that may be the
+            peak, see :class:`.live_tensors.LiveTensors`; None unless it was asked for.
     """
 
     flops: dict
     activations: dict
     uncounted: dict = field(default_factory=dict)
+    moments: list | None = None
 
     def notes(self):
         """What was not counted and how to register it.
@@ -96,12 +100,13 @@ def count_params(model):
     return int(parameter_count(model)[""])
 
 
-def count_costs(model, batched_inputs):
+def count_costs(model, batched_inputs, memory=False):
     """FLOPs and activations in one forward.
 
     Args:
         model (nn.Module): inside or outside the prunable view.
         batched_inputs (list[dict]): detectron2's format; the counts are for these images.
+        memory (bool): also record what is in memory.
 
     Returns:
         Counts: by module.
@@ -110,15 +115,27 @@ def count_costs(model, batched_inputs):
     counter = _Counter(model)
     # In the view a layer is the same operator on every device.
     with _forward_of(model), prunable(model), evaluating(model), EventStorage(), counter:
+        counter.live = LiveTensors(model) if memory else None
         for stage in architecture_of(model).stages(batched_inputs):
-            # All regions cost the same, on top of the fixed cost of the stage. Two runs tell both:
-            # cost(n) = cost(1) + (n - 1) * (cost(2) - cost(1)).
-            counter.times = 2 - stage.count
-            stage.run(1)
-            if stage.count > 1:
-                counter.times = stage.count - 1
-                stage.run(2)
-    return Counts(counter.flops, counter.activations, counter.uncounted)
+            _count_stage(stage, counter)
+    moments = counter.live.moments if memory else None
+    return Counts(counter.flops, counter.activations, counter.uncounted, moments)
+
+
+def _count_stage(stage, counter):
+    # All regions cost the same, on top of the fixed cost of the stage. Two runs tell both:
+    # cost(n) = cost(1) + (n - 1) * (cost(2) - cost(1)).
+    live = counter.live
+    run = stage.run if live is None else live.recorded(stage.run)
+    counter.times = 2 - stage.count
+    runs = [run(1)]
+    if stage.count > 1:
+        counter.times = stage.count - 1
+        runs.append(run(2))
+    if live is not None and not live.add(runs, stage.count):
+        # Two regions run in another way than one: only all of them tell what they need.
+        counter.times = 0
+        live.add([run(stage.count)])
 
 
 @contextlib.contextmanager
@@ -144,13 +161,17 @@ def total_costs(model, counts):
         counts (Counts): from :func:`count_costs`.
 
     Returns:
-        dict[str, int]: ``"flops"``, ``"params"`` and ``"activations"``.
+        dict[str, int]: ``"flops"``, ``"params"`` and ``"activations"``; ``"memory"``, in bytes, if
+        it was counted.
     """
-    return {
+    totals = {
         "flops": sum(counts.flops.values()),
         "params": count_params(model),
         "activations": sum(counts.activations.values()),
     }
+    if counts.moments is not None:
+        totals["memory"] = round(max(sum(moment.values()) for moment in counts.moments))
+    return totals
 
 
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64}
@@ -172,11 +193,12 @@ class _Counter(TorchDispatchMode):
     Attributes:
         flops, activations, uncounted: see :class:`Counts`.
         times (int): how often the operators that run now count.
+        live (LiveTensors | None): also told of each operator.
     """
 
     def __init__(self, model):
         super().__init__()
-        self.times = 1
+        self.times, self.live = 1, None
         self._names = {module: name for name, module in model.named_modules()}
         self._formulas = {module: module_formula(module) for module in self._names}
         self.flops = dict.fromkeys(self._names.values(), 0)
@@ -216,8 +238,15 @@ class _Counter(TorchDispatchMode):
                 self.flops[name] += self.times * int(formula(module, inputs, output))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name, kwargs = operator_name(func), kwargs or {}
-        formula = OPERATORS.get(name)
+        name, formula = operator_name(func), OPERATORS.get(operator_name(func))
+        if self.live is None:
+            return self._count(func, name, formula, args, kwargs or {})
+        self.live.before(func)
+        result = self._count(func, name, formula, args, kwargs or {})
+        self.live.after(name, formula in PRODUCTS, args, result, self._running[-1])
+        return result
+
+    def _count(self, func, name, formula, args, kwargs):
         if formula is None:
             result = self._run(func, name, args, kwargs)
             if not self._by_formula and name not in self.uncounted and not is_free(func, result):

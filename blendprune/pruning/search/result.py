@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 from tabulate import tabulate
 
+from ..cost.memory import MEMORY_WORDS
 from .rounding import rounding_words
 
 
@@ -21,6 +22,9 @@ class PruningReport:
         notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
+        memory_mb (dict[str, float]): likewise: megabytes (10^6 bytes) of the activation tensors
+            that are alive together, at their peak in one forward of the example inputs up to the
+            raw head outputs; weights do not count.
         uncounted_operators (list[str]): operators without a FLOPs formula; see
             :func:`blendprune.register_flops`.
         round_to (dict): what new widths are multiples of: ``"multiple"``, ``"auto"`` (whether the
@@ -34,6 +38,7 @@ class PruningReport:
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
     latency_ms: dict = field(default_factory=dict)
+    memory_mb: dict = field(default_factory=dict)
     uncounted_operators: list = field(default_factory=list)
     round_to: dict = field(default_factory=dict)
 
@@ -68,6 +73,8 @@ def pruning_table(report):
         _row("params (k)", report.params, 1e3),
         _row("activations (M)", report.activations, 1e6),
     ]
+    if report.memory_mb:
+        rows.append(_row("memory (MB)", report.memory_mb, 1))
     if report.latency_ms:
         rows.append(_row("latency (ms)", report.latency_ms, 1))
     rows += [
@@ -76,7 +83,9 @@ def pruning_table(report):
         if widths["before"] != widths["after"]
     ]
     table = tabulate(rows, headers=["", "before", "after", "kept"])
-    return f"{table}\n\nwidths: {rounding_words(report.round_to)}" if report.round_to else table
+    facts = [f"widths: {rounding_words(report.round_to)}"] if report.round_to else []
+    facts += [MEMORY_WORDS] if report.memory_mb else []
+    return "\n".join([table, "", *facts]) if facts else table
 
 
 def _row(name, values, unit):

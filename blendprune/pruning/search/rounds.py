@@ -44,6 +44,7 @@ class PruningRun:
         options (PruningOptions): how to prune.
         batches (list[list[dict]] | None): data for scores and reconstruction.
         sensitivity (Sensitivity | None): decides how much of each group goes.
+        memory (bool): also count memory; targets of memory need it.
 
     Attributes:
         dense (dict[str, int]): costs of the model at the start, by unit.
@@ -53,7 +54,7 @@ class PruningRun:
             None where nothing must follow the parameters.
     """
 
-    def __init__(self, model, inputs, options, batches=None, sensitivity=None):
+    def __init__(self, model, inputs, options, batches=None, sensitivity=None, memory=False):
         self.model, self.inputs, self.options = model, inputs, options
         self.batches, self.sensitivity = batches, sensitivity
         self.notes, self.rounding = [], options.rounding
@@ -61,7 +62,8 @@ class PruningRun:
         # Made right before the first pruning: it reads the features of the dense model.
         self._reconstruction = None
         self._parameters = [name for name, _ in model.named_parameters()]
-        self._counts = count_costs(model, inputs)
+        self._with_memory = memory
+        self._counts = count_costs(model, inputs, memory)
         self.dense = self.totals()
         self.widths = _layer_widths(model)
         # Groups that the proof has frozen: names → reasons; None before it.
@@ -77,18 +79,20 @@ class PruningRun:
         """Prune in rounds, from where the last target left the model.
 
         Args:
-            target (Target): the next one.
+            target (Target): the next one, of the model that the run began with.
             rounds (int | None): number of rounds; None for as few as keep 0.65 of the cost each.
             progress (Callable): called as ``progress(done, rounds)`` after each round.
             goal (Target): the furthest target of the run, if not this one.
 
         Raises:
+            ConfigError: the model meets an absolute target anyway.
             TargetUnreachable: allowed widths do not meet the target.
             PruningError: the model cannot be traced, scored or, once pruned, run.
         """
         if target.unit == "latency":
             self._reach_latency(self._as_fraction(target), progress)
             return
+        target = self._relative(target)
         rounds = rounds or self._rounds(target)
         for done in range(1, rounds + 1):
             self.prune_once(target, done / rounds, goal)
@@ -110,6 +114,8 @@ class PruningRun:
             TargetUnreachable: the goal is out of reach; nothing is pruned then.
             PruningError: the model cannot be traced, scored or, once pruned, run.
         """
+        target = self._relative(target)
+        goal = target if goal is None else self._relative(goal)
         with prunable(self.model):
             graph, groups = proven_graph(
                 self.model,
@@ -121,7 +127,7 @@ class PruningRun:
             )
             self._frozen, self._telling = graph.frozen, graph.batches
             remember_predictions(self.model, config_layers(graph, groups))
-            channels = self._choose(target, part, goal or target, graph, groups)
+            channels = self._choose(target, part, goal, graph, groups)
             if self._wants_reconstruction() and self._reconstruction is None:
                 with self._naming_data_faults():
                     self._reconstruction = Reconstruction(self.model, self.batches)
@@ -130,13 +136,15 @@ class PruningRun:
                     graph.prune(groups[index], group_channels, self.kept)
                 self.model.zero_grad(set_to_none=True)
                 sync_attributes(self.model)
-                self._counts = count_costs(self.model, self.inputs)
+                self._counts = count_costs(self.model, self.inputs, self._with_memory)
             if self._reconstruction is not None:
                 self._reconstruction(self.model, self.kept)
         self._verify()
 
     def check(self, target):
         """Refuse a model that is not within tolerance of its target.
+
+        Peaks of memory come in coarse steps: being further below the target is noted.
 
         Args:
             target (Target): a pruning ratio is always met.
@@ -146,12 +154,17 @@ class PruningRun:
         """
         if target.is_ratio:
             return
+        target = self._relative(target)
         now = self.totals()[target.unit] / self.dense[target.unit]
-        if not (1 - TOLERANCE) * target.value <= now <= target.value * (1 + 1e-6):
+        below = now < (1 - TOLERANCE) * target.value
+        if below and target.unit == "memory":
+            self.notes.append(
+                f"{target}: the nearest widths that are allowed give {target.words(now)}"
+            )
+        elif below or now > target.value * (1 + 1e-6):
             raise TargetUnreachable(
-                f"{target.kind} {target.value} cannot be met within {TOLERANCE:.0%}: the nearest "
-                f"widths that are allowed give {now:.3f} of the dense model's {target.unit}; ask "
-                f"for that{self._or_lower_round_to}",
+                f"{target} cannot be met within {TOLERANCE:.0%}: the nearest widths that are "
+                f"allowed give {target.words(now)}; ask for that{self._or_lower_round_to}",
                 now,
             )
 
@@ -180,9 +193,13 @@ class PruningRun:
             PruningReport: without ``wall_s``.
         """
         after = _layer_widths(self.model)
-        totals = self.totals()
+        totals = {
+            unit: {"before": self.dense[unit], "after": now} for unit, now in self.totals().items()
+        }
+        memory = totals.pop("memory", {})
         return PruningReport(
-            **{unit: {"before": self.dense[unit], "after": totals[unit]} for unit in totals},
+            **totals,
+            memory_mb={when: amount / 1e6 for when, amount in memory.items()},
             layers={
                 name: {"before": width, "after": after[name]} for name, width in self.widths.items()
             },
@@ -212,6 +229,10 @@ class PruningRun:
 
     def _wants_reconstruction(self):
         return self.options.reconstruct and self.batches is not None
+
+    def _relative(self, target):
+        """A target as a fraction of the model that the run began with."""
+        return target.as_fraction(self.dense[target.unit]) if target.is_absolute else target
 
     def _rounds(self, target):
         """The fewest rounds of which each keeps enough."""
@@ -272,16 +293,20 @@ class PruningRun:
             self.start = 1.0 if self.start is None else self.start
         else:
             self._check_reach(target, goal, groups, dense, partial(costs.cost, target.unit))
-        scores = self._scores(target, groups, dense, costs)
         # Each round keeps the same fraction of what is left.
         if target.is_ratio:
+            scores = self._scores(target, groups, dense, costs)
             search = Search(groups, scores, dense, self.options, part)
             return search.by_ratio(1 - self.start ** (1 - part) * (1 - target.value) ** part)
         final = target.value * self.dense[target.unit]
         amount = self.start ** (1 - part) * final**part
+        scores = self._scores(target, groups, dense, costs, amount)
+        excess = None
+        if target.unit == "memory":
+            excess = partial(costs.excess, target.unit, limit=amount)
         for options in self.options.and_finer():
             search = Search(groups, scores, dense, options, part)
-            channels = search.by_cost(partial(costs.cost, target.unit), amount)
+            channels = search.by_cost(partial(costs.cost, target.unit), amount, excess)
             # Rounds before the last one may be coarse.
             if search.reached >= (1 - TOLERANCE) * final:
                 break
@@ -321,7 +346,7 @@ class PruningRun:
         if taken < wanted and note not in self.notes:
             self.notes.append(note)
 
-    def _scores(self, target, groups, dense, costs):
+    def _scores(self, target, groups, dense, costs, limit=None):
         importance = build_importance(self.options.importance)
         prunable_groups = [group for group in groups if group.prunable]
         with self._naming_data_faults(importance):
@@ -333,6 +358,8 @@ class PruningRun:
         per_cost = getattr(self.sensitivity or importance, "per_cost", False)
         if unit is None and not target.is_ratio and per_cost:
             unit = target.unit
+        if unit == "memory":
+            return normalize_scores(scores, groups, partial(costs.excess, unit, limit=limit))
         if unit is not None:
             scores = normalize_scores(scores, groups, partial(costs.cost, unit))
         return scores
@@ -380,20 +407,20 @@ class PruningRun:
             # Rounded up, and near enough to be met within the tolerance.
             digits = 3 if reachable > 0.1 else 5
             raise TargetUnreachable(
-                f"{goal.kind} {goal.value} is out of reach: the widths that are allowed go down to "
-                f"{math.ceil(reachable * 10**digits) / 10**digits:.{digits}f} of the dense model's "
-                f"{goal.unit}; ask for that, raise max_pruning_ratio, or ignore fewer layers"
-                f"{self._or_lower_round_to}",
+                f"{goal} is out of reach: the widths that are allowed go down to "
+                f"{goal.words(reachable, digits)}; ask for that, raise max_pruning_ratio, or "
+                f"ignore fewer layers{self._or_lower_round_to}",
                 reachable,
             )
 
     def _refuse_ratios(self, target, left):
-        # A latency is approached step by step, and the first step may be a large one.
-        if left < (1 - TOLERANCE) * target.value and self._uncut is None:
+        # A latency is approached step by step, and the first step may be a large one. Memory is a
+        # limit alone.
+        approached = self._uncut is not None or target.unit == "memory"
+        if left < (1 - TOLERANCE) * target.value and not approached:
             raise TargetUnreachable(
-                f"{target.kind} {target.value} cannot be met within {TOLERANCE:.0%}: "
-                f"pruning_ratio_dict alone leaves {left:.3f} of the dense model's {target.unit}; "
-                "ask for that, or lower the ratios",
+                f"{target} cannot be met within {TOLERANCE:.0%}: pruning_ratio_dict alone leaves "
+                f"{target.words(left)}; ask for that, or lower the ratios",
                 left,
             )
 

@@ -192,12 +192,14 @@ class Search:
         """
         return self._merge(chunk for chunk in self.chunks if chunk.order <= ratio + 1e-9)
 
-    def by_cost(self, cost, target):
+    def by_cost(self, cost, target, excess=None):
         """Channels to remove so that the cost is at most the target and close to it.
 
         Args:
             cost (Callable): list of widths, one per group → cost.
             target (float): in the unit of ``cost``.
+            excess (Callable): for a cost that is the largest of several: list of widths → how far
+                all of these are above the target. None: the cost is one sum.
 
         Returns:
             dict[int, list[int]]: group number → channel indices.
@@ -210,7 +212,7 @@ class Search:
                 "the widths that are allowed do not reach the target", self.least(cost)
             )
         # Narrowing an auxiliary head saves no FLOPs of inference: leave it alone.
-        saving = self._saving_groups(cost)
+        saving = self._saving_groups(excess or cost)
         chunks = [chunk for chunk in self.chunks if chunk.group in saving]
         while True:
             count = bisect.bisect_left(
@@ -218,7 +220,7 @@ class Search:
                 True,
                 key=lambda n: cost(self._widths_without(chunks[:n])) <= target,
             )
-            gone = self._fill_up(chunks[:count], cost, target)
+            gone = self._fill_up(chunks[:count], cost, target, thoroughly=excess is not None)
             self.reached = cost(self._widths_without(gone))
             if count == 0 or self.reached >= (1 - TOLERANCE) * target:
                 break
@@ -252,12 +254,13 @@ class Search:
             width -= len(chunk.channels)
             self._given.append(chunk)
 
-    def _fill_up(self, gone, cost, target):
-        # The last chunk may have been a large one: give back what still fits under the target.
+    def _fill_up(self, gone, cost, target, thoroughly):
+        # The last chunk may have been a large one: give back what still fits under the target. Of
+        # a cost that is the largest of several, most chunks do not matter once it is met.
         widths, given_back, kept_from = self._widths_without(gone), set(), set()
         now = cost(widths)
         for chunk in reversed(gone):
-            if now >= (1 - TOLERANCE / 8) * target:
+            if now >= (1 - TOLERANCE / 8) * target and not thoroughly:
                 break
             if chunk.group in kept_from:
                 continue

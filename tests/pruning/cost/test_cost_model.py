@@ -11,14 +11,14 @@ from blendprune.pruning.cost.count import count_costs, total_costs
 from tests.helpers.chain import Chain, chain_costs, chain_inputs
 from tests.helpers.small_net import SmallNet, residual, small_inputs
 
-UNITS = ("flops", "params", "activations")
+UNITS = ("flops", "params", "activations", "memory")
 
 
 def cost_model(net, inputs, groups):
     """The costs of a net inside the view, by its counts outside."""
     names = [name for name, _ in net.named_parameters()]
     with prunable(net):
-        return CostModel(net, groups, count_costs(net, inputs), names)
+        return CostModel(net, groups, count_costs(net, inputs, memory=True), names)
 
 
 def groups_of(net, inputs):
@@ -97,7 +97,7 @@ def test_they_are_the_costs_of_the_pruned_model(kind):
     net = NETS[kind]()
     groups = groups_of(net, inputs)
     costs = cost_model(net, inputs, groups)
-    dense = total_costs(net, count_costs(net, inputs))
+    dense = total_costs(net, count_costs(net, inputs, memory=True))
     for unit in UNITS:
         assert costs.cost(unit, [group.width for group in groups]) == dense[unit]
     for index, group in enumerate(groups):
@@ -110,7 +110,7 @@ def test_they_are_the_costs_of_the_pruned_model(kind):
             # One channel of each part.
             gone = [part * group.width // group.num_parts for part in range(group.num_parts)]
             graph.prune(same, gone)
-        after = total_costs(other, count_costs(other, inputs))
+        after = total_costs(other, count_costs(other, inputs, memory=True))
         widths = [each.width for each in groups]
         widths[index] -= len(gone)
         for unit in UNITS:

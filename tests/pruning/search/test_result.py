@@ -33,6 +33,15 @@ def test_a_latency_has_a_row_of_its_own():
     assert row.split() == ["latency", "(ms)", "38", "9.13", "24", "%"]
 
 
+def test_memory_has_a_row_of_its_own_and_says_what_it_is():
+    table = pruning_table(report(memory_mb={"before": 79.84, "after": 31.2}))
+    [row] = [line for line in table.splitlines() if line.startswith("memory (MB)")]
+    assert row.split() == ["memory", "(MB)", "80", "31", "39", "%"]
+    last = table.splitlines()[-1]
+    assert last.startswith("memory: peak of the activation tensors that are alive together in one")
+    assert "memory" not in pruning_table(report())
+
+
 def test_numbers_of_two_digits_are_whole():
     table = pruning_table(report(flops={"before": 10_400_000, "after": 10_000_000}))
     [row] = [line for line in table.splitlines() if line.startswith("FLOPs")]

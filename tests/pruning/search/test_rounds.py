@@ -8,11 +8,11 @@ import torch
 from blendprune.errors import ConfigError, PruningError, TargetUnreachable
 from blendprune.pruning import prune
 from blendprune.pruning.search import rounds as rounds_module
-from tests.helpers.chain import Chain, chain_costs, chain_inputs
+from tests.helpers.chain import Chain, chain_costs, chain_inputs, chain_memory
 from tests.helpers.state import remember, unchanged
 
 
-def prune_chain(model=None, **how):
+def prune_chain(model=None, inputs=None, **how):
     """Prune a chain by magnitude; returns the report, the steps, and the widths after each.
 
     Widths are free on every machine, unless a test rounds them.
@@ -25,7 +25,7 @@ def prune_chain(model=None, **how):
         widths.append((model.first.out_channels, model.second.out_channels))
 
     how = {"importance": "magnitude", "round_to": 1, **how}
-    return prune(model, chain_inputs(), progress=progress, **how), steps, widths
+    return prune(model, inputs or chain_inputs(), progress=progress, **how), steps, widths
 
 
 @pytest.mark.parametrize(
@@ -343,3 +343,74 @@ def test_a_large_score_outlives_a_small_one():
     assert torch.equal(model.first.weight, kept.first.weight[:30])
     assert torch.equal(model.second.weight, kept.second.weight[30:, :30])
     assert torch.equal(model.predictor.weight, kept.predictor.weight[:, 30:])
+
+
+class TestMemory:
+    # An image of 250 times as many pixels.
+    WIDE = [{"image": torch.zeros(3, 8, 2000)}]
+
+    def test_the_peak_goes_down_to_the_target(self):
+        report, steps, widths = prune_chain(max_memory=0.5)
+        dense = chain_memory(60, 60)
+        assert report.memory_mb == {"before": dense / 1e6, "after": chain_memory(*widths[-1]) / 1e6}
+        assert 0.98 * 0.5 <= report.memory_mb["after"] / report.memory_mb["before"] <= 0.5
+        assert steps == [(1, 2), (2, 2)]
+        # The first of two equal rounds keeps the square root.
+        assert chain_memory(*widths[0]) <= 0.5**0.5 * dense < chain_memory(widths[0][0] + 1, 0)
+
+    @pytest.mark.parametrize("how", [{}, {"importance": "obs"}, {"global_pruning": False}])
+    def test_a_layer_that_is_in_no_peak_keeps_its_width(self, how):
+        if how.get("importance") == "obs":
+            how = {**how, "data": [chain_inputs(seed) for seed in range(2)]}
+        report, _, widths = prune_chain(Chain(60, 20).eval(), max_memory=0.5, **how)
+        first, second = widths[-1]
+        # 32 bytes a position are left for two maps, less the image of 3.
+        assert (first, second) == (29, 20)
+        assert report.memory_mb["after"] == chain_memory(29, 20) / 1e6
+
+    def test_both_layers_of_a_peak_shrink_no_further_than_they_must(self):
+        _, _, widths = prune_chain(max_memory=0.5, rounds=1)
+        assert widths == [(29, 29)]
+
+    def test_megabytes_are_met_too(self):
+        reached = []
+        report, _, _ = prune_chain(
+            inputs=self.WIDE,
+            max_memory=3.05,
+            levels=[6],
+            on_level=lambda *level: reached.append(level),
+        )
+        assert report.memory_mb["before"] == pytest.approx(250 * chain_memory(60, 60) / 1e6)
+        [(level, first)] = reached
+        assert level == 6 and 0.98 * 6 <= first.memory_mb["after"] <= 6
+        assert 0.98 * 3.05 <= report.memory_mb["after"] <= 3.05
+
+    def test_megabytes_that_the_model_has_anyway_are_refused(self):
+        with pytest.raises(
+            ConfigError, match=r"max_memory 8 MB is met already: .* has 7.87 MB; as"
+        ):
+            prune_chain(inputs=self.WIDE, max_memory=8)
+
+    def test_megabytes_out_of_reach_say_what_can_be_reached(self):
+        words = r"max_memory 1 MB is out of reach: .* go down to 4.04 MB; ask for that, raise max_p"
+        with pytest.raises(TargetUnreachable, match=words) as raised:
+            prune_chain(inputs=self.WIDE, max_memory=1, max_pruning_ratio=0.5)
+        assert raised.value.reachable == pytest.approx(chain_memory(30, 30) / chain_memory(60, 60))
+        report, _, _ = prune_chain(inputs=self.WIDE, max_memory=4.04, max_pruning_ratio=0.5)
+        assert report.memory_mb["after"] <= 4.04
+
+    def test_a_limit_between_two_steps_is_met_and_noted(self):
+        report, _, widths = prune_chain(max_memory=0.6, round_to=30, rounds=1)
+        assert widths == [(30, 30)]
+        share = chain_memory(30, 30) / chain_memory(60, 60)
+        words = "max_memory 0.6: the nearest widths that are allowed give"
+        assert f"{words} {share + 0.0005:.3f} of the dense model's memory" in report.notes
+
+    def test_ratios_of_single_layers_may_do_more(self):
+        report, _, widths = prune_chain(max_memory=0.8, pruning_ratio_dict={"*": 0.5})
+        assert widths[-1] == (30, 30)
+        assert any(note.startswith("max_memory 0.8: the nearest") for note in report.notes)
+
+    def test_no_other_target_counts_it(self):
+        report, _, _ = prune_chain(max_flops=0.5)
+        assert report.memory_mb == {}

@@ -292,6 +292,31 @@ class TestByCost:
         gone = found.by_cost(sum, 1001)
         assert (len(gone[0]), len(gone[1])) == (900, 100)
 
+    def test_the_largest_of_several_costs_leaves_alone_what_is_in_none_of_them(self):
+        each = search([group(10), group(10)], [range(10), range(10, 20)])
+
+        def cost(widths):
+            return max(2 * widths[0], widths[1])
+
+        def excess(limit):
+            return lambda widths: max(0, 2 * widths[0] - limit) + max(0, widths[1] - limit)
+
+        # The second group is in a sum that the target allows.
+        assert each.by_cost(cost, 12, excess(12)) == {0: [0, 1, 2, 3]}
+        assert each.by_cost(cost, 8, excess(8)) == {0: [0, 1, 2, 3, 4, 5], 1: [0, 1]}
+
+    def test_the_largest_of_several_costs_takes_nothing_that_it_need_not(self):
+        # All chunks of the second group come before the last ones of the first.
+        each = search([group(10), group(10)], [range(10, 20), range(10)])
+
+        def cost(widths):
+            return max(2 * widths[0], widths[1])
+
+        def excess(widths):
+            return max(0, 2 * widths[0] - 9) + max(0, widths[1] - 9)
+
+        assert each.by_cost(cost, 9, excess) == {0: [0, 1, 2, 3, 4, 5], 1: [0]}
+
     def test_a_first_step_that_is_too_large_is_left_out(self):
         groups = [group(20), group(32, block_size=16)]
         found = search(groups, [[2.0] * 20, [1.0] * 32])
