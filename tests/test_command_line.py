@@ -185,6 +185,16 @@ def test_the_config_node_sets_what_a_flag_sets_and_the_tail_wins(trained):
     assert 0.78 <= report["flops"]["after"] / report["flops"]["before"] <= 0.8
 
 
+@pytest.mark.slow
+def test_a_limit_of_memory_is_met_and_reported(trained, capsys):
+    out = trained / "out"
+    assert _prune(trained, "--max-memory", 0.9, "--output", out) == 0
+    memory = json.loads((out / "report.json").read_text())["memory_mb"]
+    assert memory["after"] <= 0.9 * memory["before"]
+    table = capsys.readouterr().out
+    assert "memory (MB)" in table and "\nmemory: peak of the activation tensors" in table
+
+
 def _plan(trained, *args):
     return main(["plan", "--config-file", str(trained / "config.yaml"), *map(str, args)])
 

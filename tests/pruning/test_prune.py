@@ -337,6 +337,7 @@ def test_latency_goes_down_until_it_is_met(blendmask, images, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_memory_goes_down_to_a_limit(blendmask, images):
     model = blendmask(*WIDE)
     report = prune(model, images, max_memory=0.7, importance="magnitude", round_to=1)

@@ -153,6 +153,7 @@ def test_training_resumes_towards_the_same_target(blendmask, trainer_of, images)
     assert 0.98 * 0.6 <= sum(count_flops(model, images).values()) / dense <= 0.6
 
 
+@pytest.mark.slow
 def test_memory_goes_down_too(blendmask, trainer_of, images):
     model = blendmask()
     gradual = GradualPruning(
