@@ -19,7 +19,7 @@ from .errors import BlendpruneError, ConfigError
 from .progress import Progress, TerminalProgress
 
 # Flags of single commands that are keys of the PRUNER node, too.
-_FLAGS = ("importance", "normalize", "sensitivity")
+_FLAGS = ("importance", "normalize", "runtime", "sensitivity")
 
 
 def main(argv=None):
@@ -302,6 +302,9 @@ def _parser():
     sub = commands.add_parser("sensitivity", help="measure the rise of the loss, group by group")
     _add_config_argument(sub)
     _add_mapper_argument(sub)
+    sub.add_argument(
+        "--runtime", metavar="NAME", help="the form that --max-latency is of: eager, deployed, …"
+    )
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
     _add_tail(sub)

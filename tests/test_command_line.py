@@ -105,6 +105,8 @@ def test_prune_writes_weights_config_and_report(pruned):
         assert 0 < report[key]["after"] and 0 < report[key]["before"]
     assert 0.49 <= report["flops"]["after"] / report["flops"]["before"] <= 0.5
     assert report["wall_s"] > 0
+    assert set(report["latency_ms_by_form"]) == {"eager", "deployed"}
+    assert report["latency_ms_by_form"]["eager"] == report["latency_ms"]
     assert report["round_to"]["auto"] is True
     words = f"multiples of {report['round_to']['multiple']} (auto: {report['round_to']['reason']})"
     assert "FLOPs" in printed and f"widths: {words}" in printed and f", widths {words}: " in printed

@@ -44,6 +44,9 @@ def add_prune_config(cfg):
     # Latency to keep, as a fraction of that model's, or in milliseconds from 1.0 on; measured on
     # this machine.
     pruner.setdefault("MAX_LATENCY", 0.0)
+    # The form in which latency is measured: "eager", "deployed", "bfloat16", "float16", "compiled",
+    # "onnxruntime" or "openvino".
+    pruner.setdefault("RUNTIME", "eager")
     # Importance score; the lowest scores are pruned first. See blendprune.pruning.IMPORTANCES.
     pruner.setdefault("IMPORTANCE", "obs")
     # Divide each score by the "flops", "params" or "activations" that removing the channel saves.

@@ -19,11 +19,11 @@ from ..data.calibration import calibration_batches
 from ..errors import error_line
 from ..files import make_writable, staged
 from ..progress import Progress
-from ..pruning.cost.latency import compare_latency
 from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
 from ..wrappers import plain_state, unwrap
 from .finetune import finetune_config
+from .latencies import form_latencies
 from .metrics import main_metrics
 from .trial import try_config
 
@@ -45,7 +45,8 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
 
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
-        ``after``), ``wall_s``, ``layers``, ``notes``, ``relative_to`` (see
+        ``after``), ``latency_ms_by_form`` (the same for each form: eager, deployed, and
+        PRUNER.RUNTIME), ``wall_s``, ``layers``, ``notes``, ``relative_to`` (see
         :func:`blendprune.report.reference.reference_of`).
 
     Raises:
@@ -102,16 +103,21 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
 
     def write(result, folder):
         progress.stage("measuring latency")
-        models, inputs = {"before": dense, "after": model}, pruning.config_inputs(model)
+        latencies, missing = form_latencies(
+            {"before": dense, "after": model},
+            pruning.config_inputs(model),
+            ("eager", "deployed", arguments["runtime"]),
+        )
         tuning, frozen = _tuning(cfg, folder, model, data)
         report = {
             **result.to_dict(),
             "relative_to": reference,
-            "latency_ms": compare_latency(models, inputs, runs=7, warmup=1),
+            "latency_ms": latencies.get("eager", {}),
+            "latency_ms_by_form": latencies,
             "threads": torch.get_num_threads(),
             "device": cfg.MODEL.DEVICE,
         }
-        report["notes"] = [*report["notes"], *frozen]
+        report["notes"] = [*report["notes"], *missing, *frozen]
         if ap["dense"]:
             report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
         report["wall_s"] = round(time.perf_counter() - start, 1)

@@ -27,6 +27,7 @@ def prune(
     max_activations=None,
     max_memory=None,
     max_latency=None,
+    runtime="eager",
     importance="obs",
     normalize=None,
     reconstruct=True,
@@ -67,9 +68,14 @@ def prune(
             in one forward of the example inputs up to the raw head outputs, to keep, as a fraction,
             or in megabytes (10^6 bytes) from 1 on. Weights do not count. The target is a limit:
             only layers that are in memory at a peak are pruned.
-        max_latency (float): latency to keep, as a fraction, or in milliseconds from 1 on. It is
-            measured on this machine in eager mode on the example inputs; the FLOPs go down in
-            steps until it is met.
+        max_latency (float): latency to keep on this machine, as a fraction, or from 1 on in
+            milliseconds: that of inference on the example inputs, images to instances, with
+            what the dense model takes for decoding and NMS. Times of single layers at many widths
+            choose the widths; they are measured once and kept. The model as a whole is timed in
+            turns with the dense one after each round, until it is within 2 % of the target.
+        runtime (str): the form that is timed: ``"eager"``, ``"deployed"``, ``"bfloat16"``,
+            ``"float16"``, ``"compiled"``, ``"onnxruntime"`` or ``"openvino"``; see
+            :func:`blendprune.bench`.
         importance (str | Callable): a name in ``blendprune.pruning.IMPORTANCES``, or a callable
             from a group of Torch-Pruning to (width,) scores.
         normalize (str): divides each score by the cost that removing the channel saves:
@@ -144,6 +150,7 @@ def prune(
         max_pruning_ratio=max_pruning_ratio,
         ignored_layers=ignored_layers,
         pruning_ratio_dict=pruning_ratio_dict,
+        runtime=runtime,
         device=next(model.parameters()).device,
     )
     options.check_target(target)

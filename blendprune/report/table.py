@@ -35,8 +35,9 @@ def report_table(report):
 
     Args:
         report (dict): with ``flops``, ``params``, ``latency_ms``, each with ``before`` and
-            ``after``; optionally ``wall_s``, ``ap``, ``threads``, ``device``,
-            ``reloaded_identical``, ``notes``, ``round_to``, ``memory_mb``, ``relative_to``: with a
+            ``after``; optionally ``latency_ms_by_form``, ``wall_s``, ``ap``, ``threads``,
+            ``device``, ``reloaded_identical``, ``notes``, ``round_to``, ``memory_mb``,
+            ``relative_to``: with a
             model that was pruned before, the first column is "before" instead of "dense".
 
     Returns:
@@ -50,7 +51,10 @@ def report_table(report):
     if report.get("memory_mb"):
         rows.append(_memory_row(report["memory_mb"], tuned))
     if report.get("latency_ms"):
-        rows.append(_latency_row(report["latency_ms"], tuned))
+        rows.append(_latency_row("latency (ms)", report["latency_ms"], tuned))
+    for form, values in report.get("latency_ms_by_form", {}).items():
+        if values != report.get("latency_ms"):
+            rows.append(_latency_row(f"latency, {form} (ms)", values, tuned))
     stages = report.get("ap", {})
     found = dict.fromkeys(key for scores in stages.values() for key in scores)
     for key in sorted(found, key=[*_METRICS, *found].index):
@@ -87,11 +91,11 @@ def _memory_row(values, tuned):
     return ["memory (MB)", *shown, *shown[1:][:tuned], f"{after / before:.3f}"]
 
 
-def _latency_row(values, tuned):
+def _latency_row(name, values, tuned):
     before, after = values["before"], values["after"]
     change = f"{after / before:.3f}"
     shown = ["", f"{after:.2f}"] if tuned else [f"{after:.2f}"]
-    return ["latency (ms)", f"{before:.2f}", *shown, change]
+    return [name, f"{before:.2f}", *shown, change]
 
 
 def _ap_row(name, values, tuned):

@@ -47,6 +47,14 @@ def test_memory_has_a_row_of_its_own_and_says_what_it_is():
     assert "memory" not in report_table(PRUNED)
 
 
+def test_every_other_form_has_a_latency_of_its_own():
+    forms = {"eager": PRUNED["latency_ms"], "deployed": {"before": 30.0, "after": 15.0}}
+    lines = report_table({**PRUNED, "latency_ms_by_form": forms}).splitlines()
+    assert lines[4].split() == ["latency", "(ms)", "38.41", "24.10", "0.627"]
+    assert lines[5].split() == ["latency,", "deployed", "(ms)", "30.00", "15.00", "0.500"]
+    assert "eager" not in "".join(lines)
+
+
 def test_the_demo_report_has_the_ap_of_every_stage_and_its_difference():
     lines = report_table(DEMO).splitlines()
     assert lines[0].split() == ["dense", "pruned", "fine-tuned", "change"]

@@ -12,11 +12,12 @@ import torch
 from ...checks import check_count
 from ...errors import BlendpruneError, ConfigError, error_line
 from ...pruning.cost.count import count_costs, total_costs
+from ...pruning.cost.forms import FORMS, FormOptions
 from ...pruning.cost.latency import quartiles, time_in_turns
 from ...pruning.graph.inputs import example_inputs_for
 from ...pruning.tracing.hooks import evaluating
 from ...wrappers import given_model
-from .forms import FORMS, FormOptions, check_forms
+from .forms import check_forms
 from .memory import peak_memory
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def _make(form, model, inputs, options, evaluate, row):
     """Make a form, and run it once; None, with the reason in the row, if that fails."""
     try:
         with evaluating(model):
-            made = FORMS.get(form)(model, inputs, options)
+            made = FORMS.get(form).make(model, inputs, options)
         row["peak_mb"] = peak_memory(lambda: made(inputs))
         if evaluate is not None:
             row["ap"] = evaluate(made)

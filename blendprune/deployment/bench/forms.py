@@ -1,97 +1,76 @@
-"""The forms of a model: how each is made of the model."""
+"""The forms that this room makes of a model: deployed, half precision, compiled, exported."""
 
-import copy
+import functools
 import os
 
 import torch
-from fvcore.common.registry import Registry
+from torch import nn
 
 from ...errors import ConfigError
+from ...pruning.cost.forms import FORMS, Form, run_network
 from ..deploy import deploy
 
-FORMS = Registry("FORM")
-FORMS.__doc__ = """
-Forms to time: functions of a model in eval mode, example inputs, and the options of
-:class:`FormOptions`, which return a callable from list[dict] to list[dict].
-"""
+
+def _deployed(model, inputs, options, **how):
+    return deploy(model, inputs, **how)
 
 
-class FormOptions:
-    """What the forms need beside a model.
-
-    Args:
-        folder (str): for exported files, which all forms of a model share.
-        threads (int): of the engine.
-        data (Iterable[list[dict]]): images to calibrate int8 on; None: there are none.
-    """
-
-    def __init__(self, folder, threads, data=None):
-        self.folder, self.threads, self.data = folder, threads, data
-
-    def exported(self, model, inputs, **how):
-        """Path of the exported model; the first call exports it.
-
-        Args:
-            model (nn.Module): in eval mode.
-            inputs (list[dict]): detectron2's format.
-            how: more arguments of ``blendprune.export``.
-        """
-        from ..export import export
-
-        name = "_".join(["model", *how])
-        path = os.path.join(self.folder, f"{name}.onnx")
-        if not os.path.exists(path):
-            export(model, path, inputs, **how)
-        return path
+def _deployed_layer(layer, x, options, dtype=torch.float32):
+    if isinstance(layer, nn.BatchNorm2d):
+        return None  # it is folded
+    how = {"memory_format": torch.channels_last} if x.dim() == 4 else {}
+    layer, x = layer.to(dtype, **how), x.to(dtype, **how)
+    return lambda: layer(x)
 
 
-@FORMS.register()
-def eager(model, inputs, options):
-    """The model itself."""
-    return copy.deepcopy(model)
+def _exported(model, inputs, options, **how):
+    """Path of the exported model; the first call with this folder exports it."""
+    from ..export import export
+
+    path = os.path.join(options.folder, "_".join(["model", *how]) + ".onnx")
+    if not os.path.exists(path):
+        export(model, path, inputs, **how)
+    return path
 
 
-@FORMS.register()
-def deployed(model, inputs, options):
-    """``blendprune.deploy``: folded norms, channels_last."""
-    return deploy(model, inputs)
+def _in_engine(model, inputs, options, engine, int8=False):
+    from ..runtime import load
+
+    how = {"int8": True, "data": options.data} if int8 else {}
+    return load(_exported(model, inputs, options, **how), engine, threads=options.threads)
 
 
-@FORMS.register()
-def bfloat16(model, inputs, options):
-    """Deployed, in bfloat16."""
-    return deploy(model, inputs, dtype=torch.bfloat16)
+def _layer_in_engine(layer, x, options, engine):
+    from ..export.single_layer import write_layer
+    from ..runtime.engines import ENGINES
+
+    if isinstance(layer, nn.BatchNorm2d):
+        return None  # it is folded
+    path = os.path.join(options.folder, "layer.onnx")
+    names = write_layer(layer, x, path)
+    loaded = ENGINES[engine](path, names, options.threads)
+    return functools.partial(loaded.run, {names.inputs[0]: x.cpu().numpy()})
 
 
-@FORMS.register()
-def float16(model, inputs, options):
-    """Deployed, in float16."""
-    return deploy(model, inputs, dtype=torch.float16)
+def _run_cores(detector, inputs):
+    detector.run_cores(inputs)
 
 
-@FORMS.register()
-def compiled(model, inputs, options):
-    """Deployed, with a compiled tensor core."""
-    return deploy(model, inputs, compile=True)
+def _add(name, layer=_deployed_layer, **how):
+    FORMS.register(Form(name, functools.partial(_deployed, **how), run_network, layer))
 
 
-def _engine(engine, int8):
-    def form(model, inputs, options):
-        from ..runtime import load
-
-        how = {}
-        if int8:
-            how = {"int8": True, "data": options.data}
-        return load(options.exported(model, inputs, **how), engine, threads=options.threads)
-
-    form.__name__ = f"{engine}-int8" if int8 else engine
-    form.__doc__ = f"Exported{', in int8' if int8 else ''}, run by {engine}."
-    return form
-
-
+_add("deployed")
+for _dtype in (torch.bfloat16, torch.float16):
+    _layer = functools.partial(_deployed_layer, dtype=_dtype)
+    _add(str(_dtype).removeprefix("torch."), _layer, dtype=_dtype)
+_add("compiled", compile=True)
 for _name in ("onnxruntime", "openvino"):
-    FORMS.register(_engine(_name, int8=False))
-    FORMS.register(_engine(_name, int8=True))
+    _make = functools.partial(_in_engine, engine=_name)
+    _layer = functools.partial(_layer_in_engine, engine=_name)
+    FORMS.register(Form(_name, _make, _run_cores, _layer))
+    _make = functools.partial(_in_engine, engine=_name, int8=True)
+    FORMS.register(Form(f"{_name}-int8", _make, _run_cores))
 
 
 def check_forms(forms):

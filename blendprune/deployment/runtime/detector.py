@@ -98,6 +98,23 @@ class Detector:
             padding_constraints={"square_size": image["square_size"]},
         )
 
+    @torch.no_grad()
+    def run_cores(self, batched_inputs):
+        """Run every core once, without decoding: the part of the work that pruning makes faster.
+
+        Args:
+            batched_inputs (list[dict]): see :meth:`__call__`. Heads run on as many regions per
+                image as the settings allow, with zeros in them.
+
+        Raises:
+            DeployError: as of :meth:`__call__`.
+        """
+        images = self.prepare(batched_inputs)
+        with _told("what the file gives, or an input, does not fit the settings of the file"):
+            raw = self._run("image", {"images": images.tensor})
+            for core, regions in getattr(self._decoder, "all_regions", lambda raw: ())(raw):
+                self._run(core, {"regions": regions})
+
     def _run(self, core, tensors):
         arrays = {name: x.contiguous().numpy() for name, x in tensors.items()}
         found = self._engines[core].run(arrays)

@@ -1,29 +1,51 @@
 """What a model costs at other widths."""
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from ..tracing.composite import CompositeOperator
 from ..tracing.layer_kinds import is_norm, is_prunable_layer
+from .layer_times import LayerTimes
 from .memory import PeakMemory
 
 
+@dataclass(frozen=True)
+class Timing:
+    """What is known about the latency of a model.
+
+    Attributes:
+        layers (LayerTimes): of its layers at other widths.
+        ms (float): of the model as a whole, at its present widths.
+        fixed_ms (float): the part of it that does not depend on widths.
+    """
+
+    layers: LayerTimes
+    ms: float
+    fixed_ms: float = 0.0
+
+
 class CostModel:
-    """FLOPs, parameters, activations and memory as functions of group widths.
+    """FLOPs, parameters, activations, memory and latency as functions of group widths.
 
     FLOPs and weights of a conv are in proportion to its input width times its output width, those
     of a norm to its width. Operators outside any layer (interpolation) count as constant: FLOPs are
     never under-estimated. Memory is the largest of several sums (:class:`.memory.PeakMemory`).
+
+    The latency is a fixed part, that of the layers, and a rest in proportion to the activations:
+    what the model as a whole takes beyond both at the present widths.
 
     Args:
         model (nn.Module): inside the prunable view.
         groups (list[ChannelGroup]): all groups, prunable or not.
         counts (Counts): from :func:`count_costs` at the present widths.
         parameters (Iterable[str]): names of what counts as a parameter outside the view.
+        timing (Timing): for the latency.
     """
 
-    def __init__(self, model, groups, counts, parameters):
+    def __init__(self, model, groups, counts, parameters, timing=None):
         self.widths = [group.width for group in groups]
         ins, outs = {}, {}
         for index, group in enumerate(groups):
@@ -33,6 +55,7 @@ class CostModel:
         self._terms = {"flops": [], "params": [], "activations": []}
         parameters, sides = set(parameters), {}
         inner = composites(model)
+        self._timed = []
         for name, module in model.named_modules():
             layer = is_prunable_layer(module) or is_norm(module)
             width_in, width_out = _widths(module) if layer else (1, 1)
@@ -43,6 +66,8 @@ class CostModel:
                 owner, width = inner[name]
                 target = (width, outs.get(owner, ()))
             sides[name] = target
+            if timing is not None and name in timing.layers:
+                self._timed.append((partial(timing.layers.at, name), source, target))
             if counts.flops.get(name):
                 self._terms["flops"].append((counts.flops[name], source, target))
             if counts.activations.get(name):
@@ -59,18 +84,23 @@ class CostModel:
                         )
                     )
         self._memory = PeakMemory(counts.moments or (), sides, self.widths)
+        if timing is not None:
+            self._fit(timing)
 
     def cost(self, kind, widths):
         """Cost at other widths.
 
         Args:
             kind (str): ``"flops"``, ``"params"``, ``"activations"``, or ``"memory"`` if that was
-                counted.
+                counted, or ``"latency"`` with a timing.
             widths (Sequence[int]): one a group, in the order given.
 
         Returns:
-            float: FLOPs, number of parameters or activations, or bytes.
+            float: FLOPs, number of parameters or activations, bytes, or milliseconds.
         """
+        if kind == "latency":
+            rest = self._rest * self.cost("activations", widths)
+            return self._fixed + self._share * self._layers_ms(widths) + rest
         lost = [now - width for now, width in zip(self.widths, widths)]
         if kind == "memory":
             return self._memory.peak(lost)
@@ -94,6 +124,22 @@ class CostModel:
             lost = [now - width for now, width in zip(self.widths, widths)]
             return self._memory.excess(lost, limit)
         return max(0.0, self.cost(kind, widths) - limit)
+
+    def _layers_ms(self, widths):
+        lost = [now - width for now, width in zip(self.widths, widths)]
+        return math.fsum(
+            at(source[0] * _kept(source, lost), target[0] * _kept(target, lost))
+            for at, source, target in self._timed
+        )
+
+    def _fit(self, timing):
+        """Make the latency at the present widths what was measured."""
+        self._fixed, layers = timing.fixed_ms, self._layers_ms(self.widths)
+        network = max(0.0, timing.ms - timing.fixed_ms)
+        # Alone, layers may take longer than in the model, where their inputs are in the cache.
+        self._share = min(1.0, network / layers) if layers else 1.0
+        rest = network - self._share * layers
+        self._rest = rest / self.cost("activations", self.widths)
 
 
 def _kept(side, lost):

@@ -8,6 +8,7 @@ import torch
 from ...checks import check_count
 from ...config.target import check_fraction
 from ...errors import ConfigError
+from ..cost.forms import runtime_form
 from ..graph.layer_patterns import resolve_layers, resolve_ratios
 from ..scores import build_importance, check_normalizer
 from .rounding import AUTO, check_round_to, choose_rounding
@@ -27,6 +28,7 @@ class PruningOptions:
             device runs well.
         max_pruning_ratio (float): no group loses more than this fraction of its dense width.
         ignored_layers (Sequence), pruning_ratio_dict (dict | None): settings of single layers.
+        runtime (str): name of the form in which a latency is measured.
         device (torch.device | str): of the model; it decides what ``"auto"`` is.
 
     Raises:
@@ -42,6 +44,7 @@ class PruningOptions:
     max_pruning_ratio: float = 0.9
     ignored_layers: tuple = ()
     pruning_ratio_dict: dict | None = None
+    runtime: str = "eager"
     device: torch.device | str = "cpu"
 
     def __post_init__(self):
@@ -52,6 +55,7 @@ class PruningOptions:
             "global_pruning": _check_flag("global_pruning", self.global_pruning),
             "isomorphic": _check_flag("isomorphic", self.isomorphic),
             "round_to": check_round_to(self.round_to),
+            "runtime": runtime_form(self.runtime).name,
             "max_pruning_ratio": _check_max_pruning_ratio(self.max_pruning_ratio),
         }
         for name, value in valid.items():

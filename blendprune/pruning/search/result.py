@@ -22,6 +22,7 @@ class PruningReport:
         notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
+        runtime (str): the form in which it was measured.
         memory_mb (dict[str, float]): likewise: megabytes (10^6 bytes) of the activation tensors
             that are alive together, at their peak in one forward of the example inputs up to the
             raw head outputs; weights do not count.
@@ -38,6 +39,7 @@ class PruningReport:
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
     latency_ms: dict = field(default_factory=dict)
+    runtime: str = ""
     memory_mb: dict = field(default_factory=dict)
     uncounted_operators: list = field(default_factory=list)
     round_to: dict = field(default_factory=dict)
@@ -76,7 +78,7 @@ def pruning_table(report):
     if report.memory_mb:
         rows.append(_row("memory (MB)", report.memory_mb, 1))
     if report.latency_ms:
-        rows.append(_row("latency (ms)", report.latency_ms, 1))
+        rows.append(_row(f"latency (ms, {report.runtime})", report.latency_ms, 1))
     rows += [
         _row(name, widths, 1)
         for name, widths in report.layers.items()

@@ -1,16 +1,16 @@
 """A model on its way to a target: pruned round by round, refit, checked, reported."""
 
 import contextlib
-import copy
 import math
+from dataclasses import replace
 from functools import partial
 
 from ...config.target import Target
 from ...errors import BlendpruneError, PruningError, TargetUnreachable, error_line, first_line
 from ...structure import remember_predictions
-from ..cost.cost_model import CostModel
+from ..cost.clock import FormClock
+from ..cost.cost_model import CostModel, Timing
 from ..cost.count import count_costs, total_costs
-from ..cost.latency import compare_latency
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
 from ..graph.inputs import small_inputs
@@ -31,6 +31,8 @@ _LATENCY_ROUNDS = 12
 # Fraction of the cost that a round keeps at least. Scores say too little about more channels at
 # once. Many small rounds add errors that the scores of the next round do not see.
 _KEPT_PER_ROUND = 0.65
+# A latency that is lower than wanted by more than this fraction is worth a note.
+_TOO_FAST = 0.05
 # What :meth:`PruningRun.state_dict` holds.
 _MEMORY = ("dense", "widths", "dense_widths", "start")
 
@@ -72,8 +74,8 @@ class PruningRun:
         self._telling = ()
         # Cost, or share of the channels, where the way to the present target began.
         self.dense_widths, self.start = None, None
-        # For a latency: the dense model to compare with, the last FLOPs target, the latency.
-        self._uncut, self._flops, self.latency = None, 1.0, {}
+        # For a latency: what measures it, what is known of it, and the milliseconds.
+        self._clock, self._timing, self.latency = None, None, {}
 
     def reach(self, target, rounds=None, progress=None, goal=None):
         """Prune in rounds, from where the last target left the model.
@@ -90,7 +92,7 @@ class PruningRun:
             PruningError: the model cannot be traced, scored or, once pruned, run.
         """
         if target.unit == "latency":
-            self._reach_latency(self._as_fraction(target), progress)
+            self._reach_latency(target, progress)
             return
         target = self._relative(target)
         rounds = rounds or self._rounds(target)
@@ -205,6 +207,7 @@ class PruningRun:
             },
             notes=self.notes,
             latency_ms=self.latency,
+            runtime=self.options.runtime if self.latency else "",
             uncounted_operators=list(self._counts.uncounted),
             round_to=self.rounding.to_dict(),
         )
@@ -240,55 +243,60 @@ class PruningRun:
             kept = (1 - target.value) / (self.start or 1.0)
         else:
             kept = target.value * self.dense[target.unit] / self.totals()[target.unit]
-        return max(1, math.ceil(math.log(kept) / math.log(_KEPT_PER_ROUND)))
-
-    def _as_fraction(self, target):
-        if target.is_absolute and not self.latency:
-            # The model is still the given one.
-            self.latency = compare_latency(
-                {"before": self.model}, self.inputs, runs=9, forward=_raw_outputs
-            )
-        return target.as_fraction(self.latency["before"]) if target.is_absolute else target
+        return _rounds_to_keep(kept)
 
     def _reach_latency(self, target, progress):
-        if self._uncut is None:
-            self._uncut, self.latency = copy.deepcopy(self.model), {"before": 1.0, "after": 1.0}
-        done, ratio = 0, self.latency["after"] / self.latency["before"]
-        while ratio > target.value:
+        """Prune by the times of the layers, and measure the whole model after each round."""
+        if self._clock is None:
+            self._begin_latency()
+        target, done = self._relative(target), 0
+        while (ratio := self.latency["after"] / self.dense["latency"]) > self._enough(target):
             if done == _LATENCY_ROUNDS:
                 raise TargetUnreachable(
-                    f"max_latency {target.value} was not met: with {self._flops:.2f} of the FLOPs "
-                    f"this machine still takes {ratio:.2f} of the time; ask for max_flops instead",
+                    f"{target} was not met in {done} rounds: this machine still takes "
+                    f"{target.words(ratio)} as {self.options.runtime}; ask for max_flops instead",
                     ratio,
                 )
-            # Latency falls slower than FLOPs; small steps keep the overshoot small.
-            self._flops *= min(0.97, max(0.7, target.value / ratio))
-            try:
-                self.prune_once(Target("max_flops", self._flops))
-            except TargetUnreachable as error:
-                raise TargetUnreachable(
-                    f"max_latency {target.value} is out of reach: with {error.reachable:.3f} of "
-                    f"the FLOPs, the fewest allowed, this machine takes about {ratio:.2f} of the "
-                    "time",
-                    ratio,
-                ) from None
-            self.latency = compare_latency(
-                {"before": self._uncut, "after": self.model},
-                self.inputs,
-                runs=9,
-                forward=_raw_outputs,
-            )
-            done, ratio = done + 1, self.latency["after"] / self.latency["before"]
+            # The first round tells how well the times of the layers predict that of the model.
+            rounds = max(2 - done, _rounds_to_keep(target.value / ratio))
+            aim = ratio * (target.value / ratio) ** (1 / rounds)
+            self.prune_once(Target("max_latency", aim), goal=target)
+            self._measure_latency()
+            done += 1
             if progress is not None:
-                progress(done, _LATENCY_ROUNDS)
-            # Ratios of single layers may have removed more than the target wants.
-            self._flops = min(self._flops, self.totals()["flops"] / self.dense["flops"])
+                met = self.latency["after"] / self.dense["latency"] <= self._enough(target)
+                progress(done, done if met else done + max(1, rounds - 1))
+        if ratio < (1 - _TOO_FAST) * target.value:
+            self.notes.append(
+                f"{target}: this machine takes {target.words(ratio)}, less than asked for; widths "
+                "come in steps, and times of layers only predict it"
+            )
+
+    def _begin_latency(self):
+        self._clock = FormClock(self.options.runtime, self.model, self.inputs)
+        layers = self._clock.layers(self.model, self.options.rounding.multiple)
+        ms = self._clock.dense_ms
+        self.dense["latency"], self.latency = ms, {"before": ms, "after": ms}
+        self._timing = Timing(layers, ms, self._clock.around_ms)
+        self.notes.append(
+            f"latency is that of inference as {self.options.runtime} on this machine; "
+            f"times of single layers, in {layers.path}, chose the widths"
+        )
+
+    def _measure_latency(self):
+        self.latency = self._clock(self.model)
+        self.dense["latency"] = self.latency["before"]
+        self._timing = replace(self._timing, ms=self.latency["after"])
+
+    @staticmethod
+    def _enough(target):
+        return target.value * (1 + TOLERANCE)
 
     def _choose(self, target, part, goal, graph, groups):
         """Channels to remove in this round: group number → channel indices."""
         self._remember(graph, groups)
         dense = [self.dense_widths[group.root] for group in groups]
-        costs = CostModel(self.model, groups, self._counts, self._parameters)
+        costs = CostModel(self.model, groups, self._counts, self._parameters, self._timing)
         if target.is_ratio:
             self.start = 1.0 if self.start is None else self.start
         else:
@@ -317,7 +325,7 @@ class PruningRun:
         if self.dense_widths is None:
             graph.check_ratios(groups)
             self.dense_widths = {group.root: group.width for group in groups}
-            self.notes = graph.notes + group_notes(groups) + ratio_notes(groups, self.options)
+            self.notes += graph.notes + group_notes(groups) + ratio_notes(groups, self.options)
             self.notes += self._counts.notes()
         if not any(group.prunable for group in groups):
             raise PruningError(
@@ -416,7 +424,7 @@ class PruningRun:
     def _refuse_ratios(self, target, left):
         # A latency is approached step by step, and the first step may be a large one. Memory is a
         # limit alone.
-        approached = self._uncut is not None or target.unit == "memory"
+        approached = target.unit in ("latency", "memory")
         if left < (1 - TOLERANCE) * target.value and not approached:
             raise TargetUnreachable(
                 f"{target} cannot be met within {TOLERANCE:.0%}: pruning_ratio_dict alone leaves "
@@ -425,8 +433,9 @@ class PruningRun:
             )
 
 
-def _raw_outputs(model, inputs):
-    return head_outputs(model, inputs, inference_only=True, all_regions=True)
+def _rounds_to_keep(fraction):
+    """The fewest rounds of which each keeps enough, if a fraction is kept in the end."""
+    return max(1, math.ceil(math.log(fraction) / math.log(_KEPT_PER_ROUND)))
 
 
 def _layer_widths(model):

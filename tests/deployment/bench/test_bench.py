@@ -8,6 +8,7 @@ import torch
 from blendprune.deployment.bench import FORMS, bench, bench_table
 from blendprune.deployment.bench.memory import peak_memory
 from blendprune.errors import ConfigError
+from blendprune.pruning.cost.forms import Form
 from tests.helpers.small_net import residual, small_inputs
 from tests.helpers.state import remember, unchanged
 
@@ -48,7 +49,7 @@ def test_a_form_that_does_not_run_is_listed_and_the_others_go_on(net, monkeypatc
     def fail(model, inputs, options):
         raise RuntimeError("no compiler\nat all")
 
-    monkeypatch.setitem(FORMS._obj_map, "compiled", fail)
+    monkeypatch.setitem(FORMS._obj_map, "compiled", Form("compiled", fail, fail))
     found = bench({"net": net}, small_inputs(), forms=["compiled", "eager"], runs=1)
     assert [row["form"] for row in found["rows"] if "ms" in row] == ["eager"]
     assert "net, compiled: RuntimeError: no compiler" in bench_table(found)

@@ -7,7 +7,6 @@ import torch
 
 from blendprune.errors import ConfigError, PruningError, TargetUnreachable
 from blendprune.pruning import prune
-from blendprune.pruning.search import rounds as rounds_module
 from tests.helpers.chain import Chain, chain_costs, chain_inputs, chain_memory
 from tests.helpers.state import remember, unchanged
 
@@ -212,111 +211,6 @@ def test_a_layer_loses_its_ratio_over_the_rounds_and_the_rest_meets_the_target()
     assert [second for _, second in widths] == [42, 30]
     dense = chain_costs(60, 60)["flops"]
     assert 0.98 * 0.36 <= chain_costs(*widths[-1])["flops"] / dense <= 0.36
-
-
-class TestLatency:
-    """With a clock that goes by the FLOPs."""
-
-    @pytest.fixture
-    def clock(self, monkeypatch):
-        """Sets what share of the time does not depend on the FLOPs; lists what was timed."""
-        calls = []
-
-        def set_clock(overhead, dense=1.0):
-            def compare(models, inputs, **how):
-                calls.append({name: model.first.out_channels for name, model in models.items()})
-                return {
-                    name: dense
-                    * (
-                        overhead
-                        + (1 - overhead)
-                        * chain_costs(model.first.out_channels, model.second.out_channels)["flops"]
-                        / chain_costs(60, 60)["flops"]
-                    )
-                    for name, model in models.items()
-                }
-
-            monkeypatch.setattr(rounds_module, "compare_latency", compare)
-            return calls
-
-        return set_clock
-
-    def test_the_flops_go_down_in_steps_until_it_is_met(self, clock):
-        calls = clock(0.0)
-        report, steps, widths = prune_chain(max_latency=0.5)
-        dense = chain_costs(60, 60)["flops"]
-        shares = [chain_costs(*pair)["flops"] / dense for pair in widths]
-        assert steps == [(1, 12), (2, 12)]
-        assert 0.98 * 0.7 <= shares[0] <= 0.7 and 0.98 * 0.5 <= shares[1] <= 0.5
-        assert report.latency_ms == {"before": 1.0, "after": pytest.approx(shares[1])}
-        # It is compared with the model as it was.
-        assert [call["before"] for call in calls] == [60, 60]
-        assert [call["after"] for call in calls] == [first for first, _ in widths]
-
-    def test_the_last_steps_are_not_too_small(self, clock):
-        clock(0.5)
-        report, steps, widths = prune_chain(max_latency=0.9)
-        dense = chain_costs(60, 60)["flops"]
-        shares = [chain_costs(*pair)["flops"] / dense for pair in widths]
-        assert 0.97 * 0.9 <= shares[0] <= 0.9
-        assert all(b <= 0.97 * a * 1.03 for a, b in zip(shares, shares[1:]))
-        assert report.latency_ms["after"] <= 0.9
-        assert len(steps) < 12
-
-    def test_a_target_that_twelve_rounds_do_not_meet_is_refused(self, clock):
-        clock(1.0)
-        model, done = Chain().eval(), []
-        before = remember(model)
-        words = r"max_latency 0.7 was not met: with 0.01 of the FLOPs .* still takes 1.00 of the"
-        with pytest.raises(TargetUnreachable, match=words) as raised:
-            prune(
-                model, chain_inputs(), max_latency=0.7, importance="magnitude",
-                max_pruning_ratio=0.97, progress=lambda *step: done.append(step),
-            )  # fmt: skip
-        assert done == [(number, 12) for number in range(1, 13)]
-        assert raised.value.reachable == 1.0
-        assert unchanged(model, before)
-
-    def test_a_target_below_what_the_widths_allow_is_refused(self, clock):
-        clock(1.0)
-        words = r"max_latency 0.7 is out of reach: with 0.015 of the FLOPs, .* about 1.00 of the"
-        with pytest.raises(TargetUnreachable, match=words):
-            prune_chain(max_latency=0.7)
-
-    def test_levels_of_latency_follow_each_other(self, clock):
-        clock(0.0)
-        reached = []
-        report, _, _ = prune_chain(
-            max_latency=0.4, levels=[0.7], on_level=lambda *level: reached.append(level)
-        )
-        [(level, first)] = reached
-        assert level == 0.7
-        assert 0.98 * 0.7 <= first.latency_ms["after"] <= 0.7
-        assert 0.98 * 0.4 <= report.latency_ms["after"] <= 0.4
-
-    def test_milliseconds_are_met_too(self, clock):
-        clock(0.0, dense=40.0)
-        reached = []
-        report, _, _ = prune_chain(
-            max_latency=16, levels=[28], on_level=lambda *level: reached.append(level)
-        )
-        [(level, first)] = reached
-        assert level == 28
-        assert 0.98 * 28 <= first.latency_ms["after"] <= 28
-        assert 0.98 * 16 <= report.latency_ms["after"] <= 16
-
-    def test_milliseconds_that_the_model_takes_anyway_are_refused(self, clock):
-        clock(0.0, dense=40.0)
-        with pytest.raises(ConfigError, match="max_latency 41 ms is met .* has 40.0 ms; ask for"):
-            prune_chain(max_latency=41)
-
-    def test_what_ratios_of_single_layers_take_counts(self, clock):
-        clock(0.0)
-        _, steps, widths = prune_chain(max_latency=0.45, pruning_ratio_dict={"second": 0.5})
-        # Half of the channels of one conv take it below the 0.7 of a first step.
-        dense = chain_costs(60, 60)["flops"]
-        assert len(steps) == 2 and widths[0] == (60, 30)
-        assert 0.98 * 0.45 <= chain_costs(*widths[1])["flops"] / dense <= 0.45
 
 
 def test_obs_weighs_a_channel_by_what_it_costs_unless_a_ratio_is_asked_for():

@@ -9,6 +9,9 @@ from .proposals import Proposals
 from .regions import deltas_of, pooler_of
 from .results import panoptic, scaled
 
+# Proposals per image of a model that is given them, to time it: detectron2's usual number.
+_GIVEN_PROPOSALS = 1000
+
 
 class RCNNDecoder:
     """Boxes, and masks and keypoints if the model has these heads.
@@ -29,6 +32,26 @@ class RCNNDecoder:
 
     def __call__(self, raw, images, batched_inputs, run):
         return [{"instances": each} for each in self.detect(raw, images, batched_inputs, run)]
+
+    def all_regions(self, raw):
+        """As many regions as the heads may get, all zero.
+
+        Args:
+            raw (dict[str, Tensor]): what the core ``"image"`` gave.
+
+        Yields:
+            tuple[str, Tensor]: core, and its input (regions, C, height, width).
+        """
+        settings, rpn = self._settings, self._settings["rpn"]
+        proposals = rpn["max_proposals"] if rpn else _GIVEN_PROPOSALS
+        counts = [(core, "box", proposals) for core, *_ in self._stages]
+        for kind in ("mask", "keypoint"):
+            if settings[kind]:
+                counts.append((kind, kind, settings["box"]["max_detections"]))
+        for core, kind, count in counts:
+            maps = raw[settings[kind]["levels"][0]]
+            size = settings[kind]["pooler"]["output_size"]
+            yield core, maps.new_zeros(len(maps) * count, maps.shape[1], *size)
 
     def detect(self, raw, images, batched_inputs, run):
         """Detections in the size of the results, one ``Instances`` per image."""

@@ -1,0 +1,57 @@
+"""Times of layers over their widths."""
+
+import itertools
+
+import pytest
+import torch
+
+from blendprune.pruning.cost.clock import FormClock
+from blendprune.pruning.cost.forms import FormOptions, runtime_form
+from blendprune.pruning.cost.layer_times import LayerTimes, _Table, measure_layers
+from tests.helpers.chain import Chain, chain_inputs
+
+GRID = [2, 4, 8]
+
+
+def test_times_are_those_measured_and_linear_in_between():
+    table = _Table(GRID, GRID, [[a * b for b in GRID] for a in GRID])
+    for a, b in itertools.product(GRID, GRID):
+        assert table(a, b) == a * b
+    assert table(3, 8) == 24 and table(1, 1) == 1 and table(0, 8) == 0
+    assert table(10, 8) == 80  # beyond the dense width it goes on
+
+
+def test_a_wider_layer_never_takes_less():
+    noise = torch.rand(3, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    table = _Table(GRID, GRID, noise)
+    for a, b in itertools.product(range(9), range(9)):
+        assert table(a, b) <= min(table(a + 1, b), table(a, b + 1))
+
+
+def test_a_layer_is_the_sum_of_its_calls_and_one_width_may_be_all_that_counts():
+    tables = {"norm": [_Table([1], GRID, [[1, 2, 4]]), _Table([1], GRID, [[10, 20, 40]])]}
+    times = LayerTimes(tables, 0, "")
+    assert times.at("norm", 1, 4) == times.at("norm", 77, 4) == 22
+    assert "norm" in times and "conv" not in times
+
+
+@pytest.mark.parametrize("name", ["eager", "deployed", "bfloat16", "onnxruntime", "openvino"])
+def test_every_runtime_times_the_layers_of_a_model(name, tmp_path, monkeypatch):
+    if name in ("onnxruntime", "openvino"):
+        pytest.importorskip("onnx")
+        pytest.importorskip(name)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    net, inputs = Chain(16, 16).eval(), chain_inputs()
+    options = FormOptions(str(tmp_path), 1)
+    with torch.no_grad():
+        times = measure_layers(net, lambda: net(inputs), runtime_form(name), options, 8)
+    for layer, width_in, width_out in (("first", 3, 16), ("second", 16, 16), ("predictor", 16, 2)):
+        assert 0 < times.at(layer, width_in, width_out / 2) <= times.at(layer, width_in, width_out)
+
+
+def test_a_clock_times_the_network_of_both_models():
+    net, inputs = Chain(8, 8).eval(), chain_inputs()
+    clock = FormClock("eager", net, inputs)
+    found = clock(Chain(4, 4).eval())
+    assert set(found) == {"before", "after"} and min(found.values()) > clock.around_ms >= 0
+    assert not net.training and clock.dense_ms > 0
