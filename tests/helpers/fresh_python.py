@@ -29,9 +29,8 @@ _SLOW += ("pycocotools.cocoeval", "scipy.optimize", "torch.utils.tensorboard", "
 
 @dataclass
 class Done:
-    """What a piece of code left: its exit code, and what it printed."""
+    """What a piece of code printed."""
 
-    returncode: int
     stdout: str
     stderr: str
 
@@ -42,7 +41,7 @@ class FreshPython:
     def __init__(self):
         self._process = None
 
-    def __call__(self, code, *args, cwd=_ROOT, path=(), code_of_exit=0):
+    def __call__(self, code, *args, cwd=_ROOT, path=()):
         """Run code as ``python -c`` does.
 
         Args:
@@ -50,7 +49,6 @@ class FreshPython:
             args (str): ``sys.argv[1:]``.
             cwd (str | Path): where it runs.
             path (Sequence[str]): in front of ``sys.path``.
-            code_of_exit (int): that it must end with.
 
         Returns:
             Done: what it printed.
@@ -69,8 +67,8 @@ class FreshPython:
             asked |= {"path": list(map(str, path)), "environ": dict(os.environ)}
             print(json.dumps(asked), file=self._process.stdin, flush=True)
             returncode = json.loads(self._process.stdout.readline())
-            done = Done(returncode, *(pathlib.Path(file).read_text() for file in files))
-        assert done.returncode == code_of_exit, done.stderr[-5000:]
+            done = Done(*(pathlib.Path(file).read_text() for file in files))
+        assert returncode == 0, done.stderr[-5000:]
         return done
 
     def close(self):

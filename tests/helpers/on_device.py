@@ -23,7 +23,7 @@ from blendprune.pruning.tracing.hooks import exact_float32
 from tests.helpers import pretended_device
 from tests.helpers.deployed import relative_difference
 from tests.helpers.exportable import two_level_blendmask
-from tests.helpers.small_zoo import config_of
+from tests.helpers.small_zoo import TINY, config_of
 from tests.pruning.conftest import randomise_norms
 from tests.zoo import (
     assert_same,
@@ -37,12 +37,6 @@ from tests.zoo import (
 
 SIZE = 64
 FAMILIES = ("blendmask", "mask-fpn", "keypoint", "cascade", "retinanet", "semantic")
-# Two levels: the pretended device takes its time for each operator, not for each number.
-TINY = ("MODEL.RESNETS.DEPTH", 18, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FPN.IN_FEATURES")
-TINY += (["res4", "res5"], "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
-TINY += ("MODEL.RPN.IN_FEATURES", ["p4", "p5", "p6"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]])
-for _head in ("ROI_HEADS", "RETINANET", "SEM_SEG_HEAD"):
-    TINY += (f"MODEL.{_head}.IN_FEATURES", ["p4", "p5"])
 
 
 def check(family, device):
@@ -58,6 +52,7 @@ def check(family, device):
     if family == "blendmask":
         cfg = two_level_blendmask("MODEL.FCOS.NORM", "BN", "MODEL.FPN.OUT_CHANNELS", 32)
     else:
+        # The pretended device takes its time for each operator, not for each number.
         cfg = config_of(family, *TINY)
     cfg.MODEL.DEVICE = device
     torch.manual_seed(0)

@@ -9,6 +9,12 @@ SMALL += ("MODEL.ROI_MASK_HEAD.CONV_DIM", 64, "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS
 SMALL += ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 128, "MODEL.RETINANET.NUM_CONVS", 1)
 SMALL += ("MODEL.RPN.POST_NMS_TOPK_TEST", 50, "TEST.DETECTIONS_PER_IMAGE", 10)
 SMALL += ("DATASETS.TRAIN", (), "DATASETS.TEST", ())
+# ResNet-18 and two levels, for models with a feature pyramid.
+TINY = ("MODEL.RESNETS.DEPTH", 18, "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.FPN.IN_FEATURES")
+TINY += (["res4", "res5"], "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+TINY += ("MODEL.RPN.IN_FEATURES", ["p4", "p5", "p6"], "MODEL.ANCHOR_GENERATOR.SIZES", [[32]])
+for _head in ("ROI_HEADS", "RETINANET", "SEM_SEG_HEAD"):
+    TINY += (f"MODEL.{_head}.IN_FEATURES", ["p4", "p5"])
 FAMILIES = {
     "box-fpn-r18": ("COCO-Detection/faster_rcnn_R_50_FPN_1x", "MODEL.RESNETS.DEPTH", 18),
     "box-given-proposals": ("COCO-Detection/fast_rcnn_R_50_FPN_1x",),

@@ -35,10 +35,9 @@ def check_file(path, core, name):
     """
     session = _open(path, name)
     largest = 0.0
-    for inputs in _cases(core):
+    for sizes, draw in _cases(core):
+        inputs, wanted = _run_core(core, sizes, draw, name)
         found = _run(session, inputs, name)
-        with torch.no_grad():
-            wanted = core(inputs)
         for output, value in wanted.items():
             difference = _distance(found[output], value.numpy())
             if not difference <= _TOLERANCE and not difference <= _rounding(core, inputs, output):
@@ -76,7 +75,7 @@ def _run(session, inputs, name):
 
 
 def _cases(core):
-    """Inputs of several sizes."""
+    """Name of each dimension → size, and what draws numbers, of each case."""
     names, sides = core.dimensions(), {}
     for name, multiple in core.multiples.items():
         sides[name] = max(multiple, -(-_SIDE // multiple) * multiple)
@@ -88,17 +87,33 @@ def _cases(core):
         return {**found, **{n: s * (one if n == first else other) for n, s in sides.items()}}
 
     random = torch.Generator().manual_seed(0)
+
+    def draw(shape):
+        return torch.randn(shape, generator=random)
+
     whole = len(core.inputs) == 1 and bool(sides)
     cases = [(2, 2, 3), (1, 5, 2)] if whole else [(1, 5, 2), (4, 3, 4)]
     for case in cases:
-        yield _drawn(core, sizes(*case), random)
+        yield sizes(*case), draw
     if whole:
-        yield {key: torch.zeros_like(x) for key, x in core.example(**sizes(1, 3, 3)).items()}
+        yield sizes(1, 3, 3), torch.zeros
 
 
-def _drawn(core, sizes, random):
-    found = core.example(**sizes)
-    return {key: torch.randn(x.shape, generator=random).to(x) for key, x in found.items()}
+def _run_core(core, sizes, draw, name):
+    """Inputs and what PyTorch gives; larger ones if the model takes no image that small."""
+    for factor in (1, 2, 4):
+        larger = {n: size * factor if n in core.multiples else size for n, size in sizes.items()}
+        example = core.example(**larger)
+        inputs = {key: draw(x.shape).to(x) for key, x in example.items()}
+        try:
+            with torch.no_grad():
+                return inputs, core(inputs)
+        except Exception as error:  # of the model
+            found = error
+    raise DeployError(
+        f"the core {name!r} does not run at {_words(inputs)} ({error_line(found)}): make the model "
+        "take images of any size that is a multiple of its size divisibility; nothing was written"
+    ) from found
 
 
 def _distance(a, b):

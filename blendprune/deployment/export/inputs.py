@@ -22,7 +22,7 @@ def core_inputs(path, images):
     metadata, paths = read_file(path)
     found = {name: [] for name in metadata.cores}
     engines = {
-        name: _Recorder(ENGINES["onnxruntime"](paths[name], core), found[name])
+        name: Recorder(ENGINES["onnxruntime"](paths[name], core), found[name])
         for name, core in metadata.cores.items()
     }
     detector = Detector(metadata.family, metadata.settings, engines)
@@ -31,7 +31,7 @@ def core_inputs(path, images):
     return found
 
 
-class _Recorder:
+class Recorder:
     """An engine that keeps what another one is given.
 
     Args:
@@ -44,7 +44,8 @@ class _Recorder:
 
     def run(self, arrays):
         count = min(len(x) for x in arrays.values())
-        if count:
+        # Where nothing is detected, a decoder runs a region of zeros for want of others.
+        if count and any(x.any() for x in arrays.values()):
             step = -(-count // _REGIONS)
             self._found.append({name: x[::step].copy() for name, x in arrays.items()})
         return self._engine.run(arrays)

@@ -50,6 +50,32 @@ def test_images_that_are_mixed_up_are_found(tmp_path):
         check_file(written(core, tmp_path), core, "image")
 
 
+def not_too_small(x):
+    """As pyramids that fuse levels in both directions, which must not have one row."""
+    if x.shape[2] < 40:
+        raise NotImplementedError
+    return x
+
+
+def test_a_model_that_takes_no_small_image_is_checked_on_larger_ones(tmp_path):
+    core = core_of_images(not_too_small)
+    assert check_file(written(core, tmp_path), core, "image") < 1e-4
+
+
+def only_when_traced(x):
+    if not torch.compiler.is_compiling():
+        raise NotImplementedError("no image at all")
+    return x
+
+
+def test_a_model_that_does_not_run_is_named_with_its_error(tmp_path):
+    core = core_of_images(only_when_traced)
+    with pytest.raises(
+        DeployError, match=r"core 'image' does not run at images \(2, .*no image at"
+    ):
+        check_file(written(core, tmp_path), core, "image")
+
+
 def cancelling(x):
     """What float32 rounds away."""
     return (x + 3e4) - 3e4

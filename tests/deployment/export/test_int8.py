@@ -11,14 +11,17 @@ from torch import nn
 
 import blendprune
 from blendprune.deployment.cores import Core, cores_of, read_metadata
+from blendprune.deployment.cores.metadata import CoreNames
 from blendprune.deployment.export import exported_table
 from blendprune.deployment.export.int8 import quantize_file
 from blendprune.deployment.export.onnx_model import save, to_onnx
 from blendprune.deployment.runtime.engines import ENGINES
 from blendprune.errors import ConfigError, DeployError
 from tests.deployment.conftest import images_of, settled
-from tests.helpers.exportable import core_of_images, one_level_retinanet
+from tests.helpers.exportable import core_of_images, core_of_regions, one_level_retinanet
+from tests.helpers.exported import count
 from tests.helpers.sentences import assert_sentence
+from tests.helpers.small_zoo import TINY, config_of
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,41 @@ def test_a_layer_that_spoils_the_outputs_stays_in_float(tmp_path):
     source, target = _written(Uneven(), tmp_path)
     found = quantize_file(source, target, inputs(), "image", first_in_float=False)
     assert found["float"] == ["c/Conv"] and found["errors"]["map"] < 0.005
+
+
+def test_a_core_of_regions_takes_one_or_many_in_int8(tmp_path):
+    core, files = core_of_regions(), [str(tmp_path / name) for name in ("float.onnx", "int8.onnx")]
+    save(to_onnx(core, "regions"), files[0])
+    cases = [{"crops": torch.randn(n, 4, 7, 7).numpy()} for n in (1, 5, 16, 2)]
+    found = quantize_file(*files, cases, "regions", first_in_float=False)
+    assert found["layers"] == 2 and found["float"] == [] and found["errors"]["scores"] < 0.005
+    for engine in ENGINES.values():
+        runs = engine(files[1], CoreNames(None, ["crops"], ["scores"])).run
+        for each in cases:
+            with torch.no_grad():
+                wanted = core({"crops": torch.from_numpy(each["crops"])})["scores"].numpy()
+            assert ((runs(each)["scores"] - wanted) ** 2).mean() < 0.02 * wanted.var()
+
+
+@pytest.mark.slow
+def test_all_cores_of_a_mask_rcnn_become_int8(overlay, tmp_path):
+    cfg = config_of("mask-fpn", *TINY)
+    model, images = settled(cfg), images_of(cfg)
+    data = {"data": [images] * 4, "images": 8}
+    exact = blendprune.export(model, tmp_path / "float.onnx", images)
+    found = blendprune.export(model, tmp_path / "int8.onnx", images, int8=True, **data)
+    assert [core.core for core in found.cores] == ["image", "box", "mask"]
+    for core, same in zip(found.cores, exact.cores):
+        assert core.int8["inputs"] == 8 and core.bytes < 0.9 * same.bytes
+        assert len(core.int8["float"]) <= core.int8["layers"] / 4
+    for engine in ENGINES:
+        results = blendprune.runtime.load(tmp_path / "int8.onnx", engine, threads=1)(images)
+        assert all(count(results)) and results[0]["instances"].has("pred_masks")
+
+    model.roi_heads.box_predictor.test_score_thresh = 2.0
+    with pytest.raises(DeployError, match="no calibration image reaches the core 'mask'"):
+        blendprune.export(model, tmp_path / "none.onnx", images, int8=True, **data)
+    assert not (tmp_path / "none.onnx").exists()
 
 
 def test_what_onnxruntime_cannot_read_is_refused(tmp_path):
