@@ -4,10 +4,12 @@ import functools
 import os
 import statistics
 import tempfile
+from dataclasses import replace
 
 import torch
 
 from ..tracing.hooks import evaluating
+from .cost_model import Timing
 from .forms import FormOptions, run_network, runtime_form
 from .latency import time_in_turns
 from .layer_times import measure_layers
@@ -27,60 +29,64 @@ class FormClock:
         runtime (str): name of the form.
         model (nn.Module): the dense one; it stays unchanged.
         inputs (list[dict]): detectron2's format.
+        step (int): widths are multiples of it where layers are wide enough.
 
     Attributes:
-        dense_ms (float): of the dense model.
-        around_ms (float): what it takes beyond its network.
+        ms (dict[str, float]): milliseconds of the dense model (``"before"``) and of the one that
+            was timed last (``"after"``).
+        timing (Timing): of the latter, with the times of its layers at other widths.
 
     Raises:
         ConfigError: there is no such form.
         DeployError: the model cannot be brought into it, or a package is missing.
     """
 
-    def __init__(self, runtime, model, inputs):
-        self.form, self._inputs = runtime_form(runtime), inputs
+    def __init__(self, runtime, model, inputs, step):
+        self._form, self._inputs = runtime_form(runtime), inputs
         self._folder = tempfile.TemporaryDirectory()
         self._made = 0
         self._dense = self._make(model)
         calls = {"all": lambda: self._dense(inputs), "network": self._network_of(self._dense)}
         times = self._medians(calls)
-        self.around_ms = max(0.0, times["all"] - times["network"])
-        self.dense_ms = times["network"] + self.around_ms
+        around = max(0.0, times["all"] - times["network"])
+        ms = times["network"] + around
+        self.ms, self.timing = (
+            {"before": ms, "after": ms},
+            Timing(self._layers(model, step), ms, around),
+        )
 
     def __call__(self, model):
-        """Time a model and the dense one in turns.
+        """Time a model and the dense one in turns, and remember it.
 
         Args:
             model (nn.Module): a pruned one.
 
         Returns:
-            dict[str, float]: milliseconds ``"before"`` (the dense model's) and ``"after"``.
+            float: its latency as a fraction of the dense model's.
         """
         networks = {"before": self._dense, "after": self._make(model)}
         times = self._medians({name: self._network_of(made) for name, made in networks.items()})
-        return {name: round(ms + self.around_ms, 3) for name, ms in times.items()}
+        self.ms = {name: round(ms + self.timing.fixed_ms, 3) for name, ms in times.items()}
+        self.timing = replace(self.timing, ms=self.ms["after"])
+        return self.ratio
 
-    def layers(self, model, step):
-        """Time the layers of a model, or read their times.
+    @property
+    def ratio(self):
+        """Latency of the model that was timed last, as a fraction of the dense model's."""
+        return self.ms["after"] / self.ms["before"]
 
-        Args:
-            model (nn.Module): outside the prunable view.
-            step (int): see :func:`blendprune.pruning.cost.layer_times.measure_layers`.
-
-        Returns:
-            LayerTimes: for all widths up to those of the model.
-        """
+    def _layers(self, model, step):
         with evaluating(model):
             return measure_layers(
                 model,
                 lambda: run_network(model, self._inputs),
-                self.form,
+                self._form,
                 self._options("layers"),
                 step,
             )
 
     def _network_of(self, made):
-        return functools.partial(self.form.network, made, self._inputs)
+        return functools.partial(self._form.network, made, self._inputs)
 
     def _medians(self, calls):
         with torch.no_grad():
@@ -90,7 +96,7 @@ class FormClock:
     def _make(self, model):
         self._made += 1
         with evaluating(model):
-            made = self.form.make(model, self._inputs, self._options(str(self._made)))
+            made = self._form.make(model, self._inputs, self._options(str(self._made)))
         return made.eval() if isinstance(made, torch.nn.Module) else made
 
     def _options(self, name):

@@ -2,14 +2,13 @@
 
 import contextlib
 import math
-from dataclasses import replace
 from functools import partial
 
 from ...config.target import Target
 from ...errors import BlendpruneError, PruningError, TargetUnreachable, error_line, first_line
 from ...structure import remember_predictions
 from ..cost.clock import FormClock
-from ..cost.cost_model import CostModel, Timing
+from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, total_costs
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
@@ -74,8 +73,8 @@ class PruningRun:
         self._telling = ()
         # Cost, or share of the channels, where the way to the present target began.
         self.dense_widths, self.start = None, None
-        # For a latency: what measures it, what is known of it, and the milliseconds.
-        self._clock, self._timing, self.latency = None, None, {}
+        # For a latency: what measures it.
+        self._clock = None
 
     def reach(self, target, rounds=None, progress=None, goal=None):
         """Prune in rounds, from where the last target left the model.
@@ -206,8 +205,8 @@ class PruningRun:
                 name: {"before": width, "after": after[name]} for name, width in self.widths.items()
             },
             notes=self.notes,
-            latency_ms=self.latency,
-            runtime=self.options.runtime if self.latency else "",
+            latency_ms=self._clock.ms if self._clock else {},
+            runtime=self.options.runtime if self._clock else "",
             uncounted_operators=list(self._counts.uncounted),
             round_to=self.rounding.to_dict(),
         )
@@ -247,56 +246,48 @@ class PruningRun:
 
     def _reach_latency(self, target, progress):
         """Prune by the times of the layers, and measure the whole model after each round."""
-        if self._clock is None:
-            self._begin_latency()
+        clock = self._clock or self._begin_latency()
         target, done = self._relative(target), 0
-        while (ratio := self.latency["after"] / self.dense["latency"]) > self._enough(target):
+        enough = target.value * (1 + TOLERANCE)
+        while clock.ratio > enough:
             if done == _LATENCY_ROUNDS:
                 raise TargetUnreachable(
                     f"{target} was not met in {done} rounds: this machine still takes "
-                    f"{target.words(ratio)} as {self.options.runtime}; ask for max_flops instead",
-                    ratio,
+                    f"{target.words(clock.ratio)} as {self.options.runtime}; ask for max_flops "
+                    "instead",
+                    clock.ratio,
                 )
             # The first round tells how well the times of the layers predict that of the model.
-            rounds = max(2 - done, _rounds_to_keep(target.value / ratio))
-            aim = ratio * (target.value / ratio) ** (1 / rounds)
+            left = target.value / clock.ratio
+            rounds = max(2 - done, _rounds_to_keep(left))
+            aim = clock.ratio * left ** (1 / rounds)
             self.prune_once(Target("max_latency", aim), goal=target)
-            self._measure_latency()
-            done += 1
+            clock(self.model)
+            self.dense["latency"], done = clock.ms["before"], done + 1
             if progress is not None:
-                met = self.latency["after"] / self.dense["latency"] <= self._enough(target)
-                progress(done, done if met else done + max(1, rounds - 1))
-        if ratio < (1 - _TOO_FAST) * target.value:
+                progress(done, done + (clock.ratio > enough) * max(1, rounds - 1))
+        if clock.ratio < (1 - _TOO_FAST) * target.value:
             self.notes.append(
-                f"{target}: this machine takes {target.words(ratio)}, less than asked for; widths "
-                "come in steps, and times of layers only predict it"
+                f"{target}: this machine takes {target.words(clock.ratio)}, less than asked for; "
+                "widths come in steps, and times of layers only predict it"
             )
 
     def _begin_latency(self):
-        self._clock = FormClock(self.options.runtime, self.model, self.inputs)
-        layers = self._clock.layers(self.model, self.options.rounding.multiple)
-        ms = self._clock.dense_ms
-        self.dense["latency"], self.latency = ms, {"before": ms, "after": ms}
-        self._timing = Timing(layers, ms, self._clock.around_ms)
+        step, runtime = self.options.rounding.multiple, self.options.runtime
+        self._clock = FormClock(runtime, self.model, self.inputs, step)
+        self.dense["latency"] = self._clock.ms["before"]
         self.notes.append(
-            f"latency is that of inference as {self.options.runtime} on this machine; "
-            f"times of single layers, in {layers.path}, chose the widths"
+            f"latency is that of inference as {runtime} on this machine; times of single layers, "
+            f"in {self._clock.timing.layers.path}, chose the widths"
         )
-
-    def _measure_latency(self):
-        self.latency = self._clock(self.model)
-        self.dense["latency"] = self.latency["before"]
-        self._timing = replace(self._timing, ms=self.latency["after"])
-
-    @staticmethod
-    def _enough(target):
-        return target.value * (1 + TOLERANCE)
+        return self._clock
 
     def _choose(self, target, part, goal, graph, groups):
         """Channels to remove in this round: group number → channel indices."""
         self._remember(graph, groups)
         dense = [self.dense_widths[group.root] for group in groups]
-        costs = CostModel(self.model, groups, self._counts, self._parameters, self._timing)
+        timing = self._clock and self._clock.timing
+        costs = CostModel(self.model, groups, self._counts, self._parameters, timing)
         if target.is_ratio:
             self.start = 1.0 if self.start is None else self.start
         else:
