@@ -50,10 +50,8 @@ class FormClock:
         times = self._medians(calls)
         around = max(0.0, times["all"] - times["network"])
         ms = times["network"] + around
-        self.ms, self.timing = (
-            {"before": ms, "after": ms},
-            Timing(self._layers(model, step), ms, around),
-        )
+        self.ms = {"before": ms, "after": ms}
+        self.timing = Timing(self._layers(model, step), ms, around)
 
     def __call__(self, model):
         """Time a model and the dense one in turns, and remember it.

@@ -1,9 +1,12 @@
 """Milliseconds of single layers at many widths, measured once on a machine and kept."""
 
+import contextlib
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import logging
+import math
 import os
 import platform
 from bisect import bisect_right
@@ -143,7 +146,8 @@ def _widths(dense, step, unit):
     """Widths to measure: those that the search may choose, up to the dense one."""
     if dense <= _ALWAYS_THERE:
         return [dense]
-    fitting = step if dense >= 8 * step else unit
+    fitting = math.lcm(step, unit)
+    fitting = fitting if dense >= 8 * fitting else unit
     return sorted({max(unit, round(dense * x / fitting) * fitting) for x in _FRACTIONS} | {dense})
 
 
@@ -169,7 +173,13 @@ def _context(form, options, device):
         "form": form.name,
         "threads": options.threads,
         "torch": torch.__version__,
+        "engine": _version(form.name),
     }
+
+
+def _version(package):
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
 
 
 def _digest(context):

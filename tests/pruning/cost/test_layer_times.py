@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from blendprune.pruning.cost.clock import FormClock
 from blendprune.pruning.cost.forms import FormOptions, runtime_form
@@ -33,6 +34,19 @@ def test_a_layer_is_the_sum_of_its_calls_and_one_width_may_be_all_that_counts():
     times = LayerTimes(tables, 0, "")
     assert times.at("norm", 1, 4) == times.at("norm", 77, 4) == 22
     assert "norm" in times and "conv" not in times
+
+
+@pytest.mark.parametrize("step", [1, 8, 16, 24])
+@pytest.mark.parametrize(
+    "layer, shape",
+    [(nn.GroupNorm(32, 256), (1, 256, 2, 2)), (nn.Conv2d(96, 64, 1, groups=32), (1, 96, 2, 2))],
+)
+def test_widths_are_those_that_a_layer_can_have(layer, shape, step, tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    net, options = nn.Sequential(layer).eval(), FormOptions(str(tmp_path), 1)
+    run = lambda: net(torch.randn(shape))  # noqa: E731
+    times = measure_layers(net, run, runtime_form("eager"), options, step)
+    assert times.measured > 3 and times.at("0", 96, 64) > 0
 
 
 @pytest.mark.parametrize("name", ["eager", "deployed", "bfloat16", "onnxruntime", "openvino"])
