@@ -37,11 +37,13 @@ def export_and_run(config, size, pruned=False, engine="onnxruntime"):
     model = build_dense(config, size)
     draw_mask_encoding(model)
     keys = ("image", "proposals", "height", "width")
-    [first, second] = [{k: x[k] for k in keys} for x in training_batch(config, size)]
-    settle_norms(model, [first])
+    # Of one image, the statistics of a map of one pixel would leave nothing but rounding.
+    images = [{k: x[k] for k in keys} for x in training_batch(config, size)]
+    settle_norms(model, images)
+    [first, second] = images
     if pruned:
         blendprune.prune(model, [first], max_flops=0.5, importance="magnitude", rounds=1)
-        settle_norms(model, [first])
+        settle_norms(model, images)
     few_regions(model)
     let_some_through(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +80,8 @@ def assert_runs_alike(model, detector, images):
     for result in wanted:
         for name in INNER_FIELDS if "instances" in result else ():
             result["instances"]._fields.pop(name, None)
-    assert_same_results(wanted, detector(images))
+    # Random weights let rounding grow.
+    assert_same_results(wanted, detector(images), tolerance=2e-3)
 
 
 def let_some_through(model):
