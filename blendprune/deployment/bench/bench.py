@@ -13,7 +13,7 @@ from ...checks import check_count
 from ...errors import BlendpruneError, ConfigError, error_line
 from ...pruning.cost.count import count_costs, total_costs
 from ...pruning.cost.forms import FORMS, FormOptions
-from ...pruning.cost.latency import quartiles, time_in_turns
+from ...pruning.cost.latency import paired_ratio, quartiles, time_in_turns
 from ...pruning.graph.inputs import example_inputs_for
 from ...pruning.tracing.hooks import evaluating
 from ...wrappers import given_model
@@ -61,10 +61,10 @@ def bench(
     Returns:
         dict: ``machine``, ``threads``, ``image`` (its shape), and ``rows``: per model, form and
         batch size ``model``, ``form``, ``batch``, ``ms`` (median) with ``low`` and ``high``
-        (quartiles), ``images_per_s``, ``speedup`` (over the first model in its first form),
-        ``speedup_in_form`` (over the first model in the same form), ``flops`` (as a fraction of
-        the first model's), ``peak_mb`` (what the first call took at its peak), ``ap``; or
-        ``error`` in place of the times.
+        (quartiles), ``images_per_s``, ``speedup`` (over the first model in its first form) and
+        ``speedup_in_form`` (over the first model in the same form), medians over pairs of calls
+        that took turns, ``flops`` (as a fraction of the first model's), ``peak_mb`` (what the
+        first call took at its peak), ``ap``; or ``error`` in place of the times.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -94,8 +94,7 @@ def bench(
                     ready[name, form] = made, row
         for batch in batch_sizes:
             report(f"timing, {batch} image{'s' * (batch > 1)} a call")
-            rows += _timed(ready, inputs * batch, runs)
-    _compare(rows, dense, forms)
+            rows += _timed(ready, inputs * batch, runs, (dense, forms[0]))
     return {
         "machine": machine(first),
         "threads": threads,
@@ -144,23 +143,17 @@ def _make(form, model, inputs, options, evaluate, row):
         return None
 
 
-def _timed(ready, inputs, runs):
+def _timed(ready, inputs, runs, first):
     """A row with times for each of what is ready."""
     calls = {key: functools.partial(made, inputs) for key, (made, _) in ready.items()}
-    return [
-        {**ready[key][1], "batch": len(inputs), **quartiles(times)}
-        for key, times in time_in_turns(calls, runs).items()
-    ]
-
-
-def _compare(rows, dense, forms):
-    times = {(row["model"], row["form"], row["batch"]): row["ms"] for row in rows if "ms" in row}
-    for row in rows:
-        if "ms" in row:
-            row["images_per_s"] = round(1e3 * row["batch"] / row["ms"], 3)
-            for key, form in (("speedup", forms[0]), ("speedup_in_form", row["form"])):
-                reference = times.get((dense, form, row["batch"]))
-                row[key] = round(reference / row["ms"], 3) if reference else None
+    times, rows = time_in_turns(calls, runs), []
+    for (name, form), each in times.items():
+        row = {**ready[name, form][1], "batch": len(inputs), **quartiles(each)}
+        row["images_per_s"] = round(1e3 * row["batch"] / row["ms"], 3)
+        for key, other in (("speedup", first), ("speedup_in_form", (first[0], form))):
+            row[key] = round(paired_ratio(times[other], each), 3) if other in times else None
+        rows.append(row)
+    return rows
 
 
 def _flops(model, inputs):

@@ -11,10 +11,10 @@ import torch
 from ..tracing.hooks import evaluating
 from .cost_model import Timing
 from .forms import FormOptions, run_network, runtime_form
-from .latency import time_in_turns
+from .latency import paired_ratio, time_in_turns
 from .layer_times import measure_layers
 
-_RUNS, _WARMUP = 9, 1
+_RUNS, _WARMUP = 11, 1
 
 
 class FormClock:
@@ -47,9 +47,11 @@ class FormClock:
         self._made = 0
         self._dense = self._make(model)
         calls = {"all": lambda: self._dense(inputs), "network": self._network_of(self._dense)}
-        times = self._medians(calls)
-        around = max(0.0, times["all"] - times["network"])
-        ms = times["network"] + around
+        times = self._times(calls)
+        ms = statistics.median(times["all"])
+        share = paired_ratio(times["network"], times["all"])
+        # The heads may run on more regions in the network alone.
+        around, ms = max(0.0, 1 - share) * ms, max(1.0, share) * ms
         self.ms = {"before": ms, "after": ms}
         self.timing = Timing(self._layers(model, step), ms, around)
 
@@ -63,8 +65,10 @@ class FormClock:
             float: its latency as a fraction of the dense model's.
         """
         networks = {"before": self._dense, "after": self._make(model)}
-        times = self._medians({name: self._network_of(made) for name, made in networks.items()})
-        self.ms = {name: round(ms + self.timing.fixed_ms, 3) for name, ms in times.items()}
+        times = self._times({name: self._network_of(made) for name, made in networks.items()})
+        kept = paired_ratio(times["after"], times["before"])
+        dense, around = statistics.median(times["before"]), self.timing.fixed_ms
+        self.ms = {"before": round(dense + around, 3), "after": round(kept * dense + around, 3)}
         self.timing = replace(self.timing, ms=self.ms["after"])
         return self.ratio
 
@@ -86,10 +90,10 @@ class FormClock:
     def _network_of(self, made):
         return functools.partial(self._form.network, made, self._inputs)
 
-    def _medians(self, calls):
+    @staticmethod
+    def _times(calls):
         with torch.no_grad():
-            times = time_in_turns(calls, _RUNS, _WARMUP)
-        return {name: statistics.median(each) for name, each in times.items()}
+            return time_in_turns(calls, _RUNS, _WARMUP)
 
     def _make(self, model):
         self._made += 1

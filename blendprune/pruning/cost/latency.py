@@ -67,6 +67,21 @@ def time_in_turns(calls, runs, warmup=2):
     return times
 
 
+def paired_ratio(times, reference):
+    """How many times as long one function takes as another one that it took turns with.
+
+    A machine that changes its speed does so for both of a pair. Medians of each alone may fall on
+    different speeds.
+
+    Args:
+        times (list[float]), reference (list[float]): of :func:`time_in_turns`.
+
+    Returns:
+        float: median over the pairs.
+    """
+    return statistics.median(a / b for a, b in zip(times, reference, strict=True))
+
+
 def least_time(call, runs=12, enough=0.02):
     """The shortest time of a small piece of work: the one that other work has disturbed least.
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blendprune.pruning.cost import latency
-from blendprune.pruning.cost.latency import compare_latency
+from blendprune.pruning.cost.latency import compare_latency, paired_ratio
 
 
 class _Noted(torch.nn.Module):
@@ -69,3 +69,8 @@ def test_a_model_that_fails_leaves_the_modes_as_they_were():
 def test_no_runs_are_refused():
     with pytest.raises(ValueError, match="at least 1 forward"):
         compare_latency({}, [], runs=0)
+
+
+def test_a_machine_that_changes_its_speed_does_not_change_a_ratio():
+    slow = [1, 1, 1, 3, 3]  # the ratio of the medians would be 1.2
+    assert paired_ratio([0.4, 0.4, 1.2, 1.2, 1.2], slow) == pytest.approx(0.4)
