@@ -302,9 +302,6 @@ def _parser():
     sub = commands.add_parser("sensitivity", help="measure the rise of the loss, group by group")
     _add_config_argument(sub)
     _add_mapper_argument(sub)
-    sub.add_argument(
-        "--runtime", metavar="NAME", help="the form that --max-latency is of: eager, deployed, …"
-    )
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
     _add_tail(sub)
@@ -327,6 +324,9 @@ def _parser():
         type=_number,
         metavar="X",
         help="a target of the same kind on the way, saved in DIR/X; repeatable",
+    )
+    sub.add_argument(
+        "--runtime", metavar="NAME", help="the form that --max-latency is of: eager, deployed, …"
     )
     sub.add_argument("--importance", metavar="NAME", help="obs, taylor, fisher, magnitude, …")
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")

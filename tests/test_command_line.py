@@ -128,6 +128,11 @@ def test_the_emitted_config_builds_the_pruned_model(pruned, registered, blendmas
     assert all(torch.equal(ours[key], value) for key, value in model.state_dict().items())
 
 
+def test_the_runtime_of_a_latency_is_a_flag_of_prune(trained, capsys):
+    assert _prune(trained, "--max-latency", 0.5, "--runtime", "tensorrt") == 2
+    assert "there is no runtime 'tensorrt': choose among eager, deployed" in _sentence(capsys)
+
+
 @pytest.mark.slow
 def test_each_level_gets_a_folder_of_its_own(trained, capsys):
     out = trained / "pruned"
