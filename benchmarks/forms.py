@@ -46,15 +46,36 @@ def main(argv=None):
     parser.add_argument("--small", action="store_true", help="narrow models, to try it")
     parser.add_argument("--output", default="output/forms")
     args = parser.parse_args(argv)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    blendprune.apply()
-    os.makedirs(args.output, exist_ok=True)
+    begin(args.output)
     for name in args.models:
         found = measure(name, args)
         with open(os.path.join(args.output, f"{name}.json"), "w") as file:
             json.dump(found, file, indent=2)
         print(f"## {name}\n\n{bench_table(found)}\n\n{ratios(found)}\n", flush=True)
+
+
+def begin(output):
+    """Apply the overlay, without warnings, and make the folder of the results."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    blendprune.apply()
+    os.makedirs(output, exist_ok=True)
+
+
+def dense_and_images(name, small):
+    """A model with random weights, and an image for it.
+
+    Args:
+        name (str): a key of :data:`MODELS`.
+        small (bool): a narrow model and a small image.
+
+    Returns:
+        tuple[nn.Module, list[dict]]: in detectron2's format.
+    """
+    kind, depth, side = MODELS[name]
+    side = 128 if small else side
+    images = [{"image": x["image"]} for x in images_of(side, side, "cpu", 1)]
+    return dense_model(kind, "cpu", small, depth), images
 
 
 def measure(name, args):
@@ -67,10 +88,7 @@ def measure(name, args):
     Returns:
         dict: see :func:`blendprune.bench`.
     """
-    kind, depth, side = MODELS[name]
-    side = 128 if args.small else side
-    dense = dense_model(kind, "cpu", args.small, depth)
-    images = [{"image": x["image"]} for x in images_of(side, side, "cpu", 1)]
+    dense, images = dense_and_images(name, args.small)
     round_to = args.round_to if args.round_to == "auto" else int(args.round_to)
     models = {"dense": dense}
     for level in args.levels:

@@ -11,11 +11,10 @@ instances, with whatever is detected.
 """
 
 import argparse
+import copy
 import json
-import logging
 import os
 import time
-import warnings
 
 import torch
 from tabulate import tabulate
@@ -24,8 +23,8 @@ import blendprune
 from blendprune.errors import BlendpruneError
 from blendprune.pruning.cost.clock import FormClock
 
-from .forms import MODELS
-from .gpu.models import dense_model, images_of, limit_candidates
+from .forms import MODELS, begin, dense_and_images
+from .gpu.models import limit_candidates
 
 _RUNTIMES = ("eager", "deployed", "compiled", "onnxruntime", "openvino")
 
@@ -40,11 +39,8 @@ def main(argv=None):
     parser.add_argument("--small", action="store_true", help="narrow models, to try it")
     parser.add_argument("--output", default="output/latency")
     args = parser.parse_args(argv)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     torch.set_num_threads(args.threads)
-    blendprune.apply()
-    os.makedirs(args.output, exist_ok=True)
+    begin(args.output)
     rows = []
     for name in args.models:
         for runtime in args.runtimes:
@@ -70,17 +66,10 @@ def measure(name, runtime, args):
     Returns:
         list[dict]: for each target what was reached, as fractions of the dense model's latency.
     """
-    kind, depth, side = MODELS[name]
-    side = 128 if args.small else side
-    model = dense_model(kind, "cpu", args.small, depth)
-    images = [{"image": x["image"]} for x in images_of(side, side, "cpu", 1)]
+    model, images = dense_and_images(name, args.small)
     with torch.no_grad():
         limit_candidates(model, images)
-    clock, dense = (
-        FormClock(runtime, model, images, 16),
-        dense_model(kind, "cpu", args.small, depth),
-    )
-    dense.load_state_dict(model.state_dict())
+    clock, dense = FormClock(runtime, model, images, 16), copy.deepcopy(model)
     rows, start = [], time.perf_counter()
     *levels, last = sorted(args.targets, reverse=True)
 

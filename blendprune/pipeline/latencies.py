@@ -10,7 +10,6 @@ import torch
 from ..errors import error_line
 from ..pruning.cost.forms import FormOptions, forms
 from ..pruning.cost.latency import time_in_turns
-from ..pruning.tracing.hooks import evaluating
 
 _RUNS, _WARMUP = 7, 1
 
@@ -34,11 +33,7 @@ def form_latencies(models, inputs, names):
             try:
                 for key, model in models.items():
                     options = FormOptions(os.path.join(folder, key), torch.get_num_threads())
-                    os.makedirs(options.folder, exist_ok=True)
-                    with evaluating(model):
-                        made = form.make(model, inputs, options)
-                    if isinstance(made, torch.nn.Module):
-                        made.eval()
+                    made = form.of(model, inputs, options)
                     with torch.no_grad():
                         made(inputs)
                     calls[name, key] = functools.partial(made, inputs)

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import logging
 import os
-import platform
 import tempfile
 
 import torch
@@ -13,9 +12,8 @@ from ...checks import check_count
 from ...errors import BlendpruneError, ConfigError, error_line
 from ...pruning.cost.count import count_costs, total_costs
 from ...pruning.cost.forms import FORMS, FormOptions
-from ...pruning.cost.latency import paired_ratio, quartiles, time_in_turns
+from ...pruning.cost.latency import device_name, paired_ratio, quartiles, time_in_turns
 from ...pruning.graph.inputs import example_inputs_for
-from ...pruning.tracing.hooks import evaluating
 from ...wrappers import given_model
 from .forms import check_forms
 from .memory import peak_memory
@@ -83,7 +81,6 @@ def bench(
         ready, rows = {}, []
         for number, (name, model) in enumerate(models.items()):
             options = FormOptions(os.path.join(folder, str(number)), threads, data)
-            os.makedirs(options.folder)
             for form in forms:
                 report(f"{name}: {form}")
                 row = {"model": name, "form": form, "flops": costs[name] / costs[dense]}
@@ -96,7 +93,7 @@ def bench(
             report(f"timing, {batch} image{'s' * (batch > 1)} a call")
             rows += _timed(ready, inputs * batch, runs, (dense, forms[0]))
     return {
-        "machine": machine(first),
+        "machine": device_name(next((p.device for p in first.parameters()), None)),
         "threads": threads,
         "image": list(inputs[0]["image"].shape),
         "runs": runs,
@@ -112,26 +109,10 @@ def _checked(forms, data):
     return forms
 
 
-def machine(model):
-    """Name the device that a model is on.
-
-    Args:
-        model (nn.Module): any model.
-
-    Returns:
-        str: of the graphics card, or the processor with its vector instructions.
-    """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def _make(form, model, inputs, options, evaluate, row):
     """Make a form, and run it once; None, with the reason in the row, if that fails."""
     try:
-        with evaluating(model):
-            made = FORMS.get(form).make(model, inputs, options)
+        made = FORMS.get(form).of(model, inputs, options)
         row["peak_mb"] = peak_memory(lambda: made(inputs))
         if evaluate is not None:
             row["ap"] = evaluate(made)

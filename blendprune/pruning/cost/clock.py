@@ -81,9 +81,9 @@ class FormClock:
         with evaluating(model):
             return measure_layers(
                 model,
-                lambda: run_network(model, self._inputs),
+                functools.partial(run_network, model, self._inputs),
                 self._form,
-                self._options("layers"),
+                self._options(),
                 step,
             )
 
@@ -97,11 +97,7 @@ class FormClock:
 
     def _make(self, model):
         self._made += 1
-        with evaluating(model):
-            made = self._form.make(model, self._inputs, self._options(str(self._made)))
-        return made.eval() if isinstance(made, torch.nn.Module) else made
+        return self._form.of(model, self._inputs, self._options(str(self._made)))
 
-    def _options(self, name):
-        folder = os.path.join(self._folder.name, name)
-        os.makedirs(folder, exist_ok=True)
-        return FormOptions(folder, torch.get_num_threads())
+    def _options(self, name=""):
+        return FormOptions(os.path.join(self._folder.name, name), torch.get_num_threads())

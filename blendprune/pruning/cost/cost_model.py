@@ -109,21 +109,20 @@ class CostModel:
             for amount, source, target in self._terms[kind]
         )
 
-    def excess(self, kind, widths, limit):
-        """How far the cost at other widths is above a limit.
+    def memory_above(self, widths, limit):
+        """How far the memory at other widths is above a limit, all moments added up.
+
+        It falls with every group that has to shrink, not only with those of the peak.
 
         Args:
-            kind (str), widths (Sequence[int]): as for :meth:`cost`.
-            limit (float): in the unit of the cost.
+            widths (Sequence[int]): as for :meth:`cost`.
+            limit (float): in bytes.
 
         Returns:
-            float: 0 if and only if the limit is met. Memory adds up all moments above the limit:
-            it falls with every group that has to shrink, not only with those of the peak.
+            float: bytes; 0 if and only if the limit is met.
         """
-        if kind == "memory":
-            lost = [now - width for now, width in zip(self.widths, widths)]
-            return self._memory.excess(lost, limit)
-        return max(0.0, self.cost(kind, widths) - limit)
+        lost = [now - width for now, width in zip(self.widths, widths)]
+        return self._memory.excess(lost, limit)
 
     def _layers_ms(self, widths):
         lost = [now - width for now, width in zip(self.widths, widths)]

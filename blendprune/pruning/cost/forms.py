@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from fvcore.common.registry import Registry
 
 from ...errors import ConfigError
 from ..graph.forwards import run_stages
+from ..tracing.hooks import evaluating
 
 FORMS = Registry("FORM")
 FORMS.__doc__ = "Forms that a model is shipped in, by name: each a :class:`Form`."
@@ -56,6 +58,21 @@ class Form:
     @property
     def __name__(self):  # by which the registry keeps it
         return self.name
+
+    def of(self, model, inputs, options):
+        """A model in this form.
+
+        Args:
+            model (nn.Module): in any mode; it stays unchanged.
+            inputs (list[dict]): detectron2's format.
+            options (FormOptions): whose folder is made if needed.
+
+        Returns:
+            Callable: from list[dict] to list[dict].
+        """
+        os.makedirs(options.folder, exist_ok=True)
+        with evaluating(model):
+            return self.make(model, inputs, options)
 
 
 def forms():

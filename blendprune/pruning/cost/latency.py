@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import platform
 import statistics
 import time
 
@@ -111,6 +112,20 @@ def quartiles(times):
     """
     low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     return {"ms": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}
+
+
+def device_name(device):
+    """Name a device.
+
+    Args:
+        device (torch.device | None): None for the CPU.
+
+    Returns:
+        str: of the graphics card, or the processor with its vector instructions.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def wait_for_device():

@@ -73,9 +73,8 @@ class LayerCall:
         if isinstance(module, nn.Linear):
             shape = (x.numel() // width_in,)
             return cls(nn.Linear, width_in, width_out, shape, 1, (("bias", True),))
-        kind = next((each for each in _CONVS if isinstance(module, each)), None)
-        if kind is None:
-            kind = nn.Conv2d if is_deformable(module) else None
+        plain = nn.Conv2d if is_deformable(module) else None
+        kind = next((each for each in _CONVS if isinstance(module, each)), plain)
         if kind is None or x.dim() != len(module.kernel_size) + 2:
             return None
         settings = {key: getattr(module, key) for key in _SETTINGS if hasattr(module, key)}
@@ -132,9 +131,8 @@ class LayerCall:
         elif self.kind is nn.GroupNorm:
             layer = nn.GroupNorm(num_channels=width_out, **settings)
         else:
-            settings.setdefault("groups", width_out)
-            if self.kind is nn.Linear:
-                del settings["groups"]
+            if not self.has_two_widths:
+                settings["groups"] = width_out
             layer = self.kind(width_in, width_out, **settings)
         last = self.kind in (nn.Linear, nn.LayerNorm)
         rows, *rest = self.shape

@@ -18,7 +18,7 @@ from iopath.common.file_io import get_cache_dir
 
 from ...files import staged
 from ..tracing.hooks import forward_hooks
-from .latency import least_time
+from .latency import device_name, least_time
 from .layer_call import LayerCall
 
 _log = logging.getLogger(__name__)
@@ -162,14 +162,10 @@ def _timed(call, widths, form, options, device, known):
 
 def _context(form, options, device):
     """What times depend on besides the layer."""
-    if device.type == "cuda":
-        chip = torch.cuda.get_device_name(device)
-    else:
-        chip = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     return {
         "format": _FORMAT,
         "host": platform.node(),
-        "device": f"{device.type} {chip}",
+        "device": f"{device.type}, {device_name(device)}",
         "form": form.name,
         "threads": options.threads,
         "torch": torch.__version__,

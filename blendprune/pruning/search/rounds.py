@@ -302,7 +302,7 @@ class PruningRun:
         scores = self._scores(target, groups, dense, costs, amount)
         excess = None
         if target.unit == "memory":
-            excess = partial(costs.excess, target.unit, limit=amount)
+            excess = partial(costs.memory_above, limit=amount)
         for options in self.options.and_finer():
             search = Search(groups, scores, dense, options, part)
             channels = search.by_cost(partial(costs.cost, target.unit), amount, excess)
@@ -358,7 +358,7 @@ class PruningRun:
         if unit is None and not target.is_ratio and per_cost:
             unit = target.unit
         if unit == "memory":
-            return normalize_scores(scores, groups, partial(costs.excess, unit, limit=limit))
+            return normalize_scores(scores, groups, partial(costs.memory_above, limit=limit))
         if unit is not None:
             scores = normalize_scores(scores, groups, partial(costs.cost, unit))
         return scores

@@ -1,4 +1,4 @@
-"""Peak memory: what is alive together in a forward, and what is left of it at other widths."""
+"""Peak memory: counted, predicted at other widths, and measured in a real forward."""
 
 import copy
 
