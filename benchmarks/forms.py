@@ -31,14 +31,15 @@ MODELS = {
     "blendmask-18": ("blendmask", 18, 544),
     "mask_rcnn-50": ("mask_rcnn", 50, 800),
 }
-_FORMS = ("eager", "deployed", "onnxruntime", "openvino")
+_FORMS = ("eager", "deployed", "bfloat16", "onnxruntime", "openvino", "openvino-int8")
+_CALIBRATION = 4  # images
 
 
 def main(argv=None):
     """Measure, and print two tables for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--levels", type=float, nargs="+", default=[0.5, 1 / 3])
+    parser.add_argument("--levels", type=float, nargs="+", default=[0.5, 1 / 3, 0.25])
     parser.add_argument("--forms", nargs="+", default=list(_FORMS))
     parser.add_argument("--round-to", default="auto", help="auto, or a number")
     parser.add_argument("--threads", type=int, default=1)
@@ -96,7 +97,11 @@ def measure(name, args):
     with torch.no_grad():
         for model in models.values():
             limit_candidates(model, images)
-    return blendprune.bench(models, images, forms=args.forms, runs=args.runs, threads=args.threads)
+    side = images[0]["image"].shape[-1]
+    data = [[{"image": x["image"]}] for x in images_of(side, side, "cpu", _CALIBRATION)]
+    return blendprune.bench(
+        models, images, forms=args.forms, runs=args.runs, threads=args.threads, data=data
+    )
 
 
 def ratios(found):
