@@ -75,13 +75,21 @@ class Edits:
         """
         for before in versions(module, name):
             theirs = foreign(module, name, before)
-            self.rebind(module, before, self._wrapped(before, wrapper), theirs)
+            self.rebind(module, [(before, self._wrapped(before, wrapper))], theirs)
 
-    def rebind(self, module, before, after, theirs=""):
-        """Replace ``module``'s ``before`` by ``after`` in every module that has it as a global."""
-        for owner, name in _rebind(module, before, mark_as_ours(after)):
+    def rebind(self, module, pairs, theirs=""):
+        """Replace values of ``module`` in every module that has them as globals.
+
+        Args:
+            module (module): of upstream.
+            pairs (list[tuple]): values before and after.
+            theirs (str): who put the values before there, if it was not upstream.
+        """
+        for _, after in pairs:
+            mark_as_ours(after)
+        for owner, name, before, after in _rebind(module, pairs):
             self._places.append(_Place(owner, name, after, before, theirs))
-        self.on_undo(lambda: _rebind(module, after, before))
+        self.on_undo(lambda: _rebind(module, [pair[::-1] for pair in pairs]))
 
     def additions(self, mapping, add, *args):
         """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts).
@@ -290,11 +298,15 @@ def _who(value):
     return "deleted" if value is _ABSENT else describe(value)
 
 
-def _rebind(home, old, new):
-    """Replace a value of a module in all globals; return the ``(module, name)`` pairs."""
-    places = []
+def _rebind(home, pairs):
+    """Replace values of a module in all globals; list module, name, old and new of each place."""
+    places, by_id = [], {id(pair[0]): pair for pair in pairs}
     for module, names in globals_above(home):
-        for name in [name for name, value in list(names.items()) if value is old]:
-            names[name] = new
-            places.append((module, name))
+        # Few modules have one of them: a set of ids is compared faster than a value at a time.
+        if not by_id.keys().isdisjoint(map(id, list(names.values()))):
+            for name, value in list(names.items()):
+                if id(value) in by_id:
+                    old, new = by_id[id(value)]
+                    names[name] = new
+                    places.append((module, name, old, new))
     return places

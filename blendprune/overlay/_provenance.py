@@ -14,8 +14,9 @@ import wrapt
 
 # Values that the overlay put in place, by id. They stay alive, so that no id is used twice.
 _ours = {}
-# Libraries that upstream stands on.
-_BELOW = frozenset({"cv2", "mpmath", "numpy", "sympy", "torch", "torchvision"})
+# What upstream stands on: the standard library, and libraries.
+_LIBRARIES = {"cuda", "cv2", "mpmath", "numpy", "sympy", "torch", "torchvision", "triton"}
+_BELOW = sys.stdlib_module_names | _LIBRARIES
 _EMPTY = types.CellType()
 _MAX_REFERENCES = 200
 
@@ -193,8 +194,8 @@ def globals_above(module):
         module (module): of upstream.
 
     Returns:
-        list[tuple[module, dict]]: all but those of the libraries that upstream stands on, which
-        hold three quarters of the names of a process.
+        list[tuple[module, dict]]: all but those of the standard library and of the libraries that
+        upstream stands on, which hold nine tenths of the names of a process.
     """
     below = _BELOW - {module.__name__.partition(".")[0]}
     return [

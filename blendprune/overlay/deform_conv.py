@@ -19,12 +19,14 @@ _DUMMIES = "detectron2.utils.develop"
 def _install(module, edits):
     from ..modeling.operators import deform_conv
 
+    pairs = []
     for name in ("DeformConv", "ModulatedDeformConv"):
         if getattr(module, name).__module__ != _DUMMIES:
             continue  # somebody's own
         # A new class, so that undo finds its references and no others.
         own = type(name, (getattr(deform_conv, name),), {"__module__": _MODULE})
-        edits.rebind(module, getattr(module, name), own)
+        pairs.append((getattr(module, name), own))
+    edits.rebind(module, pairs)
 
 
 PATCHES = [

@@ -55,8 +55,8 @@ def _renaming(upstream):
 
 
 def _install(module, edits):
-    for upstream in (module.functional_call, stateless.functional_call):
-        edits.rebind(module, upstream, _renaming(upstream))
+    both = (module.functional_call, stateless.functional_call)
+    edits.rebind(module, [(upstream, _renaming(upstream)) for upstream in both])
 
 
 PATCHES = [
