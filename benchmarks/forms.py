@@ -6,9 +6,9 @@
     python -m benchmarks.forms --models blendmask-50 --runs 7
 
 Random weights; thresholds of scores are set so that NMS works on 500 boxes. Models are pruned by
-magnitude. All models and forms of a table take turns in one run (``blendprune.bench``). The last
-two columns are the goals' units: how much of the FLOPs ratio the clock shows, against the dense
-model in eager PyTorch and against the dense model in the same form.
+magnitude. All models and forms of a table take turns in one run (``blendprune.bench``). The second
+table has the goals' units: how much of the FLOPs ratio the clock shows, against the dense model in
+eager PyTorch and against the dense model in the same form, for whole calls and for the network.
 """
 
 import argparse
@@ -99,9 +99,8 @@ def measure(name, args):
             limit_candidates(model, images)
     side = images[0]["image"].shape[-1]
     data = [[{"image": x["image"]}] for x in images_of(side, side, "cpu", _CALIBRATION)]
-    return blendprune.bench(
-        models, images, forms=args.forms, runs=args.runs, threads=args.threads, data=data
-    )
+    how = {"forms": args.forms, "runs": args.runs, "threads": args.threads, "data": data}
+    return blendprune.bench(models, images, network=True, **how)
 
 
 def ratios(found):
@@ -121,11 +120,14 @@ def ratios(found):
             row["speedup"],
             row["speedup"] * row["flops"],
             row["speedup_in_form"] * row["flops"],
+            row["network_speedup"] * row["flops"],
+            row["network_speedup_in_form"] * row["flops"],
         ]
         for row in found["rows"]
         if "ms" in row and row["flops"] < 1
     ]
     headers = ["model", "form", "fewer FLOPs", "times faster", "÷ FLOPs ratio", "in the same form"]
+    headers += ["network alone", "in the same form"]
     return tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f")
 
 

@@ -150,6 +150,7 @@ def bench(args):
         size=args.size,
         runs=args.runs,
         threads=args.threads,
+        network=args.network,
         with_ap=args.ap,
         output=args.output,
         progress=Progress() if args.json else TerminalProgress(),
@@ -358,6 +359,7 @@ def _parser():
     sub.add_argument("--size", nargs=2, type=_count, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     sub.add_argument("--runs", type=_count, default=20, metavar="N", help="timed calls of each")
     sub.add_argument("--threads", type=_count, metavar="N", help="of PyTorch and the engines")
+    sub.add_argument("--network", action="store_true", help="time the network alone, too")
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
     sub.add_argument("--output", metavar="DIR", help="for bench.json and, with --ap, bench.png")
     sub.add_argument("--json", action="store_true")

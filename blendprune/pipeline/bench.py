@@ -33,6 +33,7 @@ def bench_files(
     size=None,
     runs=20,
     threads=None,
+    network=False,
     with_ap=False,
     output=None,
     progress=None,
@@ -44,7 +45,8 @@ def bench_files(
             configs (.yaml) whose MODEL.WEIGHTS is set; the dense model first.
         forms (Sequence[str]): as for :func:`blendprune.bench`; None: eager, deployed, and the
             engines that are installed.
-        batch_sizes (Sequence[int]), runs (int), threads (int): as for :func:`blendprune.bench`.
+        batch_sizes (Sequence[int]), runs (int), threads (int), network (bool): as for
+            :func:`blendprune.bench`.
         size (tuple[int, int]): height and width of the image in pixels; None: as the config of the
             first model has it.
         with_ap (bool): evaluate every form on DATASETS.TEST of the first model.
@@ -82,6 +84,7 @@ def bench_files(
         batch_sizes=batch_sizes,
         runs=runs,
         threads=threads,
+        network=network,
         data=_calibration(cfg) if needs_data else None,
         evaluate=functools.partial(evaluate, cfg) if with_ap else None,
         progress=progress.stage,

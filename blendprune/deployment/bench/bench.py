@@ -29,6 +29,7 @@ def bench(
     batch_sizes=(1,),
     runs=20,
     threads=None,
+    network=False,
     data=None,
     evaluate=None,
     progress=None,
@@ -51,6 +52,8 @@ def bench(
         batch_sizes (Sequence[int]): images a call.
         runs (int): timed calls of each.
         threads (int): of PyTorch and of the engines; None: PyTorch's present number.
+        network (bool): time the network alone, too: neither preparation nor decoding, heads on as
+            many regions as the config allows.
         data (Iterable[list[dict]]): batches to calibrate int8 on.
         evaluate (Callable): called with a callable from list[dict] to list[dict], once per model
             and form; returns task → AP.
@@ -61,8 +64,9 @@ def bench(
         batch size ``model``, ``form``, ``batch``, ``ms`` (median) with ``low`` and ``high``
         (quartiles), ``images_per_s``, ``speedup`` (over the first model in its first form) and
         ``speedup_in_form`` (over the first model in the same form), medians over pairs of calls
-        that took turns, ``flops`` (as a fraction of the first model's), ``peak_mb`` (what the
-        first call took at its peak), ``ap``; or ``error`` in place of the times.
+        that took turns, ``network_ms``, ``network_speedup`` and ``network_speedup_in_form`` with
+        ``network``, ``flops`` (as a fraction of the first model's), ``peak_mb`` (what the first
+        call took at its peak), ``ap``; or ``error`` in place of the times.
 
     Raises:
         ConfigError: an argument is invalid.
@@ -91,7 +95,7 @@ def bench(
                     ready[name, form] = made, row
         for batch in batch_sizes:
             report(f"timing, {batch} image{'s' * (batch > 1)} a call")
-            rows += _timed(ready, inputs * batch, runs, (dense, forms[0]))
+            rows += _timed(ready, inputs * batch, runs, (dense, forms[0]), network)
     return {
         "machine": device_name(next((p.device for p in first.parameters()), None)),
         "threads": threads,
@@ -124,17 +128,38 @@ def _make(form, model, inputs, options, evaluate, row):
         return None
 
 
-def _timed(ready, inputs, runs, first):
+def _timed(ready, inputs, runs, first, network):
     """A row with times for each of what is ready."""
-    calls = {key: functools.partial(made, inputs) for key, (made, _) in ready.items()}
-    times, rows = time_in_turns(calls, runs), []
-    for (name, form), each in times.items():
-        row = {**ready[name, form][1], "batch": len(inputs), **quartiles(each)}
+    whole = _in_turns({key: made for key, (made, _) in ready.items()}, inputs, runs, first)
+    alone = {}
+    if network:
+        networks = {
+            key: functools.partial(FORMS.get(key[1]).network, made)
+            for key, (made, _) in ready.items()
+        }
+        alone = _in_turns(networks, inputs, runs, first)
+    rows = []
+    for key, found in whole.items():
+        row = {**ready[key][1], "batch": len(inputs), **found}
         row["images_per_s"] = round(1e3 * row["batch"] / row["ms"], 3)
-        for key, other in (("speedup", first), ("speedup_in_form", (first[0], form))):
-            row[key] = round(paired_ratio(times[other], each), 3) if other in times else None
+        for name in ("ms", "speedup", "speedup_in_form"):
+            if key in alone:
+                row[f"network_{name}"] = alone[key][name]
         rows.append(row)
     return rows
+
+
+def _in_turns(calls, inputs, runs, first):
+    """Times and ratios of what is called with the inputs, by its key: model and form."""
+    calls = {key: functools.partial(call, inputs) for key, call in calls.items()}
+    times = time_in_turns(calls, runs)
+    found = {}
+    for (name, form), each in times.items():
+        found[name, form] = quartiles(each)
+        for key, other in (("speedup", first), ("speedup_in_form", (first[0], form))):
+            ratio = round(paired_ratio(times[other], each), 3) if other in times else None
+            found[name, form][key] = ratio
+    return found
 
 
 def _flops(model, inputs):

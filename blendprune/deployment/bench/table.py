@@ -2,6 +2,12 @@
 
 from tabulate import tabulate
 
+_NETWORK = {
+    "network_ms": "network, ms",
+    "network_speedup": "times faster",
+    "network_speedup_in_form": "in this form",
+}
+
 
 def bench_table(found):
     """Draw the rows of :func:`blendprune.bench`, and what they were measured on.
@@ -16,7 +22,9 @@ def bench_table(found):
     tasks = list(dict.fromkeys(task for row in rows for task in row.get("ap") or ()))
     timed = [row for row in rows if "ms" in row]
     headers = ["model", "form", "images", "ms", "quartiles", "images/s", "times faster"]
-    headers += ["in this form", "FLOPs", "peak MB", *(f"{task} AP" for task in tasks)]
+    network = [name for name in _NETWORK if any(name in row for row in timed)]
+    headers += ["in this form", *(_NETWORK[name] for name in network), "FLOPs", "peak MB"]
+    headers += [f"{task} AP" for task in tasks]
     cells = [
         [
             row["model"],
@@ -27,6 +35,7 @@ def bench_table(found):
             f"{row['images_per_s']:.2f}",
             _number(row["speedup"]),
             _number(row["speedup_in_form"]),
+            *(_number(row.get(name), 1 if name.endswith("ms") else 2) for name in network),
             f"{row['flops']:.3f}",
             "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
             *(_number((row.get("ap") or {}).get(task), 1) for task in tasks),

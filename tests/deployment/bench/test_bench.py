@@ -59,6 +59,25 @@ def test_what_took_turns_is_compared_in_pairs(net, monkeypatch):
     assert [row["ms"] for row in rows] == [44, 22, 22, 5.5]
 
 
+def test_the_network_is_timed_alone_on_request(blendmask, monkeypatch):
+    module = importlib.import_module("blendprune.deployment.bench.bench")
+    timed, calls = [], module.time_in_turns
+    monkeypatch.setattr(
+        module, "time_in_turns", lambda given, runs: timed.append(given) or calls(given, runs)
+    )
+    model, images = blendmask()
+    found = bench({"dense": model}, images, runs=2, network=True)
+    for row in found["rows"]:
+        assert row["network_ms"] > 0 and row["network_speedup_in_form"] == 1
+    whole, network = timed
+    with torch.no_grad():
+        assert [len(call()) for call in whole.values()] == [1, 1]
+        assert [call() for call in network.values()] == [None, None]  # nothing is decoded
+    table = bench_table(found)
+    assert "network, ms" in table and f"{found['rows'][1]['network_ms']:.1f}" in table
+    assert "network" not in bench_table(bench({"dense": model}, images, runs=1))
+
+
 def test_a_form_that_does_not_run_is_listed_and_the_others_go_on(net, monkeypatch):
     def fail(model, inputs, options):
         raise RuntimeError("no compiler\nat all")
