@@ -1,6 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all.
+
+A file is written beside its final path, flushed to the disk, and renamed. Whenever a process or the
+machine stops, the path has the old file or the new one.
+"""
 
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -19,23 +24,54 @@ def save_atomically(obj, path):
     from detectron2.utils.file_io import PathManager
 
     try:
-        with staged(path) as [partial], PathManager.open(partial, "wb") as file:
-            torch.save(obj, file)
-    except (OSError, TypeError) as error:
+        with explained_write(path), staged(path) as [partial]:
+            with PathManager.open(partial, "wb") as file:
+                torch.save(obj, file)
+    except TypeError as error:
         raise CheckpointError(
             f"cannot write {path!r} ({first_line(error)}): choose another file."
         ) from None
 
 
 @contextlib.contextmanager
+def explained_write(path):
+    """Raise one sentence if what the ``with`` block writes fails, for want of room or of rights.
+
+    Args:
+        path (str): the file or folder that it writes to.
+
+    Raises:
+        CheckpointError: in place of an OSError, also of one that torch turned into another error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        failure = _os_error(error)
+        if failure is None:
+            raise
+        raise CheckpointError(
+            f"cannot write {path!r} ({failure.strerror or first_line(failure)}): make room, or "
+            "choose another place. What was there before is intact."
+        ) from error
+
+
+def _os_error(error):
+    """The OSError in a chain of errors: torch's writer reports a short file instead."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+@contextlib.contextmanager
 def staged(*paths):
-    """Yield temporary paths to write to; then move all results into place.
+    """Yield temporary paths to write to; then move all results into place, one after another.
 
     Nothing is moved if the ``with`` block raises. A local path may be a file or a folder; other
     paths that detectron2's PathManager knows are files.
 
     Args:
-        paths (str): the final paths. Existing files are replaced, and empty folders.
+        paths (str): the final paths. Existing files are replaced, and empty folders. If a process
+            stops between two moves, the paths before are new and the others old.
 
     Yields:
         list[str]: one temporary path beside each final path.
@@ -52,7 +88,7 @@ def staged(*paths):
         yield partials
         for partial, path in zip(partials, paths):
             if os.path.exists(partial):
-                os.replace(partial, path)
+                _move(partial, path)
                 continue
             # PathManager does not move onto an existing file.
             if PathManager.exists(path):
@@ -64,6 +100,73 @@ def staged(*paths):
     finally:
         for partial in partials:
             _remove(partial)
+
+
+class WholeFiles:
+    """A PathManager whose files, when written, are whole or not there.
+
+    Args:
+        upstream (PathManager): does everything else, also for paths with a prefix (``s3://``).
+    """
+
+    def __init__(self, upstream):
+        self._upstream = upstream
+
+    def __getattr__(self, name):
+        return getattr(self._upstream, name)
+
+    def open(self, path, mode="r", *args, **kwargs):
+        """Open a file; one that is written gets its name when it is closed without an error."""
+        if "://" in path or mode not in ("w", "wb"):
+            return self._upstream.open(path, mode, *args, **kwargs)
+        file = _WholeFile(path)
+        return file if mode == "wb" else _WholeText(file, *args[1:], **kwargs)
+
+
+class _WholeFile(io.BufferedWriter):
+    """A new binary file, in place of the one at its path once it is closed."""
+
+    def __init__(self, path):
+        self._path, self._partial, self.failed = path, _partial(path), False
+        super().__init__(io.FileIO(self._partial, "w"))
+
+    def __exit__(self, *error):
+        self.failed = error[0] is not None
+        super().__exit__(*error)
+
+    def close(self):
+        if self.closed:
+            return
+        try:
+            super().close()
+            if not self.failed:
+                _move(self._partial, self._path)
+        finally:
+            _remove(self._partial)
+
+
+class _WholeText(io.TextIOWrapper):
+    def __exit__(self, *error):
+        self.buffer.failed = error[0] is not None
+        super().__exit__(*error)
+
+
+def _move(partial, path):
+    """Rename, after what was written is on the disk."""
+    # Folders hold what can be made again.
+    if os.path.isfile(partial):
+        _sync(partial)
+    os.replace(partial, path)
+    _sync(os.path.dirname(os.path.abspath(path)))
+
+
+def _sync(path):
+    with contextlib.suppress(OSError):  # of file systems that cannot
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _partial(path):

@@ -2,6 +2,7 @@
 
 from .reading import (
     build_mode,
+    checkpoint_id,
     extras,
     module_names,
     read_checkpoint,
@@ -12,6 +13,7 @@ from .reading import (
 
 __all__ = [
     "build_mode",
+    "checkpoint_id",
     "extras",
     "module_names",
     "read_checkpoint",

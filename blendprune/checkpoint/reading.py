@@ -1,5 +1,6 @@
 """Checkpoints with a structure, read safely."""
 
+import hashlib
 import logging
 
 import torch
@@ -60,10 +61,39 @@ def build_mode(cfg):
         return False, None
     prune, finetune = prune_mode(cfg)
     if finetune:
-        return False, read_checkpoint(cfg.MODEL.WEIGHTS)
+        checkpoint = read_checkpoint(cfg.MODEL.WEIGHTS)
+        _refuse_other_prune(cfg, checkpoint)
+        return False, checkpoint
     if prunes_in_script(cfg):
         return False, _pruned_checkpoint(cfg.MODEL.WEIGHTS.partition("?")[0])
     return prune, None
+
+
+def _refuse_other_prune(cfg, checkpoint):
+    """Refuse a config and a pruned checkpoint that two prunes have written."""
+    wanted, found = cfg.PRUNER.get("CHECKPOINT_ID", ""), checkpoint.get("checkpoint_id")
+    if wanted and found and wanted != found:
+        raise CheckpointError(
+            f"the config was written with another checkpoint than {cfg.MODEL.WEIGHTS!r} "
+            f"(PRUNER.CHECKPOINT_ID {wanted}, not {found}): a later prune into this folder was "
+            'interrupted. Prune again, or set PRUNER.CHECKPOINT_ID "" to use them together.'
+        )
+
+
+def checkpoint_id(weights):
+    """An id of a pruned checkpoint, by which the files beside it name it.
+
+    Args:
+        weights (dict[str, Tensor]): a state dict.
+
+    Returns:
+        str: 16 hexadecimal digits; the same for the same weights.
+    """
+    sha = hashlib.sha256()
+    for name, value in weights.items():
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:16]
 
 
 def _pruned_checkpoint(path):

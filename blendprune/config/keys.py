@@ -89,6 +89,8 @@ def add_prune_config(cfg):
     # Schedule of the dense training, which `prune` records in the emitted config: a model that is
     # pruned again gets a fine-tuning of the same length.
     pruner.setdefault("DENSE_TRAINING", type(cfg)(new_allowed=True))
+    # Which pruned checkpoint `prune` wrote the emitted config with; empty: any.
+    pruner.setdefault("CHECKPOINT_ID", "")
 
     # Group sparsity during the dense training: the least important channels decay.
     sparsity = pruner.setdefault("SPARSITY", type(cfg)())

@@ -73,23 +73,27 @@ class Edits:
 
         What others put around it or in its place, in any of these modules, is wrapped in turn.
         """
-        for before in versions(module, name):
+        everywhere = globals_above(module)
+        for before in versions(module, name, everywhere):
             theirs = foreign(module, name, before)
-            self.rebind(module, [(before, self._wrapped(before, wrapper))], theirs)
+            self._rebind(module, [(before, self._wrapped(before, wrapper))], everywhere, theirs)
 
-    def rebind(self, module, pairs, theirs=""):
+    def rebind(self, module, pairs):
         """Replace values of ``module`` in every module that has them as globals.
 
         Args:
             module (module): of upstream.
             pairs (list[tuple]): values before and after.
-            theirs (str): who put the values before there, if it was not upstream.
         """
+        self._rebind(module, pairs, globals_above(module))
+
+    def _rebind(self, module, pairs, everywhere, theirs=""):
         for _, after in pairs:
             mark_as_ours(after)
-        for owner, name, before, after in _rebind(module, pairs):
+        for owner, name, before, after in _replace(everywhere, pairs):
             self._places.append(_Place(owner, name, after, before, theirs))
-        self.on_undo(lambda: _rebind(module, [pair[::-1] for pair in pairs]))
+        backwards = [pair[::-1] for pair in pairs]
+        self.on_undo(lambda: _replace(globals_above(module), backwards))
 
     def additions(self, mapping, add, *args):
         """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts).
@@ -298,10 +302,10 @@ def _who(value):
     return "deleted" if value is _ABSENT else describe(value)
 
 
-def _rebind(home, pairs):
-    """Replace values of a module in all globals; list module, name, old and new of each place."""
+def _replace(everywhere, pairs):
+    """Replace values in the globals of modules; list module, name, old and new of each place."""
     places, by_id = [], {id(pair[0]): pair for pair in pairs}
-    for module, names in globals_above(home):
+    for module, names in everywhere:
         # Few modules have one of them: a set of ids is compared faster than a value at a time.
         if not by_id.keys().isdisjoint(map(id, list(names.values()))):
             for name, value in list(names.items()):

@@ -166,19 +166,20 @@ def _references(value):
         yield from filter(callable, (*cells, *(value.__defaults__ or ()), *names))
 
 
-def versions(module, name):
+def versions(module, name, everywhere):
     """List upstream's function and the functions that others put around or in place of it.
 
     Args:
         module (module): the upstream module that defines the function.
         name (str): its name.
+        everywhere (list[tuple[module, dict]]): where to look; see :func:`globals_above`.
 
     Returns:
-        list: distinct values, found in this module and in the globals of all others.
+        list: distinct values, found in this module and in the globals of the others.
     """
     found = [getattr(module, name)]
     namesakes = []
-    for key, value in _functions(module, name):
+    for key, value in _functions(everywhere, name):
         if value.__name__ == name and _defines(module, name, _unwrap(value)[1]):
             found.append(value)
         elif key == name:
@@ -206,10 +207,10 @@ def globals_above(module):
     ]
 
 
-def _functions(module, name):
+def _functions(everywhere, name):
     """Yield key and value of every function of a name among the modules' globals, except ours."""
     functions = types.FunctionType, wrapt.FunctionWrapper
-    for _, names in globals_above(module):
+    for _, names in everywhere:
         for key, value in list(names.items()):
             kind = type(value)  # isinstance would make lazy objects import what they stand for
             if kind is types.FunctionType or issubclass(kind, functions):

@@ -1,28 +1,46 @@
 """``detectron2.checkpoint.DetectionCheckpointer``: checkpoints with a ``"struct"``.
 
-Extended: ``save``, ``load``, ``_torch_load`` and ``_load_model``. ``save`` is inherited from
-fvcore; the patch sets it on detectron2's class only, so other users of fvcore's class are not
-affected. It reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
+Extended: ``save``, ``tag_last_checkpoint``, ``load``, ``_torch_load`` and ``_load_model``. The
+first two are inherited from fvcore; the patch sets them on detectron2's class only, so other users
+of fvcore's class are not affected. It reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
 
-Why here: fvcore only warns about weights of another shape, so a dense model would start from random
+Why here: fvcore writes in place: a training that is killed while it saves over a checkpoint has
+lost it. And it only warns about weights of another shape, so a dense model would start from random
 weights after loading a pruned file. One object of another class (a numpy number) makes torch refuse
 a whole file; its message advises to disable the check. Left alone: all other loading.
 """
 
 import pickle
+import threading
 
 from ..checkpoint import extras, read_plain
 from ..checkpoint.mismatch import refuse_other_widths
+from ..files import WholeFiles, explained_write
 from ..first_forward import ends_at_first_forward
 from ..wrappers import name_as
 from ._patch import Patch
 
+# Held while a checkpointer has another path manager.
+_writing = threading.RLock()
+
 
 def save(wrapped, instance, args, kwargs):
-    """Save ``"struct"`` beside ``"model"``."""
+    """Save ``"struct"`` beside ``"model"``; the file is whole or not there."""
     if instance.save_dir and instance.save_to_disk and "struct" not in kwargs:
         kwargs = {**kwargs, **extras(instance.model)}
-    return wrapped(*args, **kwargs)
+    return tag_last_checkpoint(wrapped, instance, args, kwargs)
+
+
+def tag_last_checkpoint(wrapped, instance, args, kwargs):
+    """Call upstream's method with a path manager that writes whole files."""
+    with _writing:
+        upstream = instance.path_manager
+        instance.path_manager = WholeFiles(upstream)
+        try:
+            with explained_write(instance.save_dir):
+                return wrapped(*args, **kwargs)
+        finally:
+            instance.path_manager = upstream
 
 
 def load(wrapped, instance, args, kwargs):
@@ -73,6 +91,7 @@ def load_model(wrapped, instance, args, kwargs):
 def _install(module, edits):
     checkpointer = module.DetectionCheckpointer
     edits.wrap(checkpointer, "save", save)
+    edits.wrap(checkpointer, "tag_last_checkpoint", tag_last_checkpoint)
     edits.wrap(checkpointer, "load", load)
     edits.wrap(checkpointer, "_torch_load", torch_load)
     edits.wrap(checkpointer, "_load_model", load_model)

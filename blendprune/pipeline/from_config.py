@@ -10,14 +10,14 @@ import torch
 from detectron2.utils.file_io import PathManager
 
 from .. import pruning, structure
-from ..checkpoint import read_checkpoint
+from ..checkpoint import checkpoint_id, read_checkpoint
 from ..checkpoint.build import arguments_of, build_dense, build_trained, prune_arguments
 from ..checkpoint.loading import restructure_from
 from ..config import prune_mode
 from ..config.emitted import drop_keys_of_other_models
 from ..data.calibration import calibration_batches
 from ..errors import error_line
-from ..files import make_writable, staged
+from ..files import explained_write, make_writable, staged
 from ..progress import Progress
 from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
@@ -237,11 +237,17 @@ def _measure(evaluate, model, name, progress):
 
 
 def _write(folder, model, cfg, report):
-    os.makedirs(folder, exist_ok=True)
+    weights = plain_state(model)
+    own = checkpoint_id(weights)
+    cfg.PRUNER.CHECKPOINT_ID = own
     names = ("report.json", "config.yaml", "model_pruned.pth")
-    with staged(*(os.path.join(folder, name) for name in names)) as (report_at, config_at, at):
-        with open(report_at, "w") as file:
-            json.dump(report, file, indent=2)
-        with open(config_at, "w") as file:
-            file.write(cfg.dump())
-        torch.save({"model": plain_state(model), "struct": structure.structure_of(model)}, at)
+    paths = [os.path.join(folder, name) for name in names]
+    with explained_write(folder):
+        os.makedirs(folder, exist_ok=True)
+        with staged(*paths) as (report_at, config_at, at):
+            with open(report_at, "w") as file:
+                json.dump({"checkpoint_id": own, **report}, file, indent=2)
+            with open(config_at, "w") as file:
+                file.write(cfg.dump())
+            struct = structure.structure_of(model)
+            torch.save({"model": weights, "struct": struct, "checkpoint_id": own}, at)
