@@ -402,3 +402,13 @@ def test_what_a_reader_outside_the_graph_reads_stays(blendmask, images):
     assert report.layers["backbone.bottom_up.res4.1.conv1"]["after"] < 256
     with torch.no_grad():
         model(images)
+
+
+def test_the_report_says_where_the_time_went(blendmask, images, batches):
+    report = prune(blendmask(), images, max_flops=0.5, data=batches, rounds=2)
+    stages = ["counting", "tracing", "scoring", "dense features", "replay", "solving", "checks"]
+    assert sorted(report.seconds) == sorted(stages)
+    assert min(report.seconds.values()) > 0
+    assert 0.8 * report.wall_s < sum(report.seconds.values()) < report.wall_s
+    by_weights = prune(blendmask(), images, max_flops=0.5, importance="magnitude")
+    assert set(by_weights.seconds) == {"counting", "tracing", "scoring", "checks"}

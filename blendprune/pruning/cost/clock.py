@@ -11,10 +11,11 @@ import torch
 from ..tracing.hooks import evaluating
 from .cost_model import Timing
 from .forms import FormOptions, run_network, runtime_form
-from .latency import paired_ratio, time_in_turns
+from .latency import paired_ratio, ratio_error, time_in_turns
 from .layer_times import measure_layers
 
-_RUNS, _WARMUP = 11, 1
+# Pairs of calls that are timed at once, at most, and until their ratio is known so well.
+_RUNS, _MOST, _ERROR = 11, 44, 0.01
 
 
 class FormClock:
@@ -92,8 +93,14 @@ class FormClock:
 
     @staticmethod
     def _times(calls):
-        with torch.no_grad():
-            return time_in_turns(calls, _RUNS, _WARMUP)
+        """Times of two functions in turns, until their ratio is known well."""
+        times = {name: [] for name in calls}
+        first, second = times.values()
+        while len(first) < _MOST and ratio_error(first, second) > _ERROR:
+            with torch.no_grad():
+                for name, more in time_in_turns(calls, _RUNS, warmup=1).items():
+                    times[name] += more
+        return times
 
     def _make(self, model):
         self._made += 1

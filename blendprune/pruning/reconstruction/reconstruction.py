@@ -109,19 +109,20 @@ class Reconstruction:
                 cache.final(layer)
         return most
 
-    def __call__(self, model, kept):
+    def __call__(self, model, kept, seconds):
         """Refit the weights of a pruned model, in place.
 
         Args:
             model (nn.Module): the same object, pruned.
             kept (KeptEntries): has followed everything that was removed.
+            seconds (StageSeconds): gets the times of ``"replay"`` and ``"solving"``.
         """
         with prunable(model), evaluating(model):
             layers = {name: model.get_submodule(name) for name in self._targets}
             cache = OutputCache(model, layers.values())
             with _forwards(model) as run:
                 for name, layer in layers.items():
-                    self._refit(run, model, name, kept, cache)
+                    self._refit(run, model, name, kept, cache, seconds)
                     cache.final(layer)
 
     def _look(self, model, regions):
@@ -200,15 +201,20 @@ class Reconstruction:
         ):
             yield
 
-    def _refit(self, run, model, name, kept, cache):
+    def _refit(self, run, model, name, kept, cache, seconds):
+        with seconds.of("replay"):
+            inputs, others = self._final_rows(run, model, name, cache)
+        with seconds.of("solving"):
+            self._fit(model, name, torch.cat(inputs), others, kept)
+
+    def _final_rows(self, run, model, name, cache):
         rows = None
         with contextlib.suppress(Exception):  # the model may look at what is not final
             rows = self._rows(run, model, name, cache, blank=True)
         if rows is None or not all(x.isfinite().all() for x in itertools.chain(*rows)):
             # The layer runs behind layers that are not final, too.
             rows = self._rows(run, model, name, cache, blank=False)
-        inputs, others = rows
-        self._fit(model, name, torch.cat(inputs), others, kept)
+        return rows
 
     def _rows(self, run, model, name, cache, blank):
         """Inputs of a layer at the sampled positions of each call, and what is added to its output.

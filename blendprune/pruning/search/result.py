@@ -21,6 +21,10 @@ class PruningReport:
             ``"before"`` and ``"after"``.
         notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
+        seconds (dict[str, float]): of the stages, which do not overlap: ``"tracing"`` (and proof),
+            ``"counting"``, ``"scoring"`` (forwards and backwards), ``"dense features"`` (that the
+            reconstruction aims at), ``"replay"`` (forwards of the pruned model for it),
+            ``"solving"`` (its regressions), ``"latency"`` (timing), ``"checks"`` (own runs).
         latency_ms (dict[str, float]): ``"before"`` and ``"after"``, where it was the target.
         runtime (str): the form in which it was measured.
         memory_mb (dict[str, float]): likewise: megabytes (10^6 bytes) of the activation tensors
@@ -38,6 +42,7 @@ class PruningReport:
     layers: dict
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
+    seconds: dict = field(default_factory=dict)
     latency_ms: dict = field(default_factory=dict)
     runtime: str = ""
     memory_mb: dict = field(default_factory=dict)

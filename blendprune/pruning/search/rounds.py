@@ -25,6 +25,7 @@ from ..tracing.view import prunable
 from .own_runs import check_own_runs
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
+from .stages import StageSeconds
 
 _LATENCY_ROUNDS = 12
 # Fraction of the cost that a round keeps at least. Scores say too little about more channels at
@@ -51,6 +52,7 @@ class PruningRun:
         dense (dict[str, int]): costs of the model at the start, by unit.
         notes (list[str]): what does not take part, and why.
         rounding (Rounding): of the widths; finer where a note says so.
+        seconds (StageSeconds): where the time goes.
         kept (KeptEntries | None): of every parameter, since the start or :meth:`begin_interval`;
             None where nothing must follow the parameters.
     """
@@ -58,13 +60,14 @@ class PruningRun:
     def __init__(self, model, inputs, options, batches=None, sensitivity=None, memory=False):
         self.model, self.inputs, self.options = model, inputs, options
         self.batches, self.sensitivity = batches, sensitivity
-        self.notes, self.rounding = [], options.rounding
+        self.notes, self.rounding, self.seconds = [], options.rounding, StageSeconds()
         self.kept = KeptEntries() if self._wants_reconstruction() else None
         # Made right before the first pruning: it reads the features of the dense model.
         self._reconstruction = None
         self._parameters = [name for name, _ in model.named_parameters()]
         self._with_memory = memory
-        self._counts = count_costs(model, inputs, memory)
+        with self.seconds.of("counting"):
+            self._counts = count_costs(model, inputs, memory)
         self.dense = self.totals()
         self.widths = _layer_widths(model)
         # Groups that the proof has frozen: names → reasons; None before it.
@@ -118,29 +121,32 @@ class PruningRun:
         target = self._relative(target)
         goal = target if goal is None else self._relative(goal)
         with prunable(self.model):
-            graph, groups = proven_graph(
-                self.model,
-                self.inputs,
-                self.options.ignored_layers,
-                self.options.pruning_ratio_dict,
-                self._frozen,
-                self.batches or (),
-            )
+            with self.seconds.of("tracing"):
+                graph, groups = proven_graph(
+                    self.model,
+                    self.inputs,
+                    self.options.ignored_layers,
+                    self.options.pruning_ratio_dict,
+                    self._frozen,
+                    self.batches or (),
+                )
             self._frozen, self._telling = graph.frozen, graph.batches
             remember_predictions(self.model, config_layers(graph, groups))
             channels = self._choose(target, part, goal, graph, groups)
             if self._wants_reconstruction() and self._reconstruction is None:
-                with self._naming_data_faults():
+                with self._naming_data_faults(), self.seconds.of("dense features"):
                     self._reconstruction = Reconstruction(self.model, self.batches)
             with self._naming_misfits():
                 for index, group_channels in channels.items():
                     graph.prune(groups[index], group_channels, self.kept)
                 self.model.zero_grad(set_to_none=True)
                 sync_attributes(self.model)
-                self._counts = count_costs(self.model, self.inputs, self._with_memory)
+                with self.seconds.of("counting"):
+                    self._counts = count_costs(self.model, self.inputs, self._with_memory)
             if self._reconstruction is not None:
-                self._reconstruction(self.model, self.kept)
-        self._verify()
+                self._reconstruction(self.model, self.kept, self.seconds)
+        with self.seconds.of("checks"):
+            self._verify()
 
     def check(self, target):
         """Refuse a model that is not within tolerance of its target.
@@ -178,9 +184,10 @@ class PruningRun:
         Raises:
             PruningError: the pruned model fails where the dense one does not.
         """
-        notes = check_own_runs(
-            self.model, dense, small_inputs(self.model, self.inputs), self._telling
-        )
+        with self.seconds.of("checks"):
+            notes = check_own_runs(
+                self.model, dense, small_inputs(self.model, self.inputs), self._telling
+            )
         self.notes += [note for note in notes if note not in self.notes]
 
     def totals(self):
@@ -207,6 +214,7 @@ class PruningRun:
             notes=self.notes,
             latency_ms=self._clock.ms if self._clock else {},
             runtime=self.options.runtime if self._clock else "",
+            seconds={stage: round(spent, 3) for stage, spent in self.seconds.items()},
             uncounted_operators=list(self._counts.uncounted),
             round_to=self.rounding.to_dict(),
         )
@@ -262,7 +270,8 @@ class PruningRun:
             rounds = max(2 - done, _rounds_to_keep(left))
             aim = clock.ratio * left ** (1 / rounds)
             self.prune_once(Target("max_latency", aim), goal=target)
-            clock(self.model)
+            with self.seconds.of("latency"):
+                clock(self.model)
             self.dense["latency"], done = clock.ms["before"], done + 1
             if progress is not None:
                 progress(done, done + (clock.ratio > enough) * max(1, rounds - 1))
@@ -274,7 +283,8 @@ class PruningRun:
 
     def _begin_latency(self):
         step, runtime = self.options.rounding.multiple, self.options.runtime
-        self._clock = FormClock(runtime, self.model, self.inputs, step)
+        with self.seconds.of("latency"):
+            self._clock = FormClock(runtime, self.model, self.inputs, step)
         self.dense["latency"] = self._clock.ms["before"]
         self.notes.append(
             f"latency is that of inference as {runtime} on this machine; times of single layers, "
@@ -348,7 +358,7 @@ class PruningRun:
     def _scores(self, target, groups, dense, costs, limit=None):
         importance = build_importance(self.options.importance)
         prunable_groups = [group for group in groups if group.prunable]
-        with self._naming_data_faults(importance):
+        with self._naming_data_faults(importance), self.seconds.of("scoring"):
             scores = iter(score_groups(self.model, prunable_groups, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
         if self.sensitivity is not None:

@@ -1,10 +1,15 @@
 """Latency: who runs when, and what comes of the times."""
 
+import importlib
+import math
+
+import numpy
 import pytest
 import torch
 
 from blendprune.pruning.cost import latency
-from blendprune.pruning.cost.latency import compare_latency, paired_ratio
+from blendprune.pruning.cost.clock import FormClock
+from blendprune.pruning.cost.latency import compare_latency, paired_ratio, ratio_error
 
 
 class _Noted(torch.nn.Module):
@@ -74,3 +79,35 @@ def test_no_runs_are_refused():
 def test_a_machine_that_changes_its_speed_does_not_change_a_ratio():
     slow = [1, 1, 1, 3, 3]  # the ratio of the medians would be 1.2
     assert paired_ratio([0.4, 0.4, 1.2, 1.2, 1.2], slow) == pytest.approx(0.4)
+
+
+def test_the_error_of_a_ratio_is_that_of_repeated_measurements():
+    random, true = numpy.random.default_rng(0), 0.5
+    ratios, errors = [], []
+    for _ in range(400):
+        reference = 100 * random.lognormal(sigma=0.3, size=44)  # the machine changes its speed
+        times = true * reference * random.normal(1, 0.08, size=44)
+        ratios.append(paired_ratio(times, reference))
+        errors.append(ratio_error(times, reference))
+    assert numpy.std(ratios) / true == pytest.approx(numpy.mean(errors), rel=0.15)
+    assert ratio_error([1.0], [2.0]) == math.inf
+    assert ratio_error([1.0, 2.0], [2.0, 4.0]) == 0
+
+
+def test_a_clock_goes_on_until_the_ratio_is_known_well(monkeypatch):
+    module = importlib.import_module("blendprune.pruning.cost.clock")
+    rounds = []
+
+    def unsteady(spread):
+        def time_in_turns(calls, runs, warmup):
+            rounds.append(runs)
+            random = numpy.random.default_rng(len(rounds))
+            return {name: list(random.normal(10, spread, size=runs)) for name in calls}
+
+        return time_in_turns
+
+    for spread, expected in (0.01, 1), (3, 4):
+        rounds.clear()
+        monkeypatch.setattr(module, "time_in_turns", unsteady(spread))
+        times = FormClock._times({"a": None, "b": None})
+        assert len(rounds) == expected and len(times["a"]) == len(times["b"]) == sum(rounds)

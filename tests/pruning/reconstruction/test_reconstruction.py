@@ -18,6 +18,7 @@ from blendprune.pruning.reconstruction import Reconstruction, reconstruction
 from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
+from blendprune.pruning.search.stages import StageSeconds
 from blendprune.pruning.tracing.hooks import evaluating
 from tests.helpers.outputs import predictions_of
 from tests.helpers.slow import slow_but
@@ -127,7 +128,7 @@ def cut(model, batches, doomed, reconstruct=True):
             [group] = [g for g in graph.groups() if g.root == root]
             graph.prune(group, channels, kept)
     if reconstruct:
-        made(model, kept)
+        made(model, kept, StageSeconds())
 
 
 def outputs(model, batches):
@@ -152,7 +153,7 @@ def test_what_redundant_channels_did_is_given_to_their_copies(some_batches, monk
 def test_a_model_that_lacks_nothing_stays_as_it_is(some_batches, norm):
     model = Residual(norm)
     before = copy.deepcopy(model.state_dict())
-    Reconstruction(model, some_batches)(model, KeptEntries())
+    Reconstruction(model, some_batches)(model, KeptEntries(), StageSeconds())
     for name, tensor in model.state_dict().items():
         assert torch.allclose(tensor, before[name], atol=1e-4), name
 
@@ -168,7 +169,7 @@ def test_a_layer_behind_a_sum_makes_good_the_error_of_the_other_path(some_batche
     with torch.no_grad():
         model.branch_norm.bias += 0.5
     broken = (outputs(model, some_batches) - dense).abs().max()
-    made(model, KeptEntries())
+    made(model, KeptEntries(), StageSeconds())
     assert (outputs(model, some_batches) - dense).abs().max() < 0.01 * broken
 
 
@@ -200,7 +201,7 @@ def test_each_level_makes_good_its_own_shift(some_batches):
     # What no layer before the shared one can make good.
     model.offsets = torch.tensor([1.0, -1.0, 2.0])
     assert not torch.allclose(outputs(model, some_batches), dense, atol=0.1)
-    made(model, KeptEntries())
+    made(model, KeptEntries(), StageSeconds())
     assert torch.allclose(outputs(model, some_batches), dense, atol=1e-3)
 
 
@@ -302,7 +303,7 @@ def test_a_layer_behind_itself_sees_what_the_layers_between_give(some_batches, m
         made = Reconstruction(pruned, some_batches)
         with torch.no_grad():
             pruned.stem.weight += 0.1
-        made(pruned, KeptEntries())
+        made(pruned, KeptEntries(), StageSeconds())
         assert not torch.equal(pruned.b.weight, model.b.weight)
         found.append(pruned.state_dict())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
