@@ -46,8 +46,8 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
         ``after``), ``latency_ms_by_form`` (the same for each form: eager, deployed, and
-        PRUNER.RUNTIME), ``wall_s``, ``layers``, ``notes``, ``relative_to`` (see
-        :func:`blendprune.report.reference.reference_of`).
+        PRUNER.RUNTIME), ``wall_s``, ``seconds`` (of the stages of pruning), ``layers``, ``notes``,
+        ``relative_to`` (see :func:`blendprune.report.reference.reference_of`).
 
     Raises:
         ConfigError: a key of the config is invalid, or the folder is not writable.

@@ -12,20 +12,18 @@ import torch
 from ..tracing.hooks import evaluating
 
 
-def compare_latency(models, inputs, runs=15, warmup=2, forward=None):
+def compare_latency(models, inputs, runs=15, warmup=2):
     """Time the inference of several models on the same inputs.
 
     The models take turns, and the order is reversed every time: a slow moment of the machine
     affects all of them. The time includes everything that a user waits for: preparing the image,
-    the network, NMS, pasting the masks. It therefore shrinks less than the FLOPs. ``forward``
-    measures less.
+    the network, NMS, pasting the masks. It therefore shrinks less than the FLOPs.
 
     Args:
         models (dict[str, nn.Module]): by name; each runs in eval mode and keeps its own mode.
         inputs (list[dict]): detectron2's format, ``"image"`` of (C, H, W).
         runs (int): timed forwards of each model.
         warmup (int): forwards before those, not timed.
-        forward (Callable): called with a model and the inputs; by default the model itself.
 
     Returns:
         dict[str, float]: median milliseconds of each model.
@@ -36,8 +34,7 @@ def compare_latency(models, inputs, runs=15, warmup=2, forward=None):
     with contextlib.ExitStack() as modes:
         for model in models.values():
             modes.enter_context(evaluating(model))
-        run = forward or _call
-        calls = {name: functools.partial(run, model, inputs) for name, model in models.items()}
+        calls = {name: functools.partial(model, inputs) for name, model in models.items()}
         times = time_in_turns(calls, runs, warmup)
     return {name: round(statistics.median(each), 3) for name, each in times.items()}
 
@@ -149,10 +146,6 @@ def wait_for_device():
     """Wait until CUDA, where there is one, has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _call(model, inputs):
-    return model(inputs)
 
 
 def _time(call):
