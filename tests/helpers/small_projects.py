@@ -50,9 +50,9 @@ FAMILIES = {
 }
 
 
-def config_of(family):
+def config_of(family, *opts):
     base, project, *own = FAMILIES[family]
     cfg = load_config(f"{base}.yaml")
     PROJECTS[project](cfg)
-    cfg.merge_from_list([*SMALL, *own])
+    cfg.merge_from_list([*SMALL, *own, *opts])
     return cfg

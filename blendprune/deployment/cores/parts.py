@@ -57,7 +57,7 @@ class ImageCore(nn.Module):
         return tuple(self._heads(self, self.backbone(images)))
 
 
-def image_core(model, parts, heads, outputs):
+def image_core(model, parts, heads, outputs, multiples=None):
     """The core that sees whole images.
 
     Args:
@@ -65,6 +65,8 @@ def image_core(model, parts, heads, outputs):
         parts (dict[str, nn.Module]): what ``heads`` runs; they become attributes of the module.
         heads (Callable): from the module and a dict of feature maps to a list of tensors.
         outputs (list[str]): their names.
+        multiples (list[int]): what height and width must be multiples of, if the heads take no
+            other sizes.
 
     Returns:
         Core: of (N, C, H, W), normalised and padded.
@@ -75,15 +77,19 @@ def image_core(model, parts, heads, outputs):
     out = {name: ("batch", None, f"height_{name}", f"width_{name}") for name in outputs}
     if square:
         return Core(module, {"images": ("batch", channels, square, square)}, out, {}, {"batch": 2})
-    multiple = max(settings["size_divisibility"], 1)
+    divisibility = max(settings["size_divisibility"], 1)
+    multiples = dict(zip(("height", "width"), multiples or (divisibility, divisibility)))
     # An exporter takes a map of one row for one that always has one row.
     coarsest = max(shape.stride for shape in model.backbone.output_shape().values())
-    sizes = {d: -(-n * coarsest // multiple) * multiple for d, n in (("height", 2), ("width", 3))}
+    sizes = {
+        side: -(-rows * coarsest // multiples[side]) * multiples[side]
+        for side, rows in (("height", 2), ("width", 3))
+    }
     return Core(
         module,
         {"images": ("batch", channels, "height", "width")},
         out,
-        {"height": multiple, "width": multiple},
+        multiples,
         {"batch": 2, **sizes},
     )
 

@@ -90,7 +90,7 @@ def trace_sizes(core):
     names, sides = core.dimensions(), {}
     for side, name in zip(_SIDES, (n for n in names if core.multiples.get(n)), strict=False):
         multiple = core.multiples[name]
-        sides[name] = -(-side // multiple) * multiple
+        sides[name] = max(2, -(-side // multiple)) * multiple
     return {name: sides.get(name, 5 if i else 3) for i, name in enumerate(names)}
 
 

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 import blendprune
 from blendprune.deployment.cores import cores_of, read_metadata
@@ -21,6 +22,7 @@ from tests.helpers.exported import two_sizes
 from tests.helpers.small_blendmask import PANOPTIC
 from tests.helpers.state import remember, unchanged
 from tests.zoo.exports import export_and_run
+from tests.zoo.models import settle_norms
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -189,3 +191,21 @@ def test_further_families_export_and_run(overlay, name):
     size = small_transformers.SIZE if name in small_transformers.FAMILIES else 96
     smaller, engine = name in ("deeplab-v3", "vitdet"), ENGINES[name == "swin"]
     assert export_and_run(MORE[name](), size, smaller, engine)["result"] == "green"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["deeplab-v3", "deeplab-v3-plus"])
+def test_a_deeplab_that_pools_windows_of_its_crop_takes_multiples_of_it(overlay, family, tmp_path):
+    crop = ("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", [32, 96])
+    model = build_model(small_projects.config_of(family, *crop)).eval()
+    images = [[{"image": 255 * torch.rand(3, *size)}] for size in ((64, 96), (32, 192))]
+    settle_norms(model, images[0])
+    blendprune.export(model, tmp_path / "model.onnx", images[0])
+    for engine in ENGINES:
+        detector = blendprune.runtime.load(tmp_path / "model.onnx", engine, threads=1)
+        for image in images:
+            with torch.no_grad():
+                assert_same_results(model(image), detector(image))
+        # Upstream's model refuses it, too.
+        with pytest.raises(DeployError, match="image of 48 x 96 .* multiples of 32 x 96"):
+            detector([{"image": 255 * torch.rand(3, 48, 96)}])
