@@ -159,6 +159,22 @@ def bench(args):
     return 0
 
 
+def info(args):
+    """Say what a checkpoint or an exported file is, and how it is used."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from . import modeling
+    from .pipeline.info import describe_file, info_table
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    found = describe_file(args.file)
+    print(json.dumps(found, indent=2) if args.json else info_table(found))
+    return 0
+
+
 def run(args):
     """Run a script as ``python SCRIPT ARGS`` or ``python -m MODULE ARGS``, under the overlay."""
     if args.module:
@@ -287,6 +303,8 @@ def _multiple(text):
 
 def _parser():
     parser = _Parser(prog="blendprune", description=blendprune.__doc__)
+    version = f"blendprune {blendprune.__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     sub = commands.add_parser("demo", help="train, prune, fine-tune, evaluate; offline, 2 cores")
@@ -364,6 +382,12 @@ def _parser():
     sub.add_argument("--output", metavar="DIR", help="for bench.json and, with --ap, bench.png")
     sub.add_argument("--json", action="store_true")
     sub.set_defaults(command=bench)
+
+    sub = commands.add_parser("info", help="say what a checkpoint or an exported file is")
+    sub.add_argument("file", metavar="FILE", help="checkpoint, or .onnx")
+    _add_import_argument(sub)
+    sub.add_argument("--json", action="store_true")
+    sub.set_defaults(command=info)
 
     sub = commands.add_parser("run", help="run an unmodified training script under the overlay")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")

@@ -5,6 +5,7 @@ machine stops, the path has the old file or the new one.
 """
 
 import contextlib
+import errno
 import io
 import os
 import shutil
@@ -49,10 +50,10 @@ def explained_write(path):
         failure = _os_error(error)
         if failure is None:
             raise
-        raise CheckpointError(
-            f"cannot write {path!r} ({failure.strerror or first_line(failure)}): make room, or "
-            "choose another place. What was there before is intact."
-        ) from error
+        full = failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        otherwise = "make room; what was there before is intact" if full else "choose another file"
+        reason = failure.strerror or first_line(failure)
+        raise CheckpointError(f"cannot write {path!r} ({reason}): {otherwise}.") from error
 
 
 def _os_error(error):
