@@ -62,11 +62,12 @@ def one_of(*known):
 
 
 def optional(other):
-    """Null, or what another check wants."""
+    """Null, or what another check wants; a field that older files lack is null."""
 
     def check(value, where):
         return None if value is None else other(value, where)
 
+    check.is_optional = True
     return check
 
 
@@ -83,7 +84,8 @@ def list_of(other, least=1, most=64):
 
 
 def record(**fields):
-    """An object with exactly these fields."""
+    """An object with exactly these fields; those that are :func:`optional` may be missing."""
+    wanted = [key for key, check in fields.items() if not hasattr(check, "is_optional")]
 
     def check(value, where):
         if not isinstance(value, dict):
@@ -91,10 +93,10 @@ def record(**fields):
         for key in value:
             if key not in fields:
                 raise Invalid(f"{where} has the field {_short(key)}, which is unknown")
-        for key in fields:
+        for key in wanted:
             if key not in value:
                 raise Invalid(f"{where} lacks the field {key!r}")
-        return {key: each(value[key], f"{where}.{key}") for key, each in fields.items()}
+        return {key: each(value.get(key), f"{where}.{key}") for key, each in fields.items()}
 
     return check
 

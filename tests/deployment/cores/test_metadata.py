@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from blendprune.deployment.cores import cores_of, pack_metadata, read_metadata
+from blendprune.deployment.cores import cores_of, pack_metadata, read_metadata, schema
 from blendprune.deployment.runtime import Detector
 from blendprune.errors import DeployError
 from tests.helpers.slow import slow_but
@@ -75,3 +75,12 @@ def test_any_value_in_any_place_is_taken_or_refused(zoo_model, blendmask, family
                 assert "\n" not in str(error)
                 refused += 1
     assert refused > 10 * taken > 0
+
+
+def test_a_field_that_may_be_null_may_be_missing_in_an_older_file():
+    check = schema.record(a=schema.integer(), b=schema.optional(schema.integer()))
+    assert check({"a": 1}, "x") == check({"a": 1, "b": None}, "x") == {"a": 1, "b": None}
+    with pytest.raises(schema.Invalid, match="x lacks the field 'a'"):
+        check({"b": 1}, "x")
+    with pytest.raises(schema.Invalid, match="which is unknown"):
+        check({"a": 1, "c": 1}, "x")
