@@ -116,12 +116,12 @@ class WholeFiles:
     def __getattr__(self, name):
         return getattr(self._upstream, name)
 
-    def open(self, path, mode="r", *args, **kwargs):
+    def open(self, path, mode="r", buffering=-1, **kwargs):
         """Open a file; one that is written gets its name when it is closed without an error."""
         if "://" in path or mode not in ("w", "wb"):
-            return self._upstream.open(path, mode, *args, **kwargs)
+            return self._upstream.open(path, mode, buffering, **kwargs)
         file = _WholeFile(path)
-        return file if mode == "wb" else _WholeText(file, *args[1:], **kwargs)
+        return file if mode == "wb" else _WholeText(file, **kwargs)
 
 
 class _WholeFile(io.BufferedWriter):

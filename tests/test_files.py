@@ -3,8 +3,9 @@
 import os
 
 import pytest
+from detectron2.utils.file_io import PathManager
 
-from blendprune.files import save_atomically
+from blendprune.files import WholeFiles, save_atomically
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):
@@ -15,3 +16,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
         save_atomically({"model": lambda: None}, str(path))
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["model.pth"]
+
+
+def test_a_path_manager_of_whole_files_is_upstreams_otherwise(tmp_path):
+    files, path = WholeFiles(PathManager), str(tmp_path / "x.txt")
+    with files.open(path, "w", encoding="utf-8", newline="\r\n") as file:
+        file.write("ä\n")
+        assert not files.exists(path)
+    with files.open(path, "rb") as file:
+        assert file.read() == "ä\r\n".encode()
+    with files.open(path, "a") as file:
+        file.write("b")
+    with pytest.raises(ZeroDivisionError), files.open(path, "w") as file:
+        file.write("lost")
+        file.write(str(1 / 0))
+    with files.open(path) as file:
+        assert file.read() == "ä\nb"
+    assert os.listdir(tmp_path) == ["x.txt"]
