@@ -405,7 +405,7 @@ def test_what_a_reader_outside_the_graph_reads_stays(blendmask, images):
 
 
 def test_the_report_says_where_the_time_went(blendmask, images, batches):
-    report = prune(blendmask(), images, max_flops=0.5, data=batches, rounds=2)
+    report = prune(blendmask(), images, max_flops=0.6, data=batches[:1], rounds=1)
     stages = ["counting", "tracing", "scoring", "dense features", "replay", "solving", "checks"]
     assert sorted(report.seconds) == sorted(stages)
     assert min(report.seconds.values()) > 0
