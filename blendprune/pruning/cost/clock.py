@@ -15,7 +15,7 @@ from .latency import paired_ratio, ratio_error, time_in_turns
 from .layer_times import measure_layers
 
 # Pairs of calls that are timed at once, at most, and until their ratio is known so well.
-_RUNS, _MOST, _ERROR = 11, 44, 0.01
+_RUNS, _MOST, _ERROR = 11, 33, 0.02
 
 
 class FormClock:

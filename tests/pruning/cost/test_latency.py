@@ -108,7 +108,7 @@ def test_a_clock_goes_on_until_the_ratio_is_known_well(monkeypatch):
 
         return time_in_turns
 
-    for spread, expected in (0.01, 1), (3, 4):
+    for spread, expected in (0.01, 1), (3, 3):
         rounds.clear()
         monkeypatch.setattr(module, "time_in_turns", unsteady(spread))
         times = FormClock._times({"a": None, "b": None})
