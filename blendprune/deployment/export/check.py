@@ -94,7 +94,7 @@ def _cases(core):
     whole = len(core.inputs) == 1 and bool(sides)
     cases, square = [(1, 5, 2), (4, 3, 4)], 3
     if whole:
-        # Of a model that takes multiples of a large crop alone, the smallest images.
+        # Some models take only multiples of a large crop: the smallest of these suffice.
         large = max(sides.values()) >= _LARGE
         cases, square = ([(2, 1, 2), (1, 2, 1)], 1) if large else ([(2, 2, 3), (1, 5, 2)], 3)
     for case in cases:
