@@ -32,7 +32,20 @@ def load(path, *, model=None, device=None):
         given_model(model)
     if device is not None:
         check_device(device, "device", "pass device='cpu'")
-    checkpoint = read_checkpoint(path)
+    return load_read(read_checkpoint(path), path, model, device)
+
+
+def load_read(checkpoint, path, model=None, device=None):
+    """Load what was read already; see :func:`load`.
+
+    Args:
+        checkpoint (dict): from :func:`blendprune.checkpoint.read_checkpoint`.
+        path (str): of its file, for messages.
+        model (nn.Module), device (str): as for :func:`load`.
+
+    Returns:
+        nn.Module: the model in eval mode.
+    """
     struct, given = struct_in(checkpoint), model is not None
     if model is None:
         if struct is None:

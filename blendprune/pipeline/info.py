@@ -5,7 +5,7 @@ import os
 from tabulate import tabulate
 
 from ..checkpoint import read_checkpoint, struct_in
-from ..checkpoint.loading import load
+from ..checkpoint.loading import load_read
 from ..checkpoint.reading import weights_in
 from ..deployment.runtime.file import read_file
 from ..errors import BlendpruneError, first_line
@@ -80,7 +80,7 @@ def _checkpoint(path):
     if found["pruned"]:
         found["use"] += f"; to train: MODEL.FINETUNE True MODEL.WEIGHTS {path}"
     try:
-        model = load(path, device="cpu")
+        model = load_read(checkpoint, path, device="cpu")
         costs = total_costs(model, count_costs(model, config_inputs(model)))
         found["gflops"] = round(costs["flops"] / 1e9, 3)
     except BlendpruneError as error:
