@@ -78,6 +78,7 @@ def small_cfg(*options):
             *("MODEL.FCOS.NUM_CLS_CONVS", 1),
             *("MODEL.FCOS.NUM_BOX_CONVS", 1),
             *("MODEL.FCOS.INFERENCE_TH_TEST", 0.001),
+            *("MODEL.FCOS.POST_NMS_TOPK_TEST", 10),
             *("MODEL.BASIS_MODULE.NUM_CLASSES", 5),
             *("MODEL.BASIS_MODULE.CONVS_DIM", 16),
             *("MODEL.BASIS_MODULE.NUM_CONVS", 1),

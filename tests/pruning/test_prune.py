@@ -324,7 +324,7 @@ def test_memory_goes_down_to_a_limit(blendmask, images):
     assert report.memory_mb["after"] == found
     assert 0.98 * 0.7 <= found / report.memory_mb["before"] <= 0.7 + 1e-9
     # Small maps are in memory when there is room.
-    layers = report.layers["backbone.bottom_up.res5.0.conv1"]
+    layers = report.layers["backbone.bottom_up.res4.0.conv1"]
     assert layers["before"] == layers["after"]
 
 
@@ -393,7 +393,7 @@ def test_what_a_reader_outside_the_graph_reads_stays(blendmask, images):
             self.stray(x.detach())
             return self.plain(x)
 
-    model.backbone.lateral_convs[1] = model.backbone.fpn_lateral4 = Detached(lateral)
+    model.backbone.lateral_convs[0] = model.backbone.fpn_lateral4 = Detached(lateral)
     report = prune(model, images, pruning_ratio=0.5, importance="magnitude", global_pruning=False)
     [note] = [note for note in report.notes if "where no gradient follows" in note]
     assert "all 256 channels stay: backbone.fpn_lateral4.stray reads it" in note

@@ -22,7 +22,6 @@ def test_attributes_follow_the_widths(blendmask, images):
     assert {k: s.channels for k, s in bottom_up.output_shape().items()} == {
         "res3": 64,
         "res4": 128,
-        "res5": 256,
     }
     assert bottom_up._out_feature_channels["res2"] == 32
     assert set(model.backbone._out_feature_channels.values()) == {32}
@@ -37,5 +36,5 @@ def test_bringing_attributes_in_step_changes_nothing_on_a_dense_model(blendmask)
     before = [dict(vars(module)) for module in model.modules()]
     sync_attributes(model)
     assert [dict(vars(module)).keys() for module in model.modules()] == [b.keys() for b in before]
-    assert model.backbone.bottom_up._out_feature_channels["res5"] == 512
+    assert model.backbone.bottom_up._out_feature_channels["res4"] == 256
     assert all(module.training for module in model.modules())
