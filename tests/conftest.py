@@ -150,14 +150,36 @@ def registered(overlay):
     return overlay
 
 
-@pytest.fixture
-def checkpoint(registered, blendmask_cfg, tmp_path):
-    """A pruned BlendMask and its file."""
-    from detectron2.checkpoint import DetectionCheckpointer
+@pytest.fixture(scope="session")
+def small_blendmasks(blendmask_cfg):
+    """A function that builds a small registered BlendMask, each tail of its config once."""
     from detectron2.modeling import build_model
 
-    model = build_model(blendmask_cfg())
-    registered.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
+    from tests.helpers.made_once import MadeOnce
+
+    return MadeOnce(lambda *opts: build_model(blendmask_cfg(*opts)))
+
+
+@pytest.fixture(scope="session")
+def pruned_blendmasks(small_blendmasks):
+    """A function that prunes a small registered BlendMask by magnitude, to each target once."""
+    import blendprune
+    from tests.helpers.made_once import MadeOnce
+
+    def make(target, value):
+        model = small_blendmasks()
+        blendprune.prune(model, importance="magnitude", rounds=1, **{target: value})
+        return model
+
+    return MadeOnce(make)
+
+
+@pytest.fixture
+def checkpoint(registered, pruned_blendmasks, tmp_path):
+    """A pruned BlendMask and its file."""
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    model = pruned_blendmasks("pruning_ratio", 0.4)
     DetectionCheckpointer(model, str(tmp_path)).save("pruned")
     return model.eval(), str(tmp_path / "pruned.pth")
 

@@ -33,10 +33,9 @@ def _assert_equal_results(ours, theirs):
 
 
 @pytest.fixture
-def pruned(registered, blendmask_cfg, training_batch, tmp_path):
+def pruned(registered, pruned_blendmasks, tmp_path):
     """A small pruned BlendMask and its checkpoint, written by detectron2's checkpointer."""
-    model = build_model(blendmask_cfg())
-    blendprune.prune(model, max_flops=0.5, importance="magnitude", rounds=1)
+    model = pruned_blendmasks("max_flops", 0.5)
     DetectionCheckpointer(model, str(tmp_path)).save("pruned")
     return model, str(tmp_path / "pruned.pth")
 

@@ -6,16 +6,13 @@ from torch import nn
 
 
 @pytest.fixture
-def blendmask(blendmask_cfg):
+def blendmask(small_blendmasks):
     """A function that builds a small BlendMask in eval mode; the tail overrides its config."""
-    from detectron2.modeling import build_model
-
     from blendprune import modeling
 
     def make(*opts):
         modeling.register()
-        model = build_model(blendmask_cfg(*opts)).eval()
-        return randomise_norms(model)
+        return randomise_norms(small_blendmasks(*opts).eval())
 
     return make
 
@@ -55,14 +52,21 @@ def randomise():
     return make
 
 
-@pytest.fixture
-def build(overlay):
-    """A function that builds a small model of a family of the zoo in eval mode."""
+@pytest.fixture(scope="session")
+def zoo_models():
+    """A function that builds a small model of a family of the zoo in eval mode, each once."""
     from detectron2.modeling import build_model
 
+    from tests.helpers.made_once import MadeOnce
     from tests.helpers.small_zoo import config_of
 
-    return lambda family, *opts: build_model(config_of(family, *opts)).eval()
+    return MadeOnce(lambda family, *opts: build_model(config_of(family, *opts)).eval())
+
+
+@pytest.fixture
+def build(overlay, zoo_models):
+    """A function that builds a small model of a family of the zoo in eval mode."""
+    return zoo_models
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import os
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
-from detectron2.modeling import build_model
 
 
 @pytest.fixture
-def blendmask(registered, blendmask_cfg):
+def blendmask(registered, small_blendmasks):
     """A function that builds a small BlendMask; the tail overrides its config."""
-    return lambda *opts: build_model(blendmask_cfg("MODEL.FCOS.NORM", "BN", *opts))
+    return lambda *opts: small_blendmasks("MODEL.FCOS.NORM", "BN", *opts)
 
 
 @pytest.fixture
