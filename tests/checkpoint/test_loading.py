@@ -13,6 +13,7 @@ from blendprune.checkpoint.loading import restructure_from
 from blendprune.errors import CheckpointError, StructError
 from blendprune.pruning.tracing.layer_kinds import is_prunable_layer
 from tests.helpers import small_projects, small_zoo
+from tests.helpers.slow import slow_but
 from tests.zoo import build_dense, few_regions, settle_norms, train_one_step, training_batch
 
 SIZE = 64
@@ -42,7 +43,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("family", CHANGES)
+@pytest.mark.parametrize("family", slow_but(CHANGES, "mask-fpn", "retinanet", "point-rend"))
 def test_a_pruned_model_is_fine_tuned_on_other_labels(overlay, tmp_path, caplog, family):
     families = small_zoo if family in small_zoo.FAMILIES else small_projects
     model = build_dense(families.config_of(family), SIZE)

@@ -1,6 +1,7 @@
 """Small models that only LazyConfigs build."""
 
 from detectron2 import model_zoo
+from detectron2.layers import ShapeSpec
 from omegaconf import OmegaConf
 
 SIZE = 64
@@ -8,7 +9,13 @@ SIZE = 64
 
 def fcos():
     model = model_zoo.get_config("COCO-Detection/fcos_R_50_FPN_1x.py").model
-    model.head.conv_dims = [256]
+    body = model.backbone.bottom_up
+    del body.stages.stride_in_1x1
+    body.stages.depth = 18
+    body.stem.update(out_channels=64)
+    model.backbone.update(out_channels=128)
+    model.backbone.top_block.update(in_channels=128)
+    model.head.update(conv_dims=[128], input_shape=[ShapeSpec(channels=128)] * 5)
     return OmegaConf.create({"model": model}, flags={"allow_objects": True})
 
 

@@ -90,19 +90,20 @@ def train_one_step(model, batch):
 
 # What only two of the others show together.
 MORE = (
-    ("r18-bn-none-noloss", "flops-global"),
+    ("r50-bn-bn-shared-noloss", "flops-global"),
     ("r50-frozen-gn-freeze", "flops-global"),
     ("r50-syncbn-none-panoptic", "flops-global"),
     ("r18-bn-bn-panoptic", "ratio-local"),
     ("r18-syncbn-bn-freeze", "ratio-local"),
     ("r18-bn-gn", "flops-local"),
+    ("r18-bn-gn", "ratio-global"),
 )
 
 
 @pytest.mark.parametrize(
     "config, target",
     [(config, "flops-global") for config in CONFIGS if (config, "flops-global") not in MORE]
-    + [("r18-bn-gn", target) for target in TARGETS if target not in ("flops-global", "flops-local")]
+    + [("r18-bn-gn", t) for t in TARGETS if t != "flops-global" and ("r18-bn-gn", t) not in MORE]
     + [pytest.param(*case, marks=pytest.mark.slow) for case in MORE],
 )
 def test_a_pruned_blendmask_meets_its_target_runs_and_trains(

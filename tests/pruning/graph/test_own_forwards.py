@@ -129,7 +129,7 @@ def runs_and_trains(model, images):
     "cls, data, reason",
     [
         (WithDepth, True, None),
-        (WithDepth, False, None),
+        pytest.param(WithDepth, False, None, marks=pytest.mark.slow),
         (WithDomain, True, "unknown operator ReversalBackward"),
         (WithoutGradient, False, "head reads it where no gradient follows"),
         (WithGate, False, "mixes its channels"),

@@ -359,7 +359,7 @@ def test_no_data_or_no_wish_means_no_reconstruction(blendmask, images, batches, 
 FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 
 
-@pytest.mark.parametrize("family", slow_but(FOR_IMAGES, "mask-fpn", "semantic"))
+@pytest.mark.parametrize("family", slow_but(FOR_IMAGES, "mask-fpn"))
 def test_what_zoo_models_predict_comes_nearer_without_labels(build, images, randomise, family):
     noise = torch.Generator().manual_seed(3)
     batches = [[{"image": 255 * torch.rand(3, 64, 64, generator=noise)}] for _ in range(3)]
