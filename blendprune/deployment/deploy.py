@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import types
 
 import torch
 
@@ -190,4 +191,18 @@ def _compile(deployed, core, mode):
             "be compiled: deploy it without compile"
         )
     for part in core.parts:
-        part.wrap(lambda method: torch.compile(method, mode=mode))
+        part.wrap(lambda method: torch.compile(_with_own_code(method), mode=mode))
+
+
+def _with_own_code(method):
+    """A function that calls a method, with a code object of its own.
+
+    PyTorch stops compiling a code object after eight recompilations, and runs it eagerly from then
+    on. All modules of a class share the code of its methods, in other models, too.
+    """
+
+    def call(*args, **kwargs):
+        return method(*args, **kwargs)
+
+    code = call.__code__.replace()
+    return types.FunctionType(code, call.__globals__, call.__name__, None, call.__closure__)

@@ -129,23 +129,39 @@ def test_batch_norms_of_a_model_without_an_architecture_are_folded(overlay):
     assert torch.allclose(expected, found, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_the_core_is_compiled_and_gives_the_same(registered, blendmask, monkeypatch):
-    compiled, compile = [], torch.compile
+@pytest.fixture
+def compiled(monkeypatch):
+    """What is compiled: functions and modes; without a compiler for the machine, which takes
+    minutes."""
+    calls, compile = [], torch.compile
 
-    def count(method, mode):
-        compiled.append((method.__self__, mode))
-        # Without a compiler for the machine, which takes minutes.
-        return compile(method, backend="eager")
+    def count(function, mode):
+        calls.append((function, mode))
+        return compile(function, backend="eager")
 
     monkeypatch.setattr(torch, "compile", count)
+    return calls
+
+
+@pytest.mark.slow
+def test_the_core_is_compiled_and_gives_the_same(registered, blendmask, compiled):
     model, images = blendmask("MODEL.PANOPTIC_FPN.COMBINE.ENABLED", False)
     deployed = registered.deploy(model, compile="max-autotune")
     generator = deployed.proposal_generator
     parts = {deployed.backbone, generator.fcos_head, deployed.basis_module}
-    assert {part for part, _ in compiled} == parts
+    assert {function.__closure__[0].cell_contents.__self__ for function, _ in compiled} == parts
     assert {mode for _, mode in compiled} == {"max-autotune"}
     with torch.no_grad():
         assert_same_results(model(images), deployed(images))
     registered.deploy(model, compile=True)
     assert compiled[-1][1] is None
+
+
+def test_models_of_one_class_are_compiled_each_for_itself(overlay, compiled):
+    """PyTorch stops after so many recompilations of a function, which models must not share."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.no_grad():
+        for width in 8, 16:
+            net = SmallNet(lambda net, x: {"map": net.body(x)}, body=nn.Conv2d(3, width, 3)).eval()
+            overlay.deploy(net, small_inputs(), compile=True)(small_inputs())
+    assert len(compiled) == 2
