@@ -199,7 +199,8 @@ class Runs:
     def _train_on(self):
         """Train the dense model on with the fine-tuning recipe, without a teacher."""
         cfg = finetune_config(self._alone(), self.cfg.OUTPUT_DIR)
-        cfg.MODEL.FINETUNE, cfg.MODEL.WEIGHTS = False, self.cfg.MODEL.WEIGHTS
+        # The checkpoint has "struct", so that the recipe's hooks run, too.
+        cfg.MODEL.WEIGHTS = self.cfg.MODEL.WEIGHTS
         return _train(cfg)
 
     def _alone(self):
@@ -220,6 +221,8 @@ class Runs:
         prune_from_config(cfg, folder)
         cfg = _read(folder)
         cfg.SOLVER, cfg.PRUNER = self.cfg.SOLVER.clone(), self.cfg.PRUNER.clone()
+        # Those of random weights mean nothing.
+        cfg.PRUNER.FIXED_STATISTICS = False
         cfg.SOLVER.MAX_ITER = round((1 + SCHEDULE) * cfg.SOLVER.MAX_ITER)
         return _train(cfg)
 

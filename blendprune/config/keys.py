@@ -83,6 +83,8 @@ def add_prune_config(cfg):
     pruner.setdefault("FINETUNE_SCHEDULE", 0.5)
     # Fine-tune with the dense model as the teacher, in the emitted config.
     pruner.setdefault("FINETUNE_DISTILL", False)
+    # While fine-tuning (MODEL.FINETUNE True): batch norms keep their running statistics.
+    pruner.setdefault("FIXED_STATISTICS", True)
     # While fine-tuning (MODEL.FINETUNE True): evaluate the start and every checkpoint that the
     # training evaluates, and leave the best one as model_final.pth.
     pruner.setdefault("KEEP_BEST", True)
@@ -173,8 +175,8 @@ def asks_for_hooks(cfg):
     node = cfg.get("PRUNER", {})
     keys = (("SPARSITY", "STRENGTH"), ("GRADUAL", "END"), ("DISTILLATION", "TEACHER"))
     found = [f"PRUNER.{group}.{key}" for group, key in keys if node.get(group, {}).get(key)]
-    if cfg.MODEL.get("FINETUNE") and node.get("KEEP_BEST"):
-        found.append("PRUNER.KEEP_BEST")
+    if cfg.MODEL.get("FINETUNE"):
+        found += [f"PRUNER.{key}" for key in ("FIXED_STATISTICS", "KEEP_BEST") if node.get(key)]
     return found
 
 

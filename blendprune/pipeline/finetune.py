@@ -4,6 +4,7 @@ import math
 import os
 
 from ..errors import ConfigError
+from ..pruning import build_importance, is_data_driven
 
 # Warm-up, as a fraction of the fine-tuning's iterations.
 _WARMUP = 0.1
@@ -33,16 +34,19 @@ def finetune_config(cfg, output_dir):
     - SOLVER.BASE_LR is half of the dense training's, or all of it with a teacher.
     - SOLVER.MAX_ITER is multiplied by PRUNER.FINETUNE_SCHEDULE. So are SOLVER.STEPS, for step
       schedules; the default here is a warm-up over the first tenth, then a cosine to the end.
-    - FrozenBN becomes BN in every key of the MODEL node, because pruning invalidates its
-      statistics.
+    - FrozenBN becomes BN in every key of the MODEL node: its scale and shift have to learn.
     - MODEL.BACKBONE.FREEZE_AT is 0, because pruning changes these stages, too. Backbones that want
       another value get it by :func:`blendprune.pipeline.trial.try_config`.
+    - PRUNER.FIXED_STATISTICS is True, so that norms keep their statistics, if the weights were
+      reconstructed: by PRUNER.RECONSTRUCT, with a PRUNER.IMPORTANCE that takes data. Otherwise the
+      statistics fit no longer, and the norms go on from them.
     - With PRUNER.KEEP_BEST, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD are at most a quarter of
       the iterations.
 
-    Of the ``PRUNER`` node, KEEP_BEST and FINETUNE_SCHEDULE stay. DENSE_TRAINING records the dense
-    training's schedule. Where it is already recorded (MODEL.WEIGHTS was pruned and fine-tuned
-    before), the recipe derives from the record, not from the shorter schedule of that fine-tuning.
+    Of the ``PRUNER`` node, KEEP_BEST, FIXED_STATISTICS and FINETUNE_SCHEDULE stay. DENSE_TRAINING
+    records the dense training's schedule. Where it is already recorded (MODEL.WEIGHTS was pruned
+    and fine-tuned before), the recipe derives from the record, not from the shorter schedule of
+    that fine-tuning.
 
     There is no teacher by default. PRUNER.DISTILLATION.TEACHER names one. With
     PRUNER.FINETUNE_DISTILL True it is, if that is empty, the dense model at MODEL.WEIGHTS.
@@ -74,7 +78,12 @@ def finetune_config(cfg, output_dir):
     training = _dense_training(cfg)
     _shorten(cfg, training, _DISTILLED if distillation.TEACHER else _ALONE)
 
-    kept = {key: pruner[key] for key in ("KEEP_BEST", "FINETUNE_SCHEDULE")}
+    reconstructed = pruner.RECONSTRUCT and is_data_driven(build_importance(pruner.IMPORTANCE))
+    kept = {
+        "KEEP_BEST": pruner.KEEP_BEST,
+        "FIXED_STATISTICS": bool(pruner.FIXED_STATISTICS and reconstructed),
+        "FINETUNE_SCHEDULE": pruner.FINETUNE_SCHEDULE,
+    }
     del cfg["PRUNER"]
     cfg.PRUNER = type(cfg)({**kept, "DENSE_TRAINING": training})
     if distillation.TEACHER:

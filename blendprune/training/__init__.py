@@ -1,4 +1,4 @@
-"""Hooks for detectron2's trainers: sparsity, gradual pruning, distillation, the best model."""
+"""Hooks for detectron2's trainers: sparsity, gradual pruning, and what a fine-tuning needs."""
 
 from .attach import attach
 from .best import KeepBest
@@ -6,9 +6,11 @@ from .distillation import Distillation
 from .from_config import hooks_from_config
 from .gradual import GradualPruning
 from .sparsity import GroupSparsity
+from .statistics import FixedStatistics
 
 __all__ = [
     "Distillation",
+    "FixedStatistics",
     "GradualPruning",
     "GroupSparsity",
     "KeepBest",

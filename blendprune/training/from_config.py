@@ -35,8 +35,8 @@ def hooks_from_config(cfg):
     :class:`GradualPruning`, to the target and with the score of the node.
     ``PRUNER.DISTILLATION.TEACHER`` set: :class:`Distillation` from that file, a trained model of
     this config, with or without ``"struct"``; the classes may be others. MODEL.FINETUNE and
-    ``PRUNER.KEEP_BEST`` (which is on by default): :class:`KeepBest`, unless one of the first two is
-    on.
+    ``PRUNER.FIXED_STATISTICS``: :class:`FixedStatistics`; and ``PRUNER.KEEP_BEST``:
+    :class:`KeepBest`. Both are on by default, unless one of the first two hooks is on.
     ``MODEL.PRUNE`` with a target: :class:`PruneInstead` alone, because nothing is trained.
 
     Args:
@@ -56,6 +56,7 @@ def hooks_from_config(cfg):
     from .gradual import GradualPruning
     from .prune_hook import PruneInstead
     from .sparsity import GroupSparsity
+    from .statistics import FixedStatistics
 
     cfg = cfg.clone()
     cfg.defrost()
@@ -101,8 +102,11 @@ def hooks_from_config(cfg):
             )
         )
     changes_the_model = node.SPARSITY.STRENGTH or node.GRADUAL.END
-    if cfg.MODEL.FINETUNE and node.KEEP_BEST and not changes_the_model:
-        hooks.append(KeepBest())
+    if cfg.MODEL.FINETUNE and not changes_the_model:
+        if node.FIXED_STATISTICS:
+            hooks.append(FixedStatistics())
+        if node.KEEP_BEST:
+            hooks.append(KeepBest())
     _built.update(hooks)
     return hooks
 

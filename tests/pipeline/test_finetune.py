@@ -10,7 +10,7 @@ from detectron2.solver import build_lr_scheduler
 
 from blendprune.errors import ConfigError
 from blendprune.pipeline.finetune import finetune_config
-from blendprune.training import Distillation, KeepBest, hooks_from_config
+from blendprune.training import Distillation, FixedStatistics, KeepBest, hooks_from_config
 
 TRAINED = ("SOLVER.BASE_LR", 0.02, "SOLVER.MAX_ITER", 1000, "SOLVER.STEPS", (600, 800))
 
@@ -57,7 +57,7 @@ def test_nothing_of_the_fine_tuned_model_is_frozen(blendmask_cfg, registered):
     assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules())
 
 
-RECIPE = ["KEEP_BEST", "FINETUNE_SCHEDULE", "DENSE_TRAINING"]
+RECIPE = ["KEEP_BEST", "FIXED_STATISTICS", "FINETUNE_SCHEDULE", "DENSE_TRAINING"]
 
 
 def test_there_is_a_teacher_only_where_one_is_asked_for(blendmask_cfg, registered, tmp_path):
@@ -77,9 +77,9 @@ def test_there_is_a_teacher_only_where_one_is_asked_for(blendmask_cfg, registere
     (tmp_path / "config.yaml").write_text(tuned.dump())
     loaded = get_cfg()
     loaded.merge_from_file(str(tmp_path / "config.yaml"))
-    distillation, best = hooks_from_config(loaded)
+    distillation, fixed, best = hooks_from_config(loaded)
     assert type(distillation) is Distillation and distillation.head_weight == 2.0
-    assert type(best) is KeepBest
+    assert (type(fixed), type(best)) == (FixedStatistics, KeepBest)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from blendprune.checkpoint import read_struct
 from blendprune.errors import CheckpointError, ConfigError
 from blendprune.training import (
     Distillation,
+    FixedStatistics,
     GradualPruning,
     GroupSparsity,
     KeepBest,
@@ -76,8 +77,10 @@ def test_gradual_pruning_takes_a_limit_of_memory(blendmask_cfg):
 
 def test_the_best_is_kept_while_fine_tuning_alone(blendmask_cfg):
     tuning = ("MODEL.FINETUNE", True)
-    assert [type(hook) for hook in hooks_from_config(blendmask_cfg(*tuning))] == [KeepBest]
-    assert hooks_from_config(blendmask_cfg(*tuning, "PRUNER.KEEP_BEST", False)) == []
+    kinds = [type(hook) for hook in hooks_from_config(blendmask_cfg(*tuning))]
+    assert kinds == [FixedStatistics, KeepBest]
+    off = ("PRUNER.KEEP_BEST", False, "PRUNER.FIXED_STATISTICS", False)
+    assert hooks_from_config(blendmask_cfg(*tuning, *off)) == []
     # The start would be a model that is not sparse.
     sparse = hooks_from_config(blendmask_cfg(*tuning, "PRUNER.SPARSITY.STRENGTH", 0.1))
     assert [type(hook) for hook in sparse] == [GroupSparsity]

@@ -1,0 +1,31 @@
+"""Fine-tuning with the statistics of batch norms as they are."""
+
+from detectron2.engine.train_loop import HookBase
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..wrappers import unwrap
+
+
+class FixedStatistics(HookBase):
+    """Lets batch norms keep their running mean and variance; scale and shift go on learning.
+
+    The reconstruction fits the weights of a pruned model to these statistics. A batch of few images
+    has others: with them the first step already trains another model than the one that was pruned,
+    and the trained one is never run with them. On nuclei (RetinaNet R-18, batches of 4) the
+    difference is 20 AP.
+
+    Before each iteration the hook puts every BatchNorm and SyncBatchNorm into eval mode, as
+    FrozenBatchNorm2d always is, and back after the training. detectron2's PreciseBN then finds none
+    to measure.
+    """
+
+    def before_step(self):
+        for norm in self._norms():
+            norm.eval()
+
+    def after_train(self):
+        for norm in self._norms():
+            norm.train(self.trainer.model.training)
+
+    def _norms(self):
+        return (m for m in unwrap(self.trainer.model).modules() if isinstance(m, _BatchNorm))
