@@ -31,7 +31,8 @@ SCRIPTS = {
     "train_net": ("DETECTRON2_ROOT", "tools/train_net.py")
     + ("configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",),
     "plain_train_net": ("DETECTRON2_ROOT", "tools/plain_train_net.py")
-    + ("configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml",),
+    # From random weights, with norms that scale nothing, a usual rate diverges.
+    + ("configs/COCO-Detection/retinanet_R_50_FPN_1x.yaml", "SOLVER.BASE_LR", 1e-6),
     "point_rend": ("DETECTRON2_ROOT", "projects/PointRend/train_net.py", POINT_REND, *POINTS),
     "adelaidet": ("ADELAIDET_ROOT", "tools/train_net.py", "configs/BlendMask/R_50_1x.yaml")
     + ("MODEL.BASIS_MODULE.LOSS_ON", False),
