@@ -204,12 +204,11 @@ def globals_above(module):
         list[tuple[module, dict]]: all but those of the standard library and of libraries that
         import nothing of upstream.
     """
-    own = _package(module.__name__)
+    below = _BELOW - {_package(module.__name__)}
     return [
         (module, module.__dict__)
         for name, module in list(sys.modules.items())
-        if ((package := _package(name)) not in _BELOW or package == own)
-        and isinstance(getattr(module, "__dict__", None), dict)
+        if _package(name) not in below and isinstance(getattr(module, "__dict__", None), dict)
     ]
 
 

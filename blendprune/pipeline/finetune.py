@@ -39,7 +39,7 @@ def finetune_config(cfg, output_dir):
       another value get it by :func:`blendprune.pipeline.trial.try_config`.
     - PRUNER.FIXED_STATISTICS is True, so that norms keep their statistics, if the weights were
       reconstructed: by PRUNER.RECONSTRUCT, with a PRUNER.IMPORTANCE that takes data. Otherwise the
-      statistics fit no longer, and the norms go on from them.
+      statistics no longer fit, and training changes them.
     - With PRUNER.KEEP_BEST, TEST.EVAL_PERIOD and SOLVER.CHECKPOINT_PERIOD are at most a quarter of
       the iterations.
 

@@ -9,10 +9,10 @@ from ..wrappers import unwrap
 class FixedStatistics(HookBase):
     """Lets batch norms keep their running mean and variance; scale and shift go on learning.
 
-    The reconstruction fits the weights of a pruned model to these statistics. A batch of few images
-    has others: with them the first step already trains another model than the one that was pruned,
-    and the trained one is never run with them. On nuclei (RetinaNet R-18, batches of 4) the
-    difference is 20 AP.
+    The reconstruction fits the weights of a pruned model to these statistics, and inference uses
+    them. A batch of few images has others: ordinary training therefore trains another model than
+    the one that is evaluated. On nuclei (RetinaNet R-18, batches of 4, half of the FLOPs) it ends
+    at 14.9 box AP, and with fixed statistics at 33.8.
 
     Before each iteration the hook puts every BatchNorm and SyncBatchNorm into eval mode, as
     FrozenBatchNorm2d always is, and back after the training. detectron2's PreciseBN then finds none
