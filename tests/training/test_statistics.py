@@ -32,6 +32,15 @@ def test_the_statistics_stay_and_everything_else_learns(blendmask, trainer_of):
     assert all(norm.training for norm in _norms(model).values())
 
 
+def test_a_loss_that_diverges_says_what_to_do(blendmask, trainer_of, caplog):
+    model = blendmask()
+    for norm in _norms(model).values():
+        norm.running_var.zero_()
+    with pytest.raises(FloatingPointError):
+        trainer_of(model, FixedStatistics(), lr=1e3).train(0, 4)
+    assert "set PRUNER.FIXED_STATISTICS False" in caplog.text
+
+
 @pytest.mark.parametrize("hooks", [(FixedStatistics(),), ()])
 def test_the_first_step_trains_the_model_that_inference_runs(
     blendmask, trainer_of, training_batch, hooks
