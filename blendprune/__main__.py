@@ -45,7 +45,7 @@ def demo(args):
 
     report = story.run(args.output)
     print(report_table(report))
-    print(f"\n{os.path.join(args.output, 'report.json')}")
+    print(f"\n{os.path.join(args.output, 'report.html')}")
     return 0
 
 
@@ -92,6 +92,7 @@ def prune(args):
     report = prune_from_config(cfg, output, progress=TerminalProgress(), mapper=mapper)
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
+    print(f"to look at: {os.path.join(output, 'report.html')}")
     return 0
 
 
@@ -156,6 +157,25 @@ def bench(args):
         progress=Progress() if args.json else TerminalProgress(),
     )
     print(json.dumps(found, indent=2) if args.json else bench_table(found))
+    return 0
+
+
+def report(args):
+    """Write a page about trained models."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from . import modeling
+    from .pipeline.report import report_files
+    from .report.page import summary
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    progress = Progress() if args.json else TerminalProgress()
+    found = report_files(args.models, args.output, args.ap, progress)
+    lines = [f"{name}: {summary(each)}" for name, each in found.items()]
+    print(json.dumps(found, indent=2) if args.json else "\n".join([*lines, args.output]))
     return 0
 
 
@@ -379,9 +399,18 @@ def _parser():
     sub.add_argument("--threads", type=_count, metavar="N", help="of PyTorch and the engines")
     sub.add_argument("--network", action="store_true", help="time the network alone, too")
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
-    sub.add_argument("--output", metavar="DIR", help="for bench.json and, with --ap, bench.png")
+    output = "for bench.json, bench.html and, with --ap, bench.png"
+    sub.add_argument("--output", metavar="DIR", help=output)
     sub.add_argument("--json", action="store_true")
     sub.set_defaults(command=bench)
+
+    sub = commands.add_parser("report", help="write a page that compares trained models")
+    sub.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint or config; dense first")
+    _add_import_argument(sub)
+    sub.add_argument("--ap", action="store_true", help="evaluate each on DATASETS.TEST")
+    sub.add_argument("--output", default="report.html", metavar="FILE.html")
+    sub.add_argument("--json", action="store_true")
+    sub.set_defaults(command=report)
 
     sub = commands.add_parser("info", help="say what a checkpoint or an exported file is")
     sub.add_argument("file", metavar="FILE", help="checkpoint, or .onnx")

@@ -98,7 +98,9 @@ def _sentence(capsys):
 def test_prune_writes_weights_config_and_report(pruned):
     folder, printed = pruned
     out = folder / "one"
-    assert sorted(os.listdir(out)) == ["config.yaml", "model_pruned.pth", "report.json"]
+    assert sorted(os.listdir(out)) == [
+        *("config.yaml", "model_pruned.pth", "report.html", "report.json")
+    ]
 
     report = json.loads((out / "report.json").read_text())
     for key in ("flops", "params", "latency_ms"):
@@ -111,12 +113,29 @@ def test_prune_writes_weights_config_and_report(pruned):
     words = f"multiples of {report['round_to']['multiple']} (auto: {report['round_to']['reason']})"
     assert "FLOPs" in printed and f"widths: {words}" in printed and f", widths {words}: " in printed
 
+    assert f"--config-file {out}/config.yaml" in (out / "report.html").read_text()
+    own = report["flops_by_module"].values()
+    assert sum(each["after"] for each in own) == report["flops"]["after"]
+
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["MODEL"]["FINETUNE"] is True and config["MODEL"]["PRUNE"] is False
     assert config["MODEL"]["WEIGHTS"] == str(out / "model_pruned.pth")
     assert "DISTILLATION" not in config["PRUNER"] and config["PRUNER"]["KEEP_BEST"] is True
     model = blendprune.load(str(out / "model_pruned.pth"))
     assert sum(p.numel() for p in model.parameters()) == report["params"]["after"]
+
+
+@pytest.mark.parametrize(
+    ("test_set", "importance"), [((DIGITS_TEST,), "magnitude"), (("elsewhere",), "taylor")]
+)
+def test_the_page_shows_test_images_or_else_training_images(
+    trained_on_digits, test_set, importance
+):
+    opts = ("DATASETS.TEST", test_set, "PRUNER.IMPORTANCE", importance)
+    out = trained_on_digits / "out"
+    assert _prune(trained_on_digits, "--max-flops", 0.6, "--output", out, *opts) == 0
+    images = 1 if importance == "magnitude" else 2
+    assert (out / "report.html").read_text().count("data:image/jpeg") == 2 * images
 
 
 def test_the_emitted_config_builds_the_pruned_model(pruned, registered, blendmask_cfg):

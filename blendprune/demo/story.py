@@ -10,6 +10,7 @@ rebuilds it from its file in a new process. ::
     OUTPUT/finetuned/       model_final.pth (the best model), metrics.json
     OUTPUT/detections.png   test scenes: truth, dense model, fine-tuned model
     OUTPUT/report.json      all results
+    OUTPUT/report.html      the same as a page, with test scenes
     OUTPUT/log.txt          detectron2's log
 """
 
@@ -32,8 +33,10 @@ from ..checkpoint.loading import load
 from ..data.digits import DIGITS_TEST, register_digits, write_digits
 from ..errors import ConfigError
 from ..pipeline import prune_from_config
+from ..pipeline.page import compare_test_images, next_commands
 from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency
+from ..report.page import write_page
 from ..training import KeepBest
 from .picture import detections_picture
 from .reload import are_identical, detections, outputs_in_new_process
@@ -73,10 +76,12 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
             "--output."
         ) from None
     with _logs_to(os.path.join(output, "log.txt")):
-        report = _run(output, list(opts), num_train, num_test)
+        report, comparisons = _run(output, list(opts), num_train, num_test)
     report["wall_s"] = round(time.perf_counter() - start, 1)
     with open(os.path.join(output, "report.json"), "w") as file:
         json.dump(report, file, indent=2)
+    commands = next_commands(os.path.join(output, "pruned"))[1:]
+    write_page(os.path.join(output, "report.html"), {"demo": report}, comparisons, commands)
     return report
 
 
@@ -127,9 +132,8 @@ def _run(output, opts, num_train, num_test):
         MetadataCatalog.get(DIGITS_TEST),
     )
     clock.stop()
-    return {
-        "flops": pruned["flops"],
-        "params": pruned["params"],
+    report = {
+        **{key: pruned[key] for key in ("flops", "params", "layers", "flops_by_module")},
         "latency_ms": latency,
         "ap": {"dense": dense_ap, "pruned": pruned_ap, "finetuned": tuned_ap},
         "round_to": pruned["round_to"],
@@ -138,6 +142,7 @@ def _run(output, opts, num_train, num_test):
         "threads": torch.get_num_threads(),
         "device": tuned_cfg.MODEL.DEVICE,
     }
+    return report, compare_test_images(cfg, tuple(models.values()))
 
 
 def _train(cfg):

@@ -4,6 +4,9 @@ import importlib
 
 from ..errors import DeployError, error_line
 
+#: The packages of the extra, as setup.cfg has them.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "openvino")
+
 
 def need(what, *packages):
     """Import packages of the extra.

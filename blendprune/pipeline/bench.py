@@ -3,7 +3,6 @@
 import functools
 import importlib.util
 import json
-import logging
 import os
 
 import torch
@@ -17,10 +16,9 @@ from ..deployment.export import IMAGES
 from ..errors import ConfigError, StructError, first_line
 from ..files import make_writable
 from ..progress import Progress
+from ..report.page import write_bench_page
 from ..structure import config_of
 from .evaluation import check_test_sets, evaluate
-
-_log = logging.getLogger(__name__)
 
 _ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
 
@@ -65,12 +63,8 @@ def bench_files(
     needs_data = any(form.endswith("int8") for form in check_forms(forms))
     if output:
         make_writable(output)
-    models = {}
-    for path in paths:
-        progress.stage(f"loading {path}")
-        models[_name(path, models)] = _read(path)
-    first = next(iter(models.values()))
-    cfg = _config(first)
+    models = read_models(paths, progress)
+    cfg = config_in(next(iter(models.values())))
     if with_ap:
         check_test_sets(cfg)
     inputs = None
@@ -99,16 +93,34 @@ def write_bench(found, output):
 
     Args:
         found (dict): from :func:`blendprune.bench`.
-        output (str): folder for ``bench.json`` and ``bench.png``.
+        output (str): folder for ``bench.json``, ``bench.html`` and ``bench.png``.
     """
     with open(os.path.join(output, "bench.json"), "w") as file:
         json.dump(found, file, indent=2)
+    write_bench_page(os.path.join(output, "bench.html"), found)
     if any("ms" in row and row.get("ap") for row in found["rows"]):
-        path = os.path.join(output, "bench.png")
-        try:
-            draw_bench(found, path)
-        except ImportError as error:
-            _log.warning("%s is not drawn (%s): pip install matplotlib", path, error)
+        draw_bench(found, os.path.join(output, "bench.png"))
+
+
+def read_models(paths, progress):
+    """Load the models of files.
+
+    Args:
+        paths (Sequence[str]): see :func:`bench_files`.
+        progress (Progress): hears of each.
+
+    Returns:
+        dict[str, nn.Module]: by a short name, in eval mode.
+
+    Raises:
+        ConfigError: two have the same name, or one needs its config.
+        CheckpointError: one cannot be read.
+    """
+    models = {}
+    for path in paths:
+        progress.stage(f"loading {path}")
+        models[_name(path, models)] = _read(path)
+    return models
 
 
 def _read(path):
@@ -132,7 +144,8 @@ def _calibration(cfg):
     return calibration_batches(cfg, images=IMAGES, otherwise="or leave out int8")
 
 
-def _config(model):
+def config_in(model):
+    """The config that a model of :func:`read_models` was built from."""
     from detectron2.config import CfgNode
 
     return CfgNode.load_cfg(config_of(model))

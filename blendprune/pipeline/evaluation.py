@@ -24,6 +24,21 @@ def evaluate(cfg, run):
     Raises:
         ConfigError: see :func:`check_test_sets`.
     """
+    return main_metrics(evaluate_fully(cfg, run))
+
+
+def evaluate_fully(cfg, run):
+    """Evaluate, with every number that the evaluators give.
+
+    Args:
+        cfg (CfgNode), run (Callable): as for :func:`evaluate`.
+
+    Returns:
+        dict: task → metric → value; with several data sets, data set → task → metric → value.
+
+    Raises:
+        ConfigError: see :func:`check_test_sets`.
+    """
     from detectron2.data import build_detection_test_loader
     from detectron2.evaluation import inference_on_dataset
 
@@ -32,7 +47,7 @@ def evaluate(cfg, run):
         with _quiet():
             loader = build_detection_test_loader(cfg, name)
             found[name] = inference_on_dataset(run, loader, evaluators)
-    return main_metrics(found if len(names) > 1 else found[names[0]])
+    return found if len(names) > 1 else found[names[0]]
 
 
 def check_test_sets(cfg):

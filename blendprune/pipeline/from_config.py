@@ -25,6 +25,7 @@ from ..wrappers import plain_state, unwrap
 from .finetune import finetune_config
 from .latencies import form_latencies
 from .metrics import main_metrics
+from .page import write_prune_page
 from .trial import try_config
 
 
@@ -32,9 +33,9 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
 
     Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
-    script: MODEL.FINETUNE is True, MODEL.WEIGHTS set) and ``report.json`` to ``output_dir``: all
-    three or none. The model at each of ``PRUNER.LEVELS`` is written as soon as it is reached, to a
-    folder named after the level: ``output_dir/0.67``.
+    script: MODEL.FINETUNE is True, MODEL.WEIGHTS set), ``report.json`` and ``report.html`` to
+    ``output_dir``: all or none. The model at each of ``PRUNER.LEVELS`` is written as soon as it is
+    reached, to a folder named after the level: ``output_dir/0.67``.
 
     Args:
         cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
@@ -46,7 +47,8 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
         ``after``), ``latency_ms_by_form`` (the same for each form: eager, deployed, and
-        PRUNER.RUNTIME), ``wall_s``, ``seconds`` (of the stages of pruning), ``layers``, ``notes``,
+        PRUNER.RUNTIME), ``wall_s``, ``seconds`` (of the stages of pruning), ``layers``,
+        ``flops_by_module`` (own FLOPs of each module, without its children), ``notes``,
         ``relative_to`` (see :func:`blendprune.report.reference.reference_of`).
 
     Raises:
@@ -65,7 +67,7 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
 
 
 def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
-    """Prune a trained model in place as the ``PRUNER`` node says, and write the three files.
+    """Prune a trained model in place as the ``PRUNER`` node says, and write the files.
 
     Args:
         cfg (CfgNode): the model's config, with the keys of ``add_prune_config``.
@@ -100,6 +102,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     # Before the long work: what the dense model refuses, the pruned one would, too.
     _tuning(cfg, output_dir, model, data)
     ap = {"dense": _measure(evaluate, model, "dense", progress)} if evaluate else {"dense": {}}
+    reports = {}
 
     def write(result, folder):
         progress.stage("measuring latency")
@@ -121,7 +124,16 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
         if ap["dense"]:
             report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
         report["wall_s"] = round(time.perf_counter() - start, 1)
-        _write(folder, model, tuning, report)
+        reports[os.path.basename(os.path.abspath(folder))] = report
+        page = functools.partial(
+            write_prune_page,
+            cfg=cfg,
+            models=(dense, model),
+            reports=reports,
+            data=data,
+            folder=folder,
+        )
+        _write(folder, model, tuning, report, page)
         kept = report["flops"]["after"] / report["flops"]["before"]
         progress.stage(
             f"{kept:.3f} of the FLOPs of {reference_words(reference)}, widths "
@@ -236,17 +248,18 @@ def _measure(evaluate, model, name, progress):
     return found
 
 
-def _write(folder, model, cfg, report):
+def _write(folder, model, cfg, report, page):
     weights = plain_state(model)
     own = checkpoint_id(weights)
     cfg.PRUNER.CHECKPOINT_ID = own
-    names = ("report.json", "config.yaml", "model_pruned.pth")
+    names = ("report.json", "report.html", "config.yaml", "model_pruned.pth")
     paths = [os.path.join(folder, name) for name in names]
     with explained_write(folder):
         os.makedirs(folder, exist_ok=True)
-        with staged(*paths) as (report_at, config_at, at):
+        with staged(*paths) as (report_at, page_at, config_at, at):
             with open(report_at, "w") as file:
                 json.dump({"checkpoint_id": own, **report}, file, indent=2)
+            page(page_at)
             with open(config_at, "w") as file:
                 file.write(cfg.dump())
             struct = structure.structure_of(model)

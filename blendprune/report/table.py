@@ -6,7 +6,8 @@ from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from .reference import reference_words, was_pruned
 
-_METRICS = {
+#: Task of an evaluator → how people call its main metric.
+METRICS = {
     "segm": "mask AP",
     "bbox": "box AP",
     "keypoints": "keypoint AP",
@@ -57,9 +58,9 @@ def report_table(report):
             rows.append(_latency_row(f"latency, {form} (ms)", values, tuned))
     stages = report.get("ap", {})
     found = dict.fromkeys(key for scores in stages.values() for key in scores)
-    for key in sorted(found, key=[*_METRICS, *found].index):
+    for key in sorted(found, key=[*METRICS, *found].index):
         values = {stage: scores.get(key) for stage, scores in stages.items()}
-        rows.append(_ap_row(_METRICS.get(key, key), values, tuned))
+        rows.append(_ap_row(METRICS.get(key, key), values, tuned))
     reference = report.get("relative_to")
     again = reference is not None and was_pruned(reference)
     first = "before" if again else "dense"

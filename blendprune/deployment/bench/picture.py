@@ -7,9 +7,6 @@ def draw_bench(found, path):
     Args:
         found (dict): from :func:`blendprune.bench`, with AP.
         path (str): the picture to write; its suffix says in which format.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -35,6 +32,7 @@ def draw_bench(found, path):
     axes.set_ylabel({"segm": "mask AP", "bbox": "box AP"}.get(task, f"{task} AP"))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.set_title(f"{found['machine']}, {found['threads']} threads", fontsize=9)
+    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    axes.set_title(f"{found['machine']}, {threads}", fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)

@@ -18,6 +18,20 @@ def bench_table(found):
     Returns:
         str: several lines, without a trailing line break.
     """
+    table = bench_rows(found, "pipe")
+    return "\n".join([*([table] if table else []), "", *bench_facts(found)])
+
+
+def bench_rows(found, form):
+    """The rows alone.
+
+    Args:
+        found (dict): from :func:`blendprune.bench`.
+        form (str): a table format of tabulate, such as ``"html"``.
+
+    Returns:
+        str: empty if nothing was timed.
+    """
     rows = found["rows"]
     tasks = list(dict.fromkeys(task for row in rows for task in row.get("ap") or ()))
     timed = [row for row in rows if "ms" in row]
@@ -43,15 +57,27 @@ def bench_table(found):
         for row in sorted(timed, key=lambda row: row["batch"])
     ]
     align = ["left", "left"] + ["right"] * (len(headers) - 2)
-    lines = [tabulate(cells, headers, tablefmt="pipe", disable_numparse=True, colalign=align)]
     if not cells:
-        lines = []
+        return ""
+    return tabulate(cells, headers, tablefmt=form, disable_numparse=True, colalign=align)
+
+
+def bench_facts(found):
+    """What was measured on what, and what failed.
+
+    Args:
+        found (dict): from :func:`blendprune.bench`.
+
+    Returns:
+        list[str]: lines.
+    """
     height, width = found["image"][-2:]
     threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    lines += ["", f"{found['machine']}; {threads}; {height} x {width}; medians of {found['runs']}"]
-    failed = {(row["model"], row["form"]): row["error"] for row in rows if "error" in row}
-    lines += [f"{model}, {form}: {error}" for (model, form), error in failed.items()]
-    return "\n".join(lines)
+    failed = {(row["model"], row["form"]): row["error"] for row in found["rows"] if "error" in row}
+    return [
+        f"{found['machine']}; {threads}; {height} x {width}; medians of {found['runs']}",
+        *(f"{model}, {form}: {error}" for (model, form), error in failed.items()),
+    ]
 
 
 def _number(value, digits=2):

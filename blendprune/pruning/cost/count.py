@@ -153,6 +153,23 @@ def _forward_of(model):
         ) from error
 
 
+def flops_by_module(before, after):
+    """What pruning has left of the FLOPs of each module.
+
+    Args:
+        before (dict[str, int]), after (dict[str, int]): from :func:`count_flops`, of the model
+            before and after.
+
+    Returns:
+        dict[str, dict[str, int]]: each module that had own FLOPs → ``"before"`` and ``"after"``.
+    """
+    return {
+        name: {"before": flops, "after": after.get(name, 0)}
+        for name, flops in before.items()
+        if flops
+    }
+
+
 def total_costs(model, counts):
     """Costs of a model as a whole.
 

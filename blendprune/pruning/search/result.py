@@ -19,6 +19,8 @@ class PruningReport:
         activations (dict[str, int]): numbers in the outputs of all convs and linears, likewise.
         layers (dict[str, dict[str, int]]): name of each conv and linear → its output channels,
             ``"before"`` and ``"after"``.
+        flops_by_module (dict[str, dict[str, int]]): name of each module that computes → its FLOPs,
+            without those of its children, ``"before"`` and ``"after"``.
         notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
         wall_s (float): seconds.
         seconds (dict[str, float]): of the stages, which do not overlap: ``"tracing"`` (and proof),
@@ -40,6 +42,7 @@ class PruningReport:
     params: dict
     activations: dict
     layers: dict
+    flops_by_module: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
     wall_s: float = 0.0
     seconds: dict = field(default_factory=dict)

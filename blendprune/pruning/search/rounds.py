@@ -9,7 +9,7 @@ from ...errors import BlendpruneError, PruningError, TargetUnreachable, error_li
 from ...structure import remember_predictions
 from ..cost.clock import FormClock
 from ..cost.cost_model import CostModel
-from ..cost.count import count_costs, total_costs
+from ..cost.count import count_costs, flops_by_module, total_costs
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
 from ..graph.inputs import small_inputs
@@ -34,7 +34,7 @@ _KEPT_PER_ROUND = 0.65
 # A latency that is lower than wanted by more than this fraction is worth a note.
 _TOO_FAST = 0.05
 # What :meth:`PruningRun.state_dict` holds.
-_MEMORY = ("dense", "widths", "dense_widths", "start")
+_MEMORY = ("dense", "dense_flops", "widths", "dense_widths", "start")
 
 
 class PruningRun:
@@ -50,6 +50,7 @@ class PruningRun:
 
     Attributes:
         dense (dict[str, int]): costs of the model at the start, by unit.
+        dense_flops (dict[str, int]): its FLOPs, by module.
         notes (list[str]): what does not take part, and why.
         rounding (Rounding): of the widths; finer where a note says so.
         seconds (StageSeconds): where the time goes.
@@ -68,7 +69,7 @@ class PruningRun:
         self._with_memory = memory
         with self.seconds.of("counting"):
             self._counts = count_costs(model, inputs, memory)
-        self.dense = self.totals()
+        self.dense, self.dense_flops = self.totals(), self._counts.flops
         self.widths = _layer_widths(model)
         # Groups that the proof has frozen: names → reasons; None before it.
         self._frozen = None
@@ -211,6 +212,7 @@ class PruningRun:
             layers={
                 name: {"before": width, "after": after[name]} for name, width in self.widths.items()
             },
+            flops_by_module=flops_by_module(self.dense_flops, self._counts.flops),
             notes=self.notes,
             latency_ms=self._clock.ms if self._clock else {},
             runtime=self.options.runtime if self._clock else "",
