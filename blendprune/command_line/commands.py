@@ -1,0 +1,277 @@
+"""What each command does with its arguments."""
+
+import importlib.util
+import json
+import logging
+import os
+import runpy
+import sys
+import warnings
+
+import blendprune
+
+from ..config.imports import find, import_into
+from ..errors import ConfigError
+from ..progress import Progress, TerminalProgress
+from .config import config_of
+
+
+def demo(args):
+    """Run the whole story on digit scenes."""
+    _silence_upstream()
+    blendprune.apply()
+    from ..demo import story
+    from ..report.table import report_table
+
+    report = story.run(args.output)
+    print(report_table(report))
+    print(f"\n{os.path.join(args.output, 'report.html')}")
+    return 0
+
+
+def plan(args):
+    """Show what could be pruned of the model of a config."""
+    _silence_upstream()
+    blendprune.apply()
+    from ..pipeline import plan_from_config
+    from ..pruning import plan_table
+
+    found = plan_from_config(config_of(args))
+    print(json.dumps(found.to_dict(), indent=2) if args.json else plan_table(found))
+    return 0
+
+
+def sensitivity(args):
+    """Measure the sensitivity of the model of a config, group by group."""
+    _silence_upstream()
+    blendprune.apply()
+    from ..pipeline import sensitivity_from_config
+    from ..pruning import sensitivity_table
+
+    cfg = config_of(args)
+    path = cfg.PRUNER.SENSITIVITY = (
+        args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
+    )
+    mapper = find(args.mapper) if args.mapper else None
+    found = sensitivity_from_config(cfg, progress=TerminalProgress(), mapper=mapper)
+    print(sensitivity_table(found))
+    print(f"\nprune with: --sensitivity {path}")
+    return 0
+
+
+def prune(args):
+    """Prune the model of a config."""
+    _silence_upstream()
+    blendprune.apply()
+    from ..pipeline import prune_from_config
+    from ..report.table import report_table
+
+    cfg = config_of(args)
+    output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
+    mapper = find(args.mapper) if args.mapper else None
+    report = prune_from_config(cfg, output, progress=TerminalProgress(), mapper=mapper)
+    print(report_table(report))
+    print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
+    print(f"to look at: {os.path.join(output, 'report.html')}")
+    return 0
+
+
+def export(args):
+    """Export a trained model as ONNX."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+    from ..deployment.export import exported_table
+    from ..pipeline import export_checkpoint, export_from_config
+
+    progress = Progress() if args.json else TerminalProgress()
+    if args.config_file:
+        cfg = config_of(args)
+        mapper = find(args.mapper) if args.mapper else None
+        found = export_from_config(cfg, args.output, args.int8, mapper, progress)
+    else:
+        _refuse_withoutconfig_of(args)
+        modeling.register()
+        import_into(get_cfg(), args.imports)
+        found = export_checkpoint(args.weights, args.output, progress)
+    print(json.dumps(found.to_dict(), indent=2) if args.json else exported_table(found))
+    return 0
+
+
+def _refuse_withoutconfig_of(args):
+    if not args.weights:
+        what = "there is no model to export"
+    elif args.int8:
+        what = "int8 is calibrated on the training images of a config"
+    elif args.opts:
+        what = "KEY VALUE pairs change a config"
+    else:
+        return
+    raise ConfigError(f"{what}: give --config-file, or --weights alone with a pruned checkpoint")
+
+
+def evaluate(args):
+    """Evaluate a checkpoint or an exported file."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+    from ..pipeline.evaluate_file import evaluate_file, evaluation_table
+
+    progress = Progress() if args.json else TerminalProgress()
+    cfg = config_of(args) if args.config_file else None
+    if cfg is None:
+        modeling.register()
+        import_into(get_cfg(), args.imports)
+    found = evaluate_file(args.weights, cfg, args.opts, args.engine, progress)
+    print(json.dumps(found, indent=2) if args.json else evaluation_table(found))
+    return 0
+
+
+def bench(args):
+    """Time models in the forms that they are shipped in."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+    from ..deployment.bench import bench_table
+    from ..pipeline.bench import bench_files
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    found = bench_files(
+        args.models,
+        forms=args.form,
+        batch_sizes=args.batch or [1],
+        size=args.size,
+        runs=args.runs,
+        threads=args.threads,
+        network=args.network,
+        with_ap=args.ap,
+        output=args.output,
+        progress=Progress() if args.json else TerminalProgress(),
+    )
+    print(json.dumps(found, indent=2) if args.json else bench_table(found))
+    return 0
+
+
+def report(args):
+    """Write a page about trained models."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+    from ..pipeline.report import report_files
+    from ..report.page import summary
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    progress = Progress() if args.json else TerminalProgress()
+    found = report_files(args.models, args.output, args.ap, progress)
+    lines = [f"{name}: {summary(each)}" for name, each in found.items()]
+    print(json.dumps(found, indent=2) if args.json else "\n".join([*lines, args.output]))
+    return 0
+
+
+def info(args):
+    """Say what a checkpoint or an exported file is, and how it is used."""
+    _silence_upstream()
+    blendprune.apply()
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+    from ..pipeline.info import describe_file, info_table
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+    found = describe_file(args.file)
+    print(json.dumps(found, indent=2) if args.json else info_table(found))
+    return 0
+
+
+def run(args):
+    """Run a script as ``python SCRIPT ARGS`` or ``python -m MODULE ARGS``, under the overlay."""
+    if args.module:
+        return _run_module(args.module, args.args)
+    if not args.script:
+        raise ConfigError(
+            "`blendprune run` needs a script: give a train_net.py, or -m and a module."
+        )
+    if not os.path.isfile(args.script):
+        raise ConfigError(f"there is no script {args.script!r}: give the path of a train_net.py.")
+    blendprune.apply()
+    sys.argv = [args.script, *args.args]
+    sys.path[0] = os.path.dirname(os.path.abspath(args.script))
+    runpy.run_path(args.script, run_name="__main__")
+    return 0
+
+
+def _run_module(name, args):
+    sys.path[0] = os.getcwd()
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # of a package around it
+        found = None
+    if found is None:
+        raise ConfigError(
+            f"there is no module {name!r}: give one of the working directory or of PYTHONPATH."
+        )
+    blendprune.apply()
+    sys.argv = [name, *args]  # runpy puts the module's path there
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    return 0
+
+
+def doctor(args):
+    """Say what is installed here, and what is missing."""
+    from ..pipeline.doctor import doctor_table, examine
+
+    found = examine(_patches())
+    print(json.dumps(found, indent=2) if args.json else doctor_table(found))
+    return int("drifted" in found["patches"])
+
+
+def status(args):
+    """Show the state of each patch."""
+    from tabulate import tabulate
+
+    rows = _patches()
+    if args.json:
+        print(json.dumps([vars(row) for row in rows], indent=2))
+    else:
+        table = [(r.name, r.target, r.upstream, " ".join((r.state, r.detail))) for r in rows]
+        print(tabulate(table, headers=("patch", "target", "upstream", "state")))
+    return int(any(row.state == "drifted" for row in rows))
+
+
+def _patches():
+    """Import every patched module; returns the state of each patch."""
+    from ..overlay import import_targets
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blendprune.apply(on_drift="warn")
+        import_targets()
+    return blendprune.status()
+
+
+def convert(args):
+    """Rewrite a checkpoint of another tool, or of a hand-patched fork, in the safe form."""
+    left_out = blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
+    for what in left_out:
+        print(f"left out: {what}", file=sys.stderr)
+    print(args.output)
+    return 0
+
+
+def _silence_upstream():
+    """Hide warnings that upstream writes for its own developers."""
+    for module in ("torch", "detectron2", "adet"):
+        warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    logging.getLogger("fvcore").setLevel(logging.WARNING)
