@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import weakref
 
 import torch
 
@@ -9,10 +10,11 @@ from ..config import prune_mode, prunes_in_script
 from ..errors import CheckpointError, StructError, UnsafeStructError, first_line
 from ..structure import is_pruned, structure_of, validate
 from ..structure.shapes import contradiction
-from ..wrappers import is_compiled, plain_names, plain_state
+from ..wrappers import is_compiled, plain_names, plain_state, unwrap
 from .unpickling import is_module, plain, read_inert
 
 _log = logging.getLogger(__name__)
+_more = weakref.WeakKeyDictionary()  # model → function, see also_save
 
 #: Where other tools have the weights; detectron2 has them under "model".
 OTHER_WEIGHTS = ("state_dict", "model_state_dict", "model_state", "net", "network", "weights")
@@ -271,6 +273,22 @@ def unreadable(path, error):
     )
 
 
+def also_save(model, function):
+    """Let every checkpoint of a model hold more, while a training runs.
+
+    Args:
+        model (nn.Module): not wrapped.
+        function (Callable): called without arguments when a checkpoint is saved; returns a dict of
+            plain data.
+    """
+    _more[model] = function
+
+
+def save_no_more(model):
+    """End :func:`also_save`."""
+    _more.pop(model, None)
+
+
 def extras(model):
     """What a checkpoint holds of a model beside what fvcore saves.
 
@@ -279,9 +297,10 @@ def extras(model):
 
     Returns:
         dict: ``"struct"``; and ``"model"`` where ``torch.compile`` adds to the names of the
-        weights, with the names that they have without it.
+        weights, with the names that they have without it; and what :func:`also_save` adds.
     """
     found = {"struct": structure_of(model)}
     if any(map(is_compiled, model.modules())):
         found["model"] = plain_state(model)
-    return found
+    more = _more.get(unwrap(model))
+    return {**found, **more()} if more else found

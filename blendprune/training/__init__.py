@@ -3,6 +3,7 @@
 from .attach import attach
 from .best import KeepBest
 from .distillation import Distillation
+from .exact_resume import ExactResume
 from .from_config import hooks_from_config
 from .gradual import GradualPruning
 from .sparsity import GroupSparsity
@@ -10,6 +11,7 @@ from .statistics import FixedStatistics
 
 __all__ = [
     "Distillation",
+    "ExactResume",
     "FixedStatistics",
     "GradualPruning",
     "GroupSparsity",

@@ -3,10 +3,11 @@
 import logging
 import math
 import os
+import sys
 from dataclasses import asdict, dataclass
 from numbers import Number
 
-from detectron2.engine.hooks import BestCheckpointer
+from detectron2.engine.hooks import BestCheckpointer, EvalHook
 from detectron2.engine.train_loop import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -35,9 +36,10 @@ class KeepBest(HookBase):
     that of ``model_final.pth``, too. The model in memory stays the last one. Of a trainer without a
     checkpointer, ``model_final.pth`` is left alone, and the log names ``model_best.pth``.
 
-    A training that resumes reads from ``model_best.pth`` what was best until then. If detectron2's
-    ``BestCheckpointer`` runs, too, whose file has the same name, the file is ``model_kept.pth``.
-    Where nothing is evaluated, one line of the log says so.
+    A training that resumes reads from ``model_best.pth`` what was best until then. It evaluates its
+    checkpoint if that was due when it was saved: the run before may have stopped in between. If
+    detectron2's ``BestCheckpointer`` runs, too, whose file has the same name, the file is
+    ``model_kept.pth``. Where nothing is evaluated, one line of the log says so.
 
     Args:
         evaluate (Callable): returns a (nested) dict of metrics; default: ``trainer.test``.
@@ -67,6 +69,14 @@ class KeepBest(HookBase):
         # Each process evaluates its share: what the first one knows decides for all.
         if comm.all_gather(self._best is None)[0]:
             self._start()
+        elif self._was_interrupted():
+            self._compare(self._run_evaluation(), self.trainer.start_iter)
+
+    def _was_interrupted(self):
+        """Whether the run before may have stopped between a checkpoint and its evaluation."""
+        start, end = self.trainer.start_iter, self.trainer.max_iter
+        periods = [hook._period for hook in self.trainer._hooks if isinstance(hook, EvalHook)]
+        return 0 < start < end and any(period and start % period == 0 for period in periods)
 
     def _start(self):
         _log.info("evaluating the model before the first iteration")
@@ -87,8 +97,9 @@ class KeepBest(HookBase):
     def finish(self):
         """Compare the last model, and leave the best as the final one."""
         trainer = self.trainer
-        if trainer.iter + 1 < trainer.max_iter:
-            return  # it failed
+        # Upstream runs the hooks of a training that failed, too.
+        if trainer.iter + 1 < trainer.max_iter or sys.exc_info()[0] is not None:
+            return
         results = self._last_results()
         if results is self._seen:
             results = self._run_evaluation()

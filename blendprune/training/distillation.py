@@ -86,6 +86,15 @@ class Distillation(HookBase):
     def after_train(self):
         self._hooks.close()
 
+    def state_dict(self):
+        moments = {level: each.moments for level, each in self._regressions.items()}
+        return {"moments": moments, "heads": self._heads}
+
+    def load_state_dict(self, state_dict):
+        for level, moments in state_dict["moments"].items():
+            self._regressions[level].moments = moments
+        self._heads = state_dict["heads"]
+
     def _listen(self, student, args, kwargs):
         if not (self._in_step and student.training):
             return

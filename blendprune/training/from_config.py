@@ -37,6 +37,7 @@ def hooks_from_config(cfg):
     this config, with or without ``"struct"``; the classes may be others. MODEL.FINETUNE and
     ``PRUNER.FIXED_STATISTICS``: :class:`FixedStatistics`; and ``PRUNER.KEEP_BEST``:
     :class:`KeepBest`. Both are on by default, unless one of the first two hooks is on.
+    With any of these, or MODEL.FINETUNE, the first one is :class:`ExactResume`.
     ``MODEL.PRUNE`` with a target: :class:`PruneInstead` alone, because nothing is trained.
 
     Args:
@@ -53,6 +54,7 @@ def hooks_from_config(cfg):
     from ..checkpoint.build import prune_arguments
     from .best import KeepBest
     from .distillation import Distillation
+    from .exact_resume import ExactResume
     from .gradual import GradualPruning
     from .prune_hook import PruneInstead
     from .sparsity import GroupSparsity
@@ -107,6 +109,8 @@ def hooks_from_config(cfg):
             hooks.append(FixedStatistics())
         if node.KEEP_BEST:
             hooks.append(KeepBest())
+    if hooks or cfg.MODEL.FINETUNE:
+        hooks.insert(0, ExactResume())
     _built.update(hooks)
     return hooks
 

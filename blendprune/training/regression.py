@@ -15,10 +15,13 @@ class FeatureRegression:
     student's. Here each step solves for that linear layer by ridge regression, over the positions
     of this step and, with decaying weight, of earlier steps. So the layer fits from the first step
     on, has no learning rate, and adds nothing to the model.
+
+    Attributes:
+        moments (list[Tensor] | None): statistics of the steps so far.
     """
 
     def __init__(self):
-        self._moments = None
+        self.moments = None
 
     def __call__(self, student, teacher):
         """Compute the loss of one feature level at one step.
@@ -44,9 +47,9 @@ class FeatureRegression:
         ]
         moments = [each.double() for each in moments]
         # Statistics from before a pruning step have another shape and no longer apply.
-        if self._moments is not None and self._moments[0].shape == moments[0].shape:
-            moments = [new + _DECAY * old for new, old in zip(moments, self._moments)]
-        self._moments = moments
+        if self.moments is not None and self.moments[0].shape == moments[0].shape:
+            moments = [new + _DECAY * old.to(new) for new, old in zip(moments, self.moments)]
+        self.moments = moments
         products, squares = moments
         count, width = products[-1, -1], x.shape[1]
         means = products[-1, :-1] / count

@@ -10,6 +10,7 @@ from ..pruning.graph.kept_entries import KeptEntries
 from ..structure import structure_of
 from ..structure.widths import restructure
 from ..wrappers import unwrap
+from .exact_resume import remember_resumption
 from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
 
 
@@ -30,6 +31,7 @@ def take_widths(checkpoint, checkpointer):
         StructError: the ``"struct"`` is malformed or of another model.
     """
     model = unwrap(checkpointer.model)
+    remember_resumption(checkpoint, model)
     if not _prunes_gradually(model, checkpointer):
         return
     before, struct = structure_of(model), struct_in(checkpoint)

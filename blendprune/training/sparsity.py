@@ -44,16 +44,26 @@ class GroupSparsity(HookBase):
             )
         self.strength, self.alpha, self.period = strength, alpha, period
         self.example_inputs, self.ignored_layers = example_inputs, ignored_layers
-        self._groups = None
+        self._groups, self._paces = None, []
 
     def before_train(self):
+        known = self._paces
         self._trace()
+        # A training that resumes decays by the last ranking until the next one is due.
+        if [len(each) for each in known] == [len(each) for each in self._paces]:
+            self._paces = [each.to(own) for each, own in zip(known, self._paces)]
+
+    def state_dict(self):
+        return {"paces": self._paces}
+
+    def load_state_dict(self, state_dict):
+        self._paces = state_dict["paces"]
 
     def after_step(self):
         model = unwrap(self.trainer.model)
         if [p.shape for p in model.parameters()] != self._shapes:
             self._trace()  # the model was pruned meanwhile
-        if (self.trainer.iter - self.trainer.start_iter) % self.period == 0:
+        if self.trainer.iter % self.period == 0:
             self._rank()
         grown = (self.trainer.iter + 1) / self.trainer.max_iter
         rates = {

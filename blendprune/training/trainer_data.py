@@ -3,6 +3,7 @@
 from ..pruning.graph.inputs import config_inputs, example_inputs_for
 from ..pruning.scores import first_batches
 from ..wrappers import unwrap
+from .images import ImageStream
 
 
 def training_batches(trainer, images):
@@ -18,7 +19,10 @@ def training_batches(trainer, images):
     Raises:
         ConfigError: the loader gives something else.
     """
-    return first_batches(trainer.data_loader, unwrap(trainer.model), images)
+    loader = trainer.data_loader
+    if isinstance(loader, ImageStream):
+        loader = loader.from_start()
+    return first_batches(loader, unwrap(trainer.model), images)
 
 
 def example_inputs_of(model, given, trainer):

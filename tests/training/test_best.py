@@ -193,8 +193,9 @@ def test_a_training_that_resumes_remembers_what_was_best(tuned_cfg):
     cfg = tuned_cfg()
     with pytest.raises(KeyboardInterrupt):
         _train(cfg, [10.0, 40.0], Kill(at=3))
-    # Evaluated after four and six iterations; neither the start nor the second one again.
-    _train(cfg, [30.0, 20.0], resume=True)
+    # Evaluated again after two iterations, where its checkpoint is from, and after four and six;
+    # the start is not.
+    _train(cfg, [40.0, 30.0, 20.0], resume=True)
     assert _equal(_weights(cfg, "model_final.pth"), _weights(cfg, "model_0000001.pth"))
     last = _weights(cfg, "model_last.pth")
     # And again, when all is done: upstream evaluates, nothing moves.
@@ -203,10 +204,19 @@ def test_a_training_that_resumes_remembers_what_was_best(tuned_cfg):
     assert _equal(_weights(cfg, "model_last.pth"), last)
 
 
+def test_a_training_that_stops_in_its_last_iteration_is_not_done(tuned_cfg):
+    cfg = tuned_cfg()
+    with pytest.raises(KeyboardInterrupt):
+        # Upstream evaluates what is left of it.
+        _train(cfg, [10.0, 40.0, 30.0, 99.0], Kill(at=5))
+    path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
+    assert torch.load(path, weights_only=True)["best"]["value"] == 40.0
+
+
 def test_a_training_that_is_made_longer_goes_on_from_the_last_state(tuned_cfg):
     _train(tuned_cfg(), [40.0, 1.0, 1.0, 1.0])
     cfg = tuned_cfg("SOLVER.MAX_ITER", 8)
-    trainer = _train(cfg, [50.0], resume=True)
+    trainer = _train(cfg, [1.0, 50.0], resume=True)
     assert trainer.start_iter == 6
     assert _equal(trainer.model.state_dict(), _weights(cfg, "model_final.pth"))
 

@@ -20,6 +20,7 @@ from blendprune.training import (
     KeepBest,
     hooks_from_config,
 )
+from blendprune.training.exact_resume import ExactResume
 
 
 @pytest.fixture
@@ -66,24 +67,25 @@ def test_each_key_switches_on_its_hook(blendmask_cfg, dense):
         *("PRUNER.DISTILLATION.TEACHER", dense),
     )
     kinds = [type(hook) for hook in hooks_from_config(cfg)]
-    assert kinds == [GroupSparsity, GradualPruning, Distillation]
+    assert kinds == [ExactResume, GroupSparsity, GradualPruning, Distillation]
 
 
 def test_gradual_pruning_takes_a_limit_of_memory(blendmask_cfg):
     opts = ("PRUNER.GRADUAL.END", 100, "PRUNER.MAX_MEMORY", 200.0)
-    [hook] = hooks_from_config(blendmask_cfg(*opts))
+    _, hook = hooks_from_config(blendmask_cfg(*opts))
     assert str(hook.target) == "max_memory 200 MB"
 
 
 def test_the_best_is_kept_while_fine_tuning_alone(blendmask_cfg):
     tuning = ("MODEL.FINETUNE", True)
     kinds = [type(hook) for hook in hooks_from_config(blendmask_cfg(*tuning))]
-    assert kinds == [FixedStatistics, KeepBest]
+    assert kinds == [ExactResume, FixedStatistics, KeepBest]
     off = ("PRUNER.KEEP_BEST", False, "PRUNER.FIXED_STATISTICS", False)
-    assert hooks_from_config(blendmask_cfg(*tuning, *off)) == []
+    [alone] = hooks_from_config(blendmask_cfg(*tuning, *off))
+    assert isinstance(alone, ExactResume)
     # The start would be a model that is not sparse.
     sparse = hooks_from_config(blendmask_cfg(*tuning, "PRUNER.SPARSITY.STRENGTH", 0.1))
-    assert [type(hook) for hook in sparse] == [GroupSparsity]
+    assert [type(hook) for hook in sparse] == [ExactResume, GroupSparsity]
 
 
 def test_an_unmodified_trainer_prunes_while_it_trains(train, tmp_path):
