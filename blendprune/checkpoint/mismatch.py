@@ -51,6 +51,13 @@ def refuse_other_widths(checkpoint, model):
         pruned_file = True
     else:  # built from a config, it is known to be dense
         pruned_file = bool(narrower) and not struct["config"]
+    if pruned_file and pruned_model:
+        key, theirs, ours = found[0][:3]
+        raise CheckpointError(
+            f"the checkpoint is of another pruned model ({key} is {theirs}, not {ours}): train "
+            "without --resume, resume with the OUTPUT_DIR of this model's own training, or set "
+            "MODEL.WEIGHTS to the checkpoint for its widths."
+        )
     if pruned_file:
         raise CheckpointError(_pruned_in_other(found[0], struct))
     if pruned_model:

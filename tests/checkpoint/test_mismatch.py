@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
+from detectron2.modeling import build_model
 from torch import nn
 
 import blendprune
@@ -137,3 +138,19 @@ def test_a_model_of_a_lazy_config_knows_that_it_was_pruned(overlay, tmp_path):
         DetectionCheckpointer(dense, str(tmp_path)).save("dense")
         DetectionCheckpointer(model).load(str(tmp_path / "dense.pth"))
     DetectionCheckpointer(blendprune.load(path, model=dense)).load(path)
+
+
+def test_a_training_is_not_resumed_from_another_pruned_model(
+    registered, small_blendmasks, blendmask_cfg, tmp_path
+):
+    for name, ratio in (("one", 0.2), ("other", 0.5)):
+        model = small_blendmasks()
+        registered.prune(model, pruning_ratio=ratio, importance="magnitude", rounds=1)
+        DetectionCheckpointer(model, str(tmp_path)).save(name, iteration=3)
+    # What was saved last is what a training resumes from.
+    cfg = blendmask_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", str(tmp_path / "one.pth"))
+    model = build_model(cfg)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match="of another pruned model .* without --resume"):
+        DetectionCheckpointer(model, str(tmp_path)).resume_or_load(cfg.MODEL.WEIGHTS, resume=True)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
