@@ -18,8 +18,7 @@ from .config import config_of
 
 def demo(args):
     """Run the whole story on digit scenes."""
-    _silence_upstream()
-    blendprune.apply()
+    _begin()
     from ..demo import story
     from ..report.table import report_table
 
@@ -31,20 +30,17 @@ def demo(args):
 
 def plan(args):
     """Show what could be pruned of the model of a config."""
-    _silence_upstream()
-    blendprune.apply()
+    _begin()
     from ..pipeline import plan_from_config
     from ..pruning import plan_table
 
     found = plan_from_config(config_of(args))
-    print(json.dumps(found.to_dict(), indent=2) if args.json else plan_table(found))
-    return 0
+    return _print(args, found.to_dict(), lambda: plan_table(found))
 
 
 def sensitivity(args):
     """Measure the sensitivity of the model of a config, group by group."""
-    _silence_upstream()
-    blendprune.apply()
+    _begin()
     from ..pipeline import sensitivity_from_config
     from ..pruning import sensitivity_table
 
@@ -61,8 +57,7 @@ def sensitivity(args):
 
 def prune(args):
     """Prune the model of a config."""
-    _silence_upstream()
-    blendprune.apply()
+    _begin()
     from ..pipeline import prune_from_config
     from ..report.table import report_table
 
@@ -78,29 +73,23 @@ def prune(args):
 
 def export(args):
     """Export a trained model as ONNX."""
-    _silence_upstream()
-    blendprune.apply()
-    from detectron2.config import get_cfg
-
-    from .. import modeling
+    _begin()
     from ..deployment.export import exported_table
     from ..pipeline import export_checkpoint, export_from_config
 
-    progress = Progress() if args.json else TerminalProgress()
+    progress = _progress(args)
     if args.config_file:
         cfg = config_of(args)
         mapper = find(args.mapper) if args.mapper else None
         found = export_from_config(cfg, args.output, args.int8, mapper, progress)
     else:
-        _refuse_withoutconfig_of(args)
-        modeling.register()
-        import_into(get_cfg(), args.imports)
+        _refuse_without_config(args)
+        _import_modules(args)
         found = export_checkpoint(args.weights, args.output, progress)
-    print(json.dumps(found.to_dict(), indent=2) if args.json else exported_table(found))
-    return 0
+    return _print(args, found.to_dict(), lambda: exported_table(found))
 
 
-def _refuse_withoutconfig_of(args):
+def _refuse_without_config(args):
     if not args.weights:
         what = "there is no model to export"
     elif args.int8:
@@ -114,35 +103,24 @@ def _refuse_withoutconfig_of(args):
 
 def evaluate(args):
     """Evaluate a checkpoint or an exported file."""
-    _silence_upstream()
-    blendprune.apply()
-    from detectron2.config import get_cfg
-
-    from .. import modeling
+    _begin()
     from ..pipeline.evaluate_file import evaluate_file, evaluation_table
 
-    progress = Progress() if args.json else TerminalProgress()
+    progress = _progress(args)
     cfg = config_of(args) if args.config_file else None
     if cfg is None:
-        modeling.register()
-        import_into(get_cfg(), args.imports)
+        _import_modules(args)
     found = evaluate_file(args.weights, cfg, args.opts, args.engine, progress)
-    print(json.dumps(found, indent=2) if args.json else evaluation_table(found))
-    return 0
+    return _print(args, found, lambda: evaluation_table(found))
 
 
 def bench(args):
     """Time models in the forms that they are shipped in."""
-    _silence_upstream()
-    blendprune.apply()
-    from detectron2.config import get_cfg
-
-    from .. import modeling
+    _begin()
     from ..deployment.bench import bench_table
     from ..pipeline.bench import bench_files
 
-    modeling.register()
-    import_into(get_cfg(), args.imports)
+    _import_modules(args)
     found = bench_files(
         args.models,
         forms=args.form,
@@ -153,45 +131,32 @@ def bench(args):
         network=args.network,
         with_ap=args.ap,
         output=args.output,
-        progress=Progress() if args.json else TerminalProgress(),
+        progress=_progress(args),
     )
-    print(json.dumps(found, indent=2) if args.json else bench_table(found))
-    return 0
+    return _print(args, found, lambda: bench_table(found))
 
 
 def report(args):
     """Write a page about trained models."""
-    _silence_upstream()
-    blendprune.apply()
-    from detectron2.config import get_cfg
-
-    from .. import modeling
+    _begin()
     from ..pipeline.report import report_files
     from ..report.page import summary
 
-    modeling.register()
-    import_into(get_cfg(), args.imports)
-    progress = Progress() if args.json else TerminalProgress()
+    _import_modules(args)
+    progress = _progress(args)
     found = report_files(args.models, args.output, args.ap, progress)
     lines = [f"{name}: {summary(each)}" for name, each in found.items()]
-    print(json.dumps(found, indent=2) if args.json else "\n".join([*lines, args.output]))
-    return 0
+    return _print(args, found, lambda: "\n".join([*lines, args.output]))
 
 
 def info(args):
     """Say what a checkpoint or an exported file is, and how it is used."""
-    _silence_upstream()
-    blendprune.apply()
-    from detectron2.config import get_cfg
-
-    from .. import modeling
+    _begin()
     from ..pipeline.info import describe_file, info_table
 
-    modeling.register()
-    import_into(get_cfg(), args.imports)
+    _import_modules(args)
     found = describe_file(args.file)
-    print(json.dumps(found, indent=2) if args.json else info_table(found))
-    return 0
+    return _print(args, found, lambda: info_table(found))
 
 
 def run(args):
@@ -269,9 +234,30 @@ def convert(args):
     return 0
 
 
-def _silence_upstream():
-    """Hide warnings that upstream writes for its own developers."""
+def _progress(args):
+    return Progress() if args.json else TerminalProgress()
+
+
+def _print(args, found, text):
+    """Print a result as JSON or as text; returns the exit code."""
+    print(json.dumps(found, indent=2) if args.json else text())
+    return 0
+
+
+def _import_modules(args):
+    """Register what files may name: our own models, and the user's modules."""
+    from detectron2.config import get_cfg
+
+    from .. import modeling
+
+    modeling.register()
+    import_into(get_cfg(), args.imports)
+
+
+def _begin():
+    """Hide warnings that upstream writes for its own developers, and apply the overlay."""
     for module in ("torch", "detectron2", "adet"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
     logging.getLogger("torch.fx").setLevel(logging.ERROR)
     logging.getLogger("fvcore").setLevel(logging.WARNING)
+    blendprune.apply()
