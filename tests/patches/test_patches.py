@@ -202,7 +202,8 @@ def test_the_config_switches_on_the_overlays_training_hooks(both):
     text, ours = both
     assert text["hooks"] == ours["hooks"]
     without, with_sparsity = text["hooks"]
-    assert with_sparsity == ["GroupSparsity", *without] and "LRScheduler" in without
+    expected = ["ExactResume", "GroupSparsity", *without]
+    assert with_sparsity == expected and "LRScheduler" in without
 
 
 def test_names_of_hand_patched_forks_load(both):

@@ -77,7 +77,7 @@ def test_there_is_a_teacher_only_where_one_is_asked_for(blendmask_cfg, registere
     (tmp_path / "config.yaml").write_text(tuned.dump())
     loaded = get_cfg()
     loaded.merge_from_file(str(tmp_path / "config.yaml"))
-    distillation, fixed, best = hooks_from_config(loaded)
+    _, distillation, fixed, best = hooks_from_config(loaded)
     assert type(distillation) is Distillation and distillation.head_weight == 2.0
     assert (type(fixed), type(best)) == (FixedStatistics, KeepBest)
 
