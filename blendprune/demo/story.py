@@ -80,7 +80,8 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
     report["wall_s"] = round(time.perf_counter() - start, 1)
     with open(os.path.join(output, "report.json"), "w") as file:
         json.dump(report, file, indent=2)
-    commands = next_commands(os.path.join(output, "pruned"))[1:]
+    files = "dense/model_final.pth", "pruned/config.yaml", "finetuned/model_final.pth"
+    commands = next_commands(*(os.path.join(output, name) for name in files))
     write_page(os.path.join(output, "report.html"), {"demo": report}, comparisons, commands)
     return report
 

@@ -27,7 +27,14 @@ def write_prune_page(path, cfg, models, reports, data, folder):
         data (list[list[dict]] | None): batches of the training.
         folder (str): where the files of the prune are going to be.
     """
-    write_page(path, reports, compare_test_images(cfg, models, data), next_commands(folder))
+    config, tuned = (
+        os.path.join(folder, name) for name in ("config.yaml", "finetune/model_final.pth")
+    )
+    commands = [
+        ("Fine-tune it with your own script:", _line("python train_net.py --config-file", config)),
+        *next_commands(cfg.MODEL.WEIGHTS, config, tuned),
+    ]
+    write_page(path, reports, compare_test_images(cfg, models, data), commands)
 
 
 def compare_test_images(cfg, models, data=None):
@@ -60,24 +67,23 @@ def _images(cfg, data):
     return [image["image"] for batch in batches for image in batch][:_IMAGES]
 
 
-def next_commands(folder):
-    """What to do with a pruned model.
+def next_commands(dense, config, tuned):
+    """What to do with a fine-tuned model.
 
     Args:
-        folder (str): of its files.
+        dense (str): weights of the dense model.
+        config (str): of the pruned one.
+        tuned (str): its weights after the fine-tuning.
 
     Returns:
         list[tuple[str, str]]: words, and a command.
     """
-    config, tuned = (
-        shlex.quote(os.path.join(folder, name))
-        for name in ("config.yaml", "finetune/model_final.pth")
-    )
+    export = _line("blendprune export --config-file", config, "--weights", tuned)
     return [
-        ("Fine-tune it with your own script:", f"python train_net.py --config-file {config}"),
-        (
-            "Export it for onnxruntime and OpenVINO:",
-            f"blendprune export --config-file {config} --weights {tuned} --output model.onnx",
-        ),
-        ("Measure it in every form:", f"blendprune bench dense.pth {tuned} --ap --output bench"),
+        ("Export it for onnxruntime and OpenVINO:", f"{export} --output model.onnx"),
+        ("Measure it in every form:", _line("blendprune bench", dense, tuned, "--ap")),
     ]
+
+
+def _line(command, *arguments):
+    return " ".join([command, *map(shlex.quote, arguments)])

@@ -115,8 +115,8 @@ def _words(outputs, alone):
         dense, pruned = (len(_instances(output)) for output in outputs)
         lost, new = map(len, alone)
         return (
-            f"{dense} objects above a score of {_MIN_SCORE} in the dense model, {pruned} in the "
-            f"pruned one; {lost} of the first are lost, {new} of the second are new"
+            f"{dense} objects above a score of {_MIN_SCORE} on the left, {pruned} on the right; "
+            f"{lost} of the first are lost, {new} of the second are new"
         )
     if "sem_seg" in outputs[0]:
         dense, pruned = (output["sem_seg"].argmax(0) for output in outputs)

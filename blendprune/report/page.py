@@ -44,7 +44,7 @@ def write_page(path, reports, comparisons=(), commands=()):
         summary=summary(report),
         facts=facts(report),
         charts=_charts(reports, report),
-        stages=_stages(report),
+        stages=_names(report) or ["dense", "pruned"],
         layers=report.get("layers", {}),
         notes=report.get("notes", ()),
         comparisons=comparisons,
@@ -158,7 +158,7 @@ def _charts(reports, report):
         for task in _tasks(report)
     }
     if rows:
-        found["ap"] = charts.bars("ap", rows, stages)
+        found["ap"] = charts.bars("ap", rows, _names(report))
     if report.get("layers"):
         found["widths"] = charts.widths("widths", report["layers"])
     if report.get("flops_by_module"):
@@ -245,6 +245,11 @@ def _latencies(report):
 
 def _fastest(report, key):
     return min((values[key] for values in _latencies(report).values()), default=None)
+
+
+def _names(report):
+    """How people call the stages."""
+    return [stage.replace("finetuned", "fine-tuned") for stage in _stages(report)]
 
 
 def _stages(report):

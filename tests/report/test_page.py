@@ -129,6 +129,17 @@ def test_several_models_make_a_curve(page_of):
     assert "AP over FLOPs" not in page_of({"0.7": without, "0.5": REPORT}).text
 
 
+def test_the_last_stage_is_named(page_of):
+    tuned = {**REPORT, "ap": {**REPORT["ap"], "finetuned": {"segm": 37.0, "bbox": 40.5}}}
+    page = page_of({"demo": tuned}, [Comparison("data:,", "data:,", "")])
+    assert "mask AP 36.6 → 37.0" in page.text and "mask AP, fine-tuned: 37" in page.text
+    assert "The same images, dense and fine-tuned" in page.text
+    assert (
+        "The same images, dense and pruned"
+        in page_of({"pruned": REPORT}, [Comparison("data:,", "data:,", "")]).text
+    )
+
+
 def test_a_report_of_sizes_alone_is_a_page(page_of):
     sizes = {key: REPORT[key] for key in ("flops", "params")}
     assert "45% of the FLOPs" in page_of({"pruned": sizes}).text
