@@ -157,7 +157,7 @@ def test_each_level_gets_a_folder_of_its_own(trained, capsys):
     out = trained / "pruned"
     flags = ["--max-flops", 0.5, "--level", 0.7, "--level", 0.85]
     assert _prune(trained, *flags, "--output", out) == 0
-    files = ["config.yaml", "model_pruned.pth", "report.json"]
+    files = ["config.yaml", "model_pruned.pth", "report.html", "report.json"]
     assert sorted(os.listdir(out)) == ["0.7", "0.85", *files]
     for folder, level in ((out / "0.85", 0.85), (out / "0.7", 0.7), (out, 0.5)):
         assert set(files) <= set(os.listdir(folder))
