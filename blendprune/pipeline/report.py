@@ -9,6 +9,7 @@ from ..files import explained_write, make_writable, staged
 from ..progress import Progress
 from ..pruning.cost.count import count_costs, flops_by_module, total_costs
 from ..pruning.graph.inputs import config_inputs
+from ..pruning.search.rounds import layer_widths
 from ..report.page import write_page
 from .bench import config_in, read_models
 from .evaluation import check_test_sets, evaluate
@@ -78,7 +79,7 @@ def sizes(dense, model):
     inputs = config_inputs(dense)
     counts = [count_costs(each, inputs) for each in (dense, model)]
     totals = [total_costs(each, count) for each, count in zip((dense, model), counts)]
-    before, after = _widths(dense), _widths(model)
+    before, after = layer_widths(dense), layer_widths(model)
     if before.keys() != after.keys():
         raise ConfigError(
             f"{type(dense).__name__} and {type(model).__name__} do not have the same layers: "
@@ -91,12 +92,3 @@ def sizes(dense, model):
         "threads": torch.get_num_threads(),
         "device": str(next(dense.parameters()).device),
     }
-
-
-def _widths(model):
-    found = {}
-    for name, module in model.named_modules():
-        width = getattr(module, "out_channels", getattr(module, "out_features", None))
-        if isinstance(width, int) and isinstance(getattr(module, "weight", None), torch.Tensor):
-            found[name] = width
-    return found

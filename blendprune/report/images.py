@@ -30,7 +30,8 @@ def compare_images(cfg, models, images):
 
     Args:
         cfg (CfgNode): of the models; its test set names the classes.
-        models (tuple[nn.Module, nn.Module]): the dense one and the pruned one, in eval mode.
+        models (tuple[nn.Module, nn.Module]): the dense one and the pruned one, in eval mode
+            and without gradients.
         images (list[Tensor]): (C, H, W), in INPUT.FORMAT and of the size that the network gets.
 
     Returns:
@@ -38,8 +39,7 @@ def compare_images(cfg, models, images):
     """
     metadata, found = _metadata(cfg), []
     for image in images:
-        with torch.no_grad():
-            outputs = [_on_cpu(model([{"image": image}])[0]) for model in models]
+        outputs = [_on_cpu(model([{"image": image}])[0]) for model in models]
         picture = _rgb(image, cfg.INPUT.FORMAT)
         pairs = list(zip(outputs, reversed(outputs)))
         alone = [_alone(*pair) for pair in pairs]

@@ -207,7 +207,7 @@ def test_a_training_that_resumes_remembers_what_was_best(tuned_cfg):
 def test_a_training_that_stops_in_its_last_iteration_is_not_done(tuned_cfg):
     cfg = tuned_cfg()
     with pytest.raises(KeyboardInterrupt):
-        # Upstream evaluates what is left of it.
+        # Upstream's hook evaluates it all the same.
         _train(cfg, [10.0, 40.0, 30.0, 99.0], Kill(at=5))
     path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
     assert torch.load(path, weights_only=True)["best"]["value"] == 40.0

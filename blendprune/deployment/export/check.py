@@ -94,7 +94,7 @@ def _cases(core):
     whole = len(core.inputs) == 1 and bool(sides)
     cases, square = [(1, 5, 2), (4, 3, 4)], 3
     if whole:
-        # Some models take only multiples of a large crop: the smallest of these are enough.
+        # Some models take only multiples of a large crop: small multiples are tested.
         large = max(sides.values()) >= _LARGE
         cases, square = ([(2, 1, 2), (1, 2, 1)], 1) if large else ([(2, 2, 3), (1, 5, 2)], 3)
     for case in cases:

@@ -70,7 +70,7 @@ class PruningRun:
         with self.seconds.of("counting"):
             self._counts = count_costs(model, inputs, memory)
         self.dense, self.dense_flops = self.totals(), self._counts.flops
-        self.widths = _layer_widths(model)
+        self.widths = layer_widths(model)
         # Groups that the proof has frozen: names → reasons; None before it.
         self._frozen = None
         # Batches that together run all layers.
@@ -201,7 +201,7 @@ class PruningRun:
         Returns:
             PruningReport: without ``wall_s``.
         """
-        after = _layer_widths(self.model)
+        after = layer_widths(self.model)
         totals = {
             unit: {"before": self.dense[unit], "after": now} for unit, now in self.totals().items()
         }
@@ -441,7 +441,8 @@ def _rounds_to_keep(fraction):
     return max(1, math.ceil(math.log(fraction) / math.log(_KEPT_PER_ROUND)))
 
 
-def _layer_widths(model):
+def layer_widths(model):
+    """Output channels of each conv and linear (dict[str, int])."""
     return {
         name: output_width(module)
         for name, module in model.named_modules()
