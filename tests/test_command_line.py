@@ -138,6 +138,15 @@ def test_the_page_shows_test_images_or_else_training_images(
     assert (out / "report.html").read_text().count("data:image/jpeg") == 2 * images
 
 
+def test_a_page_that_cannot_be_drawn_does_not_lose_the_prune(trained, monkeypatch):
+    out = trained / "out"
+    monkeypatch.setattr("blendprune.report.charts.bars", None)
+    flags = ("--max-flops", 0.6, "--importance", "magnitude")
+    assert _prune(trained, *flags, "--output", out) == 0
+    assert blendprune.load(str(out / "model_pruned.pth"))
+    assert "cannot be drawn (TypeError" in (out / "report.html").read_text()
+
+
 def test_the_emitted_config_builds_the_pruned_model(pruned, registered, blendmask_cfg):
     cfg = blendmask_cfg()
     cfg.merge_from_file(str(pruned[0] / "one/config.yaml"))

@@ -197,7 +197,7 @@ def doctor(args):
     from ..pipeline.doctor import doctor_table, examine
 
     found = examine(_patches())
-    print(json.dumps(found, indent=2) if args.json else doctor_table(found))
+    _print(args, found, lambda: doctor_table(found))
     return int("drifted" in found["patches"])
 
 
@@ -206,11 +206,9 @@ def status(args):
     from tabulate import tabulate
 
     rows = _patches()
-    if args.json:
-        print(json.dumps([vars(row) for row in rows], indent=2))
-    else:
-        table = [(r.name, r.target, r.upstream, " ".join((r.state, r.detail))) for r in rows]
-        print(tabulate(table, headers=("patch", "target", "upstream", "state")))
+    table = [(r.name, r.target, r.upstream, " ".join((r.state, r.detail))) for r in rows]
+    headers = ("patch", "target", "upstream", "state")
+    _print(args, [vars(row) for row in rows], lambda: tabulate(table, headers=headers))
     return int(any(row.state == "drifted" for row in rows))
 
 

@@ -33,10 +33,10 @@ from ..checkpoint.loading import load
 from ..data.digits import DIGITS_TEST, register_digits, write_digits
 from ..errors import ConfigError
 from ..pipeline import prune_from_config
-from ..pipeline.page import compare_test_images, next_commands
+from ..pipeline.page import Pictures, drawn, next_commands
 from ..progress import LoggedProgress
 from ..pruning.cost.latency import compare_latency
-from ..report.page import write_page
+from ..report.page import prune_page
 from ..training import KeepBest
 from .picture import detections_picture
 from .reload import are_identical, detections, outputs_in_new_process
@@ -82,7 +82,8 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
         json.dump(report, file, indent=2)
     files = "dense/model_final.pth", "pruned/config.yaml", "finetuned/model_final.pth"
     commands = next_commands(*(os.path.join(output, name) for name in files))
-    write_page(os.path.join(output, "report.html"), {"demo": report}, comparisons, commands)
+    with open(os.path.join(output, "report.html"), "w", encoding="utf-8") as file:
+        file.write(drawn(prune_page, {"demo": report}, comparisons, commands))
     return report
 
 
@@ -143,7 +144,7 @@ def _run(output, opts, num_train, num_test):
         "threads": torch.get_num_threads(),
         "device": tuned_cfg.MODEL.DEVICE,
     }
-    return report, compare_test_images(cfg, tuple(models.values()))
+    return report, Pictures(cfg, models["before"]).through(models["after"])
 
 
 def _train(cfg):

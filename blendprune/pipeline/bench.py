@@ -16,9 +16,10 @@ from ..deployment.export import IMAGES
 from ..errors import ConfigError, StructError, first_line
 from ..files import make_writable
 from ..progress import Progress
-from ..report.page import write_bench_page
+from ..report.page import bench_page
 from ..structure import config_of
 from .evaluation import check_test_sets, evaluate
+from .page import drawn
 
 _ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
 
@@ -97,7 +98,8 @@ def write_bench(found, output):
     """
     with open(os.path.join(output, "bench.json"), "w") as file:
         json.dump(found, file, indent=2)
-    write_bench_page(os.path.join(output, "bench.html"), found)
+    with open(os.path.join(output, "bench.html"), "w", encoding="utf-8") as file:
+        file.write(drawn(bench_page, found))
     if any("ms" in row and row.get("ap") for row in found["rows"]):
         draw_bench(found, os.path.join(output, "bench.png"))
 

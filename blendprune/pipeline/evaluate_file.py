@@ -6,6 +6,7 @@ from tabulate import tabulate
 
 from ..checkpoint.build import build_trained
 from ..config.messages import explained
+from ..deployment.runtime import load
 from ..errors import ConfigError
 from ..progress import Progress
 from .bench import config_in, read_models
@@ -39,19 +40,13 @@ def evaluate_file(path, cfg=None, opts=(), engine="onnxruntime", progress=None):
     else:
         check_test_sets(cfg)
         progress.stage(f"loading {path or cfg.MODEL.WEIGHTS}")
-        run = _exported(path, engine) if _is_exported(path) else build_trained(cfg).eval()
+        run = load(path, engine) if _is_exported(path) else build_trained(cfg).eval()
     progress.stage(f"evaluating on {', '.join(cfg.DATASETS.TEST)}")
     return evaluate_fully(cfg, run)
 
 
 def _is_exported(path):
     return path is not None and path.endswith(".onnx")
-
-
-def _exported(path, engine):
-    from ..deployment.runtime import load
-
-    return load(path, engine)
 
 
 def _of_checkpoint(path, opts, progress):

@@ -25,7 +25,7 @@ from ..wrappers import plain_state, unwrap
 from .finetune import finetune_config
 from .latencies import form_latencies
 from .metrics import main_metrics
-from .page import write_prune_page
+from .page import Pictures, page_of_prune
 from .trial import try_config
 
 
@@ -102,7 +102,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     # Before the long work: what the dense model refuses, the pruned one would, too.
     _tuning(cfg, output_dir, model, data)
     ap = {"dense": _measure(evaluate, model, "dense", progress)} if evaluate else {"dense": {}}
-    reports = {}
+    reports, pictures = {}, Pictures(cfg, dense, data)
 
     def write(result, folder):
         progress.stage("measuring latency")
@@ -125,14 +125,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
             report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
         report["wall_s"] = round(time.perf_counter() - start, 1)
         reports[os.path.basename(os.path.abspath(folder))] = report
-        page = functools.partial(
-            write_prune_page,
-            cfg=cfg,
-            models=(dense, model),
-            reports=reports,
-            data=data,
-            folder=folder,
-        )
+        page = page_of_prune(reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder)
         _write(folder, model, tuning, report, page)
         kept = report["flops"]["after"] / report["flops"]["before"]
         progress.stage(
@@ -259,7 +252,8 @@ def _write(folder, model, cfg, report, page):
         with staged(*paths) as (report_at, page_at, config_at, at):
             with open(report_at, "w") as file:
                 json.dump({"checkpoint_id": own, **report}, file, indent=2)
-            page(page_at)
+            with open(page_at, "w", encoding="utf-8") as file:
+                file.write(page)
             with open(config_at, "w") as file:
                 file.write(cfg.dump())
             struct = structure.structure_of(model)

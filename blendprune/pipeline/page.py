@@ -1,5 +1,6 @@
 """``report.html`` of a prune: its numbers, and test images through both models."""
 
+import html
 import itertools
 import logging
 import os
@@ -7,53 +8,85 @@ import shlex
 
 from ..errors import error_line
 from ..pruning.tracing.hooks import evaluating
-from ..report.images import compare_images
-from ..report.page import write_page
+from ..report.images import compare_images, outputs_of
+from ..report.page import prune_page
 
 _log = logging.getLogger(__name__)
 
 _IMAGES = 3
 
 
-def write_prune_page(path, cfg, models, reports, data, folder):
-    """Write the page of a prune.
+def page_of_prune(reports, comparisons, dense, folder):
+    """Draw the page of a prune.
 
     Args:
-        path (str): to write to.
-        cfg (CfgNode): of the dense model; images come from its first test set, and from ``data`` if
-            that cannot be read.
-        models (tuple[nn.Module, nn.Module]): the dense one and the pruned one.
         reports (dict[str, dict]): name → report; the last one is this prune's.
-        data (list[list[dict]] | None): batches of the training.
+        comparisons (Sequence[Comparison]): test images through both models.
+        dense (str): weights of the dense model.
         folder (str): where the files of the prune are going to be.
+
+    Returns:
+        str: HTML.
     """
     config, tuned = (
         os.path.join(folder, name) for name in ("config.yaml", "finetune/model_final.pth")
     )
     commands = [
         ("Fine-tune it with your own script:", _line("python train_net.py --config-file", config)),
-        *next_commands(cfg.MODEL.WEIGHTS, config, tuned),
+        *next_commands(dense, config, tuned),
     ]
-    write_page(path, reports, compare_test_images(cfg, models, data), commands)
+    return drawn(prune_page, reports, comparisons, commands)
 
 
-def compare_test_images(cfg, models, data=None):
-    """Draw what two models find in a few images.
+def drawn(draw, *args):
+    """Draw a page; results of long work must not be lost because their page cannot be drawn.
 
     Args:
-        cfg (CfgNode), models (tuple[nn.Module, nn.Module]), data (list[list[dict]] | None): as for
-            :func:`write_prune_page`.
+        draw (Callable): of ``args``.
 
     Returns:
-        Sequence[Comparison]: empty, with a line in the log, if this fails for any reason.
+        str: HTML; one sentence, also in the log, if drawing fails for any reason.
     """
     try:
-        images = _images(cfg, data)
-        with evaluating(models[0]), evaluating(models[1]):
-            return compare_images(cfg, models, images)
-    except Exception as error:  # of loaders, models and drawing: many
-        _log.warning("the report has no pictures (%s)", error_line(error))
-        return ()
+        return draw(*args)
+    except Exception as error:  # of libraries that draw: many
+        words = f"the page cannot be drawn ({error_line(error)}); the .json file beside it is whole"
+        _log.warning(words)
+        return f"<!doctype html><title>no page</title><p>{html.escape(words)}</p>"
+
+
+class Pictures:
+    """A few test images, read once, and what the dense model finds in them.
+
+    Args:
+        cfg (CfgNode): of the dense model; names the test set.
+        dense (nn.Module): the model.
+        data (list[list[dict]] | None): batches whose images serve if the test set cannot be read.
+    """
+
+    def __init__(self, cfg, dense, data=None):
+        self._cfg, self._dense, self._data, self._found = cfg, dense, data, None
+
+    def through(self, pruned):
+        """Draw what both models find.
+
+        Args:
+            pruned (nn.Module): the other model.
+
+        Returns:
+            Sequence[Comparison]: empty, with a line in the log, if this fails for any reason.
+        """
+        try:
+            if self._found is None:
+                images = _images(self._cfg, self._data)
+                with evaluating(self._dense):
+                    self._found = images, outputs_of(self._dense, images)
+            images, found = self._found
+            with evaluating(pruned):
+                return compare_images(self._cfg, images, found, outputs_of(pruned, images))
+        except Exception as error:  # of loaders, models and drawing: many
+            _log.warning("the report has no pictures (%s)", error_line(error))
+            return ()
 
 
 def _images(cfg, data):

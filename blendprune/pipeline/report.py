@@ -10,11 +10,11 @@ from ..progress import Progress
 from ..pruning.cost.count import count_costs, flops_by_module, total_costs
 from ..pruning.graph.inputs import config_inputs
 from ..pruning.search.rounds import layer_widths
-from ..report.page import write_page
+from ..report.page import prune_page
 from .bench import config_in, read_models
 from .evaluation import check_test_sets, evaluate
 from .latencies import form_latencies
-from .page import compare_test_images
+from .page import Pictures
 
 _FORMS = ("eager", "deployed")
 
@@ -46,7 +46,9 @@ def report_files(paths, output, with_ap=False, progress=None):
     cfg = config_in(dense)
     if with_ap:
         check_test_sets(cfg)
-    reports = {name: sizes(dense, model) for name, model in pruned}
+    inputs = config_inputs(dense)
+    before = _counted(dense, inputs)
+    reports = {name: _sizes(before, _counted(model, inputs)) for name, model in pruned}
     scores = {}
     for name, model in models.items() if with_ap else ():
         progress.stage(f"evaluating {name}")
@@ -54,41 +56,39 @@ def report_files(paths, output, with_ap=False, progress=None):
     for name, model in pruned:
         progress.stage(f"timing {name}")
         pair = {"before": dense, "after": model}
-        latencies, notes = form_latencies(pair, config_inputs(dense), _FORMS)
-        reports[name] |= {"latency_ms_by_form": latencies, "notes": notes}
+        latencies, notes = form_latencies(pair, inputs, _FORMS)
+        reports[name] |= {
+            "latency_ms_by_form": latencies,
+            "threads": torch.get_num_threads(),
+            "device": str(next(dense.parameters()).device),
+            "notes": notes,
+        }
         if with_ap:
             reports[name]["ap"] = {"dense": next(iter(scores.values())), "pruned": scores[name]}
-    comparisons = compare_test_images(cfg, (dense, pruned[-1][1]))
-    with explained_write(output), staged(output) as [at]:
-        write_page(at, reports, comparisons)
+    page = prune_page(reports, Pictures(cfg, dense).through(pruned[-1][1]))
+    with explained_write(output), staged(output) as [at], open(at, "w", encoding="utf-8") as file:
+        file.write(page)
     return reports
 
 
-def sizes(dense, model):
-    """What pruning has changed of a model.
+def _counted(model, inputs):
+    count = count_costs(model, inputs)
+    return type(model).__name__, total_costs(model, count), count.flops, layer_widths(model)
 
-    Args:
-        dense (nn.Module), model (nn.Module): with their config, before and after.
 
-    Returns:
-        dict: the keys of ``report.json`` that need neither training nor data.
-
-    Raises:
-        ConfigError: the models are of different architectures.
-    """
-    inputs = config_inputs(dense)
-    counts = [count_costs(each, inputs) for each in (dense, model)]
-    totals = [total_costs(each, count) for each, count in zip((dense, model), counts)]
-    before, after = layer_widths(dense), layer_widths(model)
-    if before.keys() != after.keys():
+def _sizes(before, after):
+    """The keys of ``report.json`` that need neither training nor data, from two counts."""
+    (dense, totals, flops, widths), (pruned, new_totals, new_flops, new_widths) = before, after
+    if widths.keys() != new_widths.keys():
         raise ConfigError(
-            f"{type(dense).__name__} and {type(model).__name__} do not have the same layers: "
-            "compare models of one architecture"
+            f"{dense} and {pruned} do not have the same layers: compare models of one architecture"
         )
     return {
-        **{key: {"before": totals[0][key], "after": totals[1][key]} for key in totals[0]},
-        "layers": {name: {"before": before[name], "after": after[name]} for name in before},
-        "flops_by_module": flops_by_module(*(count.flops for count in counts)),
-        "threads": torch.get_num_threads(),
-        "device": str(next(dense.parameters()).device),
+        **_pairs(totals, new_totals),
+        "layers": _pairs(widths, new_widths),
+        "flops_by_module": flops_by_module(flops, new_flops),
     }
+
+
+def _pairs(before, after):
+    return {key: {"before": before[key], "after": after[key]} for key in before}

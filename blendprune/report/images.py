@@ -25,21 +25,32 @@ class _Visualizer(Visualizer):
         return color
 
 
-def compare_images(cfg, models, images):
-    """Draw what two models find in the same images.
+def outputs_of(model, images):
+    """What a model finds in images, one after the other.
+
+    Args:
+        model (nn.Module): in eval mode.
+        images (list[Tensor]): (C, H, W), in INPUT.FORMAT and of the size that the network gets.
+
+    Returns:
+        list[dict]: outputs in detectron2's format, on the CPU.
+    """
+    return [_on_cpu(model([{"image": image}])[0]) for image in images]
+
+
+def compare_images(cfg, images, dense, pruned):
+    """Draw what two models have found in the same images.
 
     Args:
         cfg (CfgNode): of the models; its test set names the classes.
-        models (tuple[nn.Module, nn.Module]): the dense one and the pruned one, in eval mode
-            and without gradients.
-        images (list[Tensor]): (C, H, W), in INPUT.FORMAT and of the size that the network gets.
+        images (list[Tensor]): as for :func:`outputs_of`.
+        dense (list[dict]), pruned (list[dict]): outputs of the two models, from it.
 
     Returns:
         list[Comparison]: one for each image; empty if the models give nothing that can be drawn.
     """
     metadata, found = _metadata(cfg), []
-    for image in images:
-        outputs = [_on_cpu(model([{"image": image}])[0]) for model in models]
+    for image, *outputs in zip(images, dense, pruned):
         picture = _rgb(image, cfg.INPUT.FORMAT)
         pairs = list(zip(outputs, reversed(outputs)))
         alone = [_alone(*pair) for pair in pairs]

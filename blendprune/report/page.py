@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..deployment.bench.table import bench_facts, bench_rows
+from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from . import charts
@@ -26,19 +27,20 @@ class Comparison:
     words: str
 
 
-def write_page(path, reports, comparisons=(), commands=()):
-    """Write one self-contained page: no network, no other file.
+def prune_page(reports, comparisons=(), commands=()):
+    """Draw one self-contained page: no network, no other file.
 
     Args:
-        path (str): of the ``.html`` file.
         reports (dict[str, dict]): name → what ``report.json`` holds, of the same dense model; the
             last one is shown in full, and all of them as curves.
         comparisons (Sequence[Comparison]): images.
         commands (Sequence[tuple[str, str]]): what to do next: words, and a command.
+
+    Returns:
+        str: HTML.
     """
     name, report = list(reports.items())[-1]
-    fill(
-        path,
+    return _fill(
         "prune.html",
         title=name,
         summary=summary(report),
@@ -52,12 +54,14 @@ def write_page(path, reports, comparisons=(), commands=()):
     )
 
 
-def write_bench_page(path, found):
-    """Write a bench as a page.
+def bench_page(found):
+    """Draw a bench as a page.
 
     Args:
-        path (str): of the ``.html`` file.
         found (dict): from :func:`blendprune.bench`.
+
+    Returns:
+        str: HTML.
     """
     timed = [row for row in found["rows"] if "ms" in row]
     models = list(dict.fromkeys(row["model"] for row in timed))
@@ -73,12 +77,18 @@ def write_bench_page(path, found):
     drawn = {"latency": charts.bars("latency", latency, models, " ms")} if latency else {}
     if points:
         drawn["ap"] = charts.curve("ap", points, "ms", " ms")
-    fill(path, "bench.html", title=" and ".join(models) or "bench", charts=drawn, models=models,
-         facts=bench_facts(found), table=bench_rows(found, "html"))  # fmt: skip
+    return _fill(
+        "bench.html",
+        title=" and ".join(models) or "bench",
+        charts=drawn,
+        models=models,
+        facts=bench_facts(found),
+        table=bench_rows(found, "html"),
+    )
 
 
-def fill(path, template, *, charts, **values):
-    """Write a page of a template in this folder."""
+def _fill(template, *, charts, **values):
+    """A template of this folder, filled in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -86,9 +96,7 @@ def fill(path, template, *, charts, **values):
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     drawn = {key: Markup(svg) for key, svg in charts.items()}
-    text = environment.get_template(template).render(charts=drawn, **values)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+    return environment.get_template(template).render(charts=drawn, **values)
 
 
 def summary(report):
@@ -107,9 +115,9 @@ def summary(report):
         form = min(forms, key=forms.get)
         words += f"; a call takes {forms[form]:.0%} of the time ({form})"
     for task in _tasks(report):
-        stages = [report["ap"].get(stage, {}).get(task) for stage in _stages(report)]
-        if stages[0] is not None and stages[-1] is not None:
-            words += f"; {METRICS.get(task, task)} {stages[0]:.1f} → {stages[-1]:.1f}"
+        first, *_, last = _scores(report, task)
+        if None not in (first, last):
+            words += f"; {METRICS.get(task, task)} {first:.1f} → {last:.1f}"
     return f"{words}."
 
 
@@ -130,8 +138,8 @@ def facts(report):
     if report.get("memory_mb"):
         found.append(MEMORY_WORDS)
     if "threads" in report:
-        threads = f"{report['threads']} thread{'s' * (report['threads'] != 1)}"
-        found.append(f"latency: {threads} on {report.get('device', 'cpu')}")
+        where = report.get("device", "cpu")
+        found.append(f"latency: {threads_words(report['threads'])} on {where}")
     if "wall_s" in report:
         found.append(f"this took {report['wall_s'] / 60:.1f} minutes")
     if "finetuned" in report.get("ap", {}):
@@ -152,11 +160,7 @@ def _charts(reports, report):
     if latencies:
         rows = {form: [values[key] for key in both] for form, values in latencies.items()}
         found["latency"] = charts.bars("latency", rows, ("dense", "pruned"), " ms")
-    stages = _stages(report)
-    rows = {
-        METRICS.get(task, task): [report["ap"].get(stage, {}).get(task) for stage in stages]
-        for task in _tasks(report)
-    }
+    rows = {METRICS.get(task, task): _scores(report, task) for task in _tasks(report)}
     if rows:
         found["ap"] = charts.bars("ap", rows, _names(report))
     if report.get("layers"):
@@ -177,7 +181,7 @@ def _curves(reports, report):
     for name, (label, unit, cost) in costs.items():
         dense, pruned = [], []
         for words, each in reports.items():
-            ap = [each.get("ap", {}).get(stage, {}).get(task) for stage in _stages(each)]
+            ap = _scores(each, task)
             if not ap or None in (ap[0], ap[-1], cost(each, "after")):
                 continue
             dense = [("dense", cost(each, "before"), ap[0])]
@@ -254,6 +258,11 @@ def _names(report):
 
 def _stages(report):
     return [stage for stage in ("dense", "pruned", "finetuned") if report.get("ap", {}).get(stage)]
+
+
+def _scores(report, task):
+    """AP in a task, one for each stage; None where it was not measured."""
+    return [report["ap"][stage].get(task) for stage in _stages(report)]
 
 
 def _tasks(report):

@@ -2,6 +2,7 @@
 
 from tabulate import tabulate
 
+from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from .reference import reference_words, was_pruned
@@ -110,7 +111,8 @@ def _ap_row(name, values, tuned):
 def _facts(report):
     facts = []
     if "threads" in report:
-        facts.append(f"{report['threads']} threads on {report.get('device', 'cpu')}")
+        where = report.get("device", "cpu")
+        facts.append(f"{threads_words(report['threads'])} on {where}")
     if "wall_s" in report:
         seconds = report["wall_s"]
         facts.append(f"{seconds / 60:.1f} min in all" if seconds >= 60 else f"{seconds:.0f} s")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blendprune.report.page import write_page
+from blendprune.report.page import prune_page
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed")
@@ -27,8 +27,9 @@ REPORT = {
 @pytest.fixture
 def page(tmp_path):
     command = "blendprune export --config-file " + "a-long-path/" * 12
-    write_page(str(tmp_path / "report.html"), {"pruned": REPORT}, commands=[("Export:", command)])
-    return tmp_path / "report.html"
+    path = tmp_path / "report.html"
+    path.write_text(prune_page({"pruned": REPORT}, commands=[("Export:", command)]), "utf-8")
+    return path
 
 
 def browse(page, *flags):

@@ -10,7 +10,7 @@ from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from blendprune.report.images import compare_images
+from blendprune.report.images import compare_images, outputs_of
 
 
 def detector(*objects, masks=False):
@@ -28,6 +28,10 @@ def detector(*objects, masks=False):
         return [{"instances": found}]
 
     return run
+
+
+def compared(cfg, models, images):
+    return compare_images(cfg, images, *(outputs_of(model, images) for model in models))
 
 
 def pixels(address):
@@ -57,11 +61,11 @@ CASES = [
 @pytest.mark.parametrize(("dense", "pruned", "number", "lost", "new"), CASES)
 def test_what_only_one_model_finds_is_counted_and_marked(dense, pruned, number, lost, new):
     models = detector(*dense), detector(*pruned)
-    [found] = compare_images(get_cfg(), models, [GRAY])
+    [found] = compared(get_cfg(), models, [GRAY])
     assert found.words.startswith(f"{number} objects")
     assert f"{lost} of the first are lost, {new} of the second are new" in found.words
     with_mask = [detector(*each, masks=True) for each in (dense, pruned)]
-    [drawn] = compare_images(get_cfg(), with_mask, [GRAY])
+    [drawn] = compared(get_cfg(), with_mask, [GRAY])
     assert drawn.words == found.words
     sides = pixels(found.dense), pixels(found.pruned)
     assert all(side.shape[1] == 640 for side in sides)
@@ -74,10 +78,10 @@ def test_channels_are_in_the_order_of_the_config():
     image[0] = 255  # blue in BGR
     cfg = get_cfg()
     nothing = detector(), detector()
-    [found] = compare_images(cfg, nothing, [image])
+    [found] = compared(cfg, nothing, [image])
     assert pixels(found.dense)[..., 2].mean() > 200 > 50 > pixels(found.dense)[..., 0].mean()
     cfg.INPUT.FORMAT = "RGB"
-    [found] = compare_images(cfg, nothing, [image])
+    [found] = compared(cfg, nothing, [image])
     assert pixels(found.dense)[..., 0].mean() > 200
 
 
@@ -88,7 +92,7 @@ def test_semantic_maps_are_compared_pixel_by_pixel():
         return lambda batched_inputs: [{"sem_seg": scores}]
 
     cfg = get_cfg()
-    [found] = compare_images(cfg, (model(48), model(24)), [GRAY])
+    [found] = compared(cfg, (model(48), model(24)), [GRAY])
     assert found.words.startswith("75.0%")
 
 
@@ -96,4 +100,4 @@ def test_what_cannot_be_drawn_is_left_out():
     def model(batched_inputs):
         return [{"features": torch.zeros(1)}]
 
-    assert compare_images(get_cfg(), (model, model), [GRAY]) == []
+    assert compared(get_cfg(), (model, model), [GRAY]) == []

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from blendprune.report.page import Comparison, flops_by_stage, summary, write_page
+from blendprune.report.page import Comparison, flops_by_stage, prune_page, summary
 
 REPORT = {
     "flops": {"before": 1_000_000_000, "after": 450_000_000},
@@ -67,16 +67,11 @@ class Page(HTMLParser):
         return [each[attribute] for _, each in self.tags if each.get(attribute)]
 
 
-@pytest.fixture
-def page_of(tmp_path):
-    def make(*args, **kwargs):
-        write_page(str(tmp_path / "report.html"), *args, **kwargs)
-        return Page((tmp_path / "report.html").read_text())
-
-    return make
+def page_of(*args, **kwargs):
+    return Page(prune_page(*args, **kwargs))
 
 
-def test_the_page_has_every_number_of_the_report(page_of):
+def test_the_page_has_every_number_of_the_report():
     page = page_of({"pruned": REPORT}, commands=[("Go on:", "blendprune export a.pth")])
     for words in ("45% of the FLOPs", "30% of the parameters", "50% of the time (deployed)"):
         assert words in page.text
@@ -87,7 +82,7 @@ def test_the_page_has_every_number_of_the_report(page_of):
     assert "deployed, pruned: 15 ms" in page.text and "memory, pruned: 50.14 %" in page.text
 
 
-def test_the_page_needs_no_network_and_no_other_file(page_of):
+def test_the_page_needs_no_network_and_no_other_file():
     picture = "data:image/jpeg;base64,AAAA"
     page = page_of({"pruned": REPORT}, [Comparison(picture, picture, "3 objects, 2")])
     assert page.values("src") == [picture, picture]
@@ -101,16 +96,15 @@ def test_the_page_needs_no_network_and_no_other_file(page_of):
     assert pointed_at and set(pointed_at) <= set(ids)
 
 
-def test_colours_follow_the_page(page_of, tmp_path):
-    page_of({"pruned": REPORT})
-    text = (tmp_path / "report.html").read_text()
+def test_colours_follow_the_page():
+    text = prune_page({"pruned": REPORT})
     svg = "".join(re.findall("<svg.*?</svg>", text, re.S))
     assert "var(--series-0)" in svg and "var(--ink)" in svg
     # matplotlib's own black would be invisible at night.
     assert not re.search("#(?!ffffff)[0-9a-f]{6}", re.sub('["(]#[^")]*[-][^")]*[")]', "", svg))
 
 
-def test_names_from_files_are_text(page_of):
+def test_names_from_files_are_text():
     name = "<script>alert(1)</script>"
     report = {**REPORT, "layers": {name: {"before": 4, "after": 2}}, "notes": [name]}
     page = page_of({name: report}, commands=[(name, name)])
@@ -118,7 +112,7 @@ def test_names_from_files_are_text(page_of):
     assert "script" not in {tag for tag, _ in page.tags}
 
 
-def test_several_models_make_a_curve(page_of):
+def test_several_models_make_a_curve():
     flops = {"before": 1_000_000_000, "after": 700_000_000}
     first = {**REPORT, "flops": flops, "ap": {"dense": {"segm": 36.6}, "pruned": {"segm": 36.5}}}
     assert "AP over FLOPs" not in page_of({"0.5": REPORT}).text
@@ -129,7 +123,7 @@ def test_several_models_make_a_curve(page_of):
     assert "AP over FLOPs" not in page_of({"0.7": without, "0.5": REPORT}).text
 
 
-def test_the_last_stage_is_named(page_of):
+def test_the_last_stage_is_named():
     tuned = {**REPORT, "ap": {**REPORT["ap"], "finetuned": {"segm": 37.0, "bbox": 40.5}}}
     page = page_of({"demo": tuned}, [Comparison("data:,", "data:,", "")])
     assert "mask AP 36.6 → 37.0" in page.text and "mask AP, fine-tuned: 37" in page.text
@@ -140,7 +134,7 @@ def test_the_last_stage_is_named(page_of):
     )
 
 
-def test_a_report_of_sizes_alone_is_a_page(page_of):
+def test_a_report_of_sizes_alone_is_a_page():
     sizes = {key: REPORT[key] for key in ("flops", "params")}
     assert "45% of the FLOPs" in page_of({"pruned": sizes}).text
     assert summary(sizes) == "45% of the FLOPs and 30% of the parameters are left."

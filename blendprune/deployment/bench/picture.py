@@ -1,5 +1,7 @@
 """AP over latency."""
 
+from ...pruning.cost.latency import threads_words
+
 
 def draw_bench(found, path):
     """Draw one point per model and form: its first task's AP over its milliseconds.
@@ -32,7 +34,6 @@ def draw_bench(found, path):
     axes.set_ylabel({"segm": "mask AP", "bbox": "box AP"}.get(task, f"{task} AP"))
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
-    axes.set_title(f"{found['machine']}, {threads}", fontsize=9)
+    axes.set_title(f"{found['machine']}, {threads_words(found['threads'])}", fontsize=9)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=110)

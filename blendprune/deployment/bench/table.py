@@ -2,6 +2,8 @@
 
 from tabulate import tabulate
 
+from ...pruning.cost.latency import threads_words
+
 _NETWORK = {
     "network_ms": "network, ms",
     "network_speedup": "times faster",
@@ -72,7 +74,7 @@ def bench_facts(found):
         list[str]: lines.
     """
     height, width = found["image"][-2:]
-    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    threads = threads_words(found["threads"])
     failed = {(row["model"], row["form"]): row["error"] for row in found["rows"] if "error" in row}
     return [
         f"{found['machine']}; {threads}; {height} x {width}; medians of {found['runs']}",

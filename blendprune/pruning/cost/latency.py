@@ -142,6 +142,18 @@ def device_name(device):
     return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def threads_words(count):
+    """A number of threads in words.
+
+    Args:
+        count (int): at least 1.
+
+    Returns:
+        str: such as ``"2 threads"``.
+    """
+    return f"{count} thread{'s' * (count != 1)}"
+
+
 def wait_for_device():
     """Wait until CUDA, where there is one, has done all its work."""
     if torch.cuda.is_available():
