@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..architectures import architecture_of
+from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.layer_kinds import is_norm
 from ..tracing.snapshot import ForwardState
@@ -124,6 +125,7 @@ class Reconstruction:
                 for name, layer in layers.items():
                     self._refit(run, model, name, kept, cache, seconds)
                     cache.final(layer)
+                    give_back_memory()
 
     def _look(self, model, regions):
         """Find the layers, in order, how often each runs, and the norm behind each."""
@@ -182,6 +184,7 @@ class Reconstruction:
             for batch, regions in zip(self.batches, self._regions):
                 with self._sums(model, self._targets, total):
                     run(batch, regions)
+                give_back_memory()
         for target in self._targets.values():
             if len(target.totals) != len(target.outputs):
                 target.totals = []

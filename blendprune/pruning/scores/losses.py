@@ -7,6 +7,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...errors import PruningError, first_line
+from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import full_forward, keeping_random_state
 from ..tracing.snapshot import keeping_state
 
@@ -75,6 +76,7 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
                 loss(model, batch).backward()
             if after_image is not None:
                 after_image()
+            give_back_memory()
 
 
 def mean_loss(model, batches):
