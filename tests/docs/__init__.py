@@ -1,0 +1,1 @@
+"""What documents are made from, and what they are checked against."""
