@@ -170,7 +170,7 @@ def make_parser():
     sub.add_argument("--size", nargs=2, type=count, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     sub.add_argument("--runs", type=count, default=20, metavar="N", help="timed calls of each")
     sub.add_argument("--threads", type=count, metavar="N", help="of PyTorch and the engines")
-    sub.add_argument("--network", action="store_true", 
+    sub.add_argument("--network", action="store_true",
                      help="time the network alone, too: no preparation, no decoding")  # fmt: skip
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
     output = "for bench.json, bench.html and, with --ap, bench.png"

@@ -29,7 +29,8 @@ def add_prune_config(cfg):
     cfg.MODEL.setdefault("FINETUNE", False)
 
     pruner = cfg.setdefault("PRUNER", type(cfg)())
-    # Targets. Set exactly one of these six to a fraction, 0 < x < 1. The last two also take a number.
+    # Targets. Set exactly one of these six to a fraction, 0 < x < 1. The last two also take a
+    # number.
 
     # Fraction of the channels to remove.
     pruner.setdefault("PRUNING_RATIO", 0.0)

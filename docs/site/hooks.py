@@ -1,8 +1,8 @@
 """Hooks of the site: pages outside of ``docs/``, links as the repository has them, docstrings.
 
-Pages link to files of the repository by relative paths, so that they can be read there. On the site,
-a link to a page leads to the page; a link to another file leads to ``repo_url``, or, where none is
-set, is text.
+Pages link to files of the repository by relative paths, so that they can be read there. On the
+site, a link to a page leads to the page. A link to another file leads to ``repo_url``; where none
+is set, it is text.
 """
 
 import os

@@ -59,7 +59,11 @@ def found(name):
     each = blendprune
     for part in name.split("."):
         home = each.__name__
-        each = getattr(each, part) if hasattr(each, part) else importlib.import_module(f"{home}.{part}")
+        each = (
+            getattr(each, part)
+            if hasattr(each, part)
+            else importlib.import_module(f"{home}.{part}")
+        )
     if inspect.ismodule(each):
         return each, each.__name__
     return each, f"{each.__module__}.{each.__qualname__}"

@@ -1,4 +1,4 @@
-"""``docs/configuration.md``: every config key, from the comments in ``blendprune/config/keys.py``."""
+"""``docs/configuration.md``: every config key, from the comments in ``config/keys.py``."""
 
 import ast
 from dataclasses import dataclass

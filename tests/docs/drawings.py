@@ -99,9 +99,12 @@ def tracing_view():
     d.box(9, 13, 20, 4, "relu")
     d.arrow((19, 25), (19, 23))
     d.arrow((19, 19), (19, 17))
-    d.text(
-        19, 5.4, "A dependency graph has one operator for each\nmodule. It prunes the conv and not the norm:\n“running_mean should contain 32 elements not 64”", 8.5,
-    )  # fmt: skip
+    words = (
+        "A dependency graph has one operator for each\n"
+        "module. It prunes the conv and not the norm:\n"
+        "“running_mean should contain 32 elements not 64”"
+    )
+    d.text(19, 5.4, words, 8.5)
 
     d.text(57, 35.5, "inside blendprune.prunable(model)", 10, weight="bold")
     d.box(41, 10.5, 32, 22.5, color=_PALE)
@@ -111,12 +114,18 @@ def tracing_view():
     d.box(44, 13, 12, 4, "next conv", _BLUE)
     d.arrow((50, 25), (50, 23))
     d.arrow((50, 19), (50, 17))
-    d.box(58, 12.2, 13.5, 17.6, "one group:\n\noutput 7 of the\nconv, entry 7 of\nthe norm, input 7\nof the next conv\ngo together", _GREEN, size=8.5)  # fmt: skip
+    words = (
+        "one group:\n\noutput 7 of the\nconv, entry 7 of\nthe norm, input 7\n"
+        "of the next conv\ngo together"
+    )
+    d.box(58, 12.2, 13.5, 17.6, words, _GREEN, size=8.5)
     for y in (27, 21, 15):
         d.arrow((58, y), (56, y), _GRAY, arrowstyle="-")
-    d.text(
-        57, 5.4, "module.__class__ is exchanged for a moment.\nOn leaving, everything is as before,\nwith fewer channels.", 8.5,
-    )  # fmt: skip
+    words = (
+        "module.__class__ is exchanged for a moment.\n"
+        "On leaving, everything is as before,\nwith fewer channels."
+    )
+    d.text(57, 5.4, words, 8.5)
     d.arrow((35.6, 21.5), (40.4, 21.5))
     return d
 

@@ -114,7 +114,7 @@ def _assigned(scope):
 
 
 def _is_error(node, scope):
-    """Whether a node makes one of our errors, by its class or by one that was passed as ``kind``."""
+    """Whether a node makes one of our errors, by its class or by one passed as ``kind``."""
     if not isinstance(node, ast.Call):
         return False
     name = getattr(node.func, "id", getattr(node.func, "attr", None))
