@@ -1,6 +1,7 @@
 """Links between pages, and to files of the repository, lead somewhere; so do their anchors."""
 
 import os
+import re
 
 import pytest
 
@@ -40,3 +41,13 @@ def test_pages_are_found_and_have_links():
 def test_the_anchors_are_those_of_github():
     text = "# A `b.c` d: e?\n## [x](y.md), 结果\n## Same\n## Same\n```\n# no\n```\n"
     assert anchors(text) == {"a-bc-d-e", "x-结果", "same", "same-1"}
+
+
+def test_every_page_has_its_place_on_the_site():
+    """Pages outside of docs/ get theirs by ``OUTSIDE`` in ``docs/site/hooks.py``."""
+    nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    hooks = (ROOT / "docs/site/hooks.py").read_text()
+    outside = dict(re.findall(r'^    "([\w./]+\.md)": "([\w.]+\.md)",$', hooks, re.M))
+    assert outside and all((ROOT / path).exists() for path in outside)
+    names = {path.removeprefix("docs/") for path in PAGES if path.startswith("docs/")}
+    assert sorted(re.findall(r"[\w.-]+\.md", nav)) == sorted({*names, *outside.values()})

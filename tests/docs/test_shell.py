@@ -1,10 +1,11 @@
-"""Commands in the documents: the parser takes them, and what they name exists."""
+"""Commands and configs in the documents: the parser takes them, and what they name exists."""
 
 import importlib.util
 import re
 from configparser import ConfigParser
 
 import pytest
+import yaml
 from detectron2.config import get_cfg
 
 import blendprune
@@ -122,6 +123,20 @@ def test_a_command_that_cannot_be_typed_is_found(command):
     assert _fault(command.split(), ROOT)
 
 
-def test_blocks_are_of_known_languages():
-    assert {block.language for block in blocks()} == {"sh", "bash", "python", ""}
+def _unknown_keys(text, keys):
+    """Keys of a YAML config that there are not."""
+    return set(_leaves(yaml.safe_load(text))) - keys - {"_BASE_"}
+
+
+def test_a_block_of_yaml_has_keys_that_there_are(keys):
+    for block in blocks("yaml"):
+        assert _unknown_keys(block.text, keys) == set(), block
+    assert _unknown_keys("PRUNER:\n  MAX_FLOPS: 0.5\n  MAX_FLOP: 0.5\n", keys) == {
+        "PRUNER.MAX_FLOP"
+    }
+
+
+def test_blocks_are_of_languages_that_are_checked():
+    """Blocks without a language hold what a program prints."""
+    assert {block.language for block in blocks()} <= {"sh", "bash", "python", "yaml", ""}
     assert len(blocks("sh")) > 30
