@@ -1,5 +1,6 @@
 # `make demo` runs the main job, `make test` the tests; each builds .venv on its first call.
 # `make test-oldest` runs the tests on the oldest releases that setup.cfg promises, in .venv-oldest.
+# `make docs` builds the site of the documents in build/docs, from .venv-docs.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 OLDEST_PYTHON ?= python3.10
 REQUIREMENTS := requirements.txt
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-oldest upstream-tests mutation lint env clean
+.PHONY: demo test test-slow test-oldest upstream-tests mutation lint docs env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -35,6 +36,10 @@ mutation: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
+# Fails on every link and anchor that leads nowhere. Needs no network once .venv-docs is there.
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 env: $(READY)
 
 $(READY): $(REQUIREMENTS) requirements-detectron2.txt setup.cfg pyproject.toml
@@ -46,5 +51,10 @@ $(READY): $(REQUIREMENTS) requirements-detectron2.txt setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv-docs/.ready: requirements-docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet -r $<
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest output build *.egg-info
+	rm -rf .venv .venv-oldest .venv-docs output build *.egg-info

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from . import commands
 from .numbers import count, multiple, number
 
-_GROUPS = {
+GROUPS = {
     "try it": ("demo",),
     "prune": ("plan", "sensitivity", "prune"),
     "train with your own script": ("run",),
@@ -34,7 +34,7 @@ _HELP = {
     "doctor": "say what is installed and what is missing here",
     "status": "list the patches; exit code 1 on drift",
 }
-_EXAMPLES = {
+EXAMPLES = {
     "demo": ["demo --output output/demo"],
     "plan": ["plan --config-file C.yaml", "plan --config-file C.yaml --ignore 'backbone.*'"],
     "sensitivity": ["sensitivity --config-file C.yaml MODEL.WEIGHTS model_final.pth"],
@@ -110,7 +110,7 @@ def make_parser():
     """The parser of all commands (ArgumentParser)."""
     listed = "\n\n".join(
         f"{task}:\n" + "\n".join(f"  {name:12} {_HELP[name]}" for name in names)
-        for task, names in _GROUPS.items()
+        for task, names in GROUPS.items()
     )
     parser = _Parser(
         prog="blendprune",
@@ -124,7 +124,7 @@ def make_parser():
     subs = parser.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)
 
     sub = _add(subs, "demo", commands.demo)
-    sub.add_argument("--output", default="output/demo", metavar="DIR")
+    sub.add_argument("--output", default="output/demo", metavar="DIR", help="for all files")
 
     sub = _add(subs, "plan", commands.plan)
     _add_config_argument(sub)
@@ -170,7 +170,8 @@ def make_parser():
     sub.add_argument("--size", nargs=2, type=count, metavar=("HEIGHT", "WIDTH"), help="in pixels")
     sub.add_argument("--runs", type=count, default=20, metavar="N", help="timed calls of each")
     sub.add_argument("--threads", type=count, metavar="N", help="of PyTorch and the engines")
-    sub.add_argument("--network", action="store_true", help="time the network alone, too")
+    sub.add_argument("--network", action="store_true",
+                     help="time the network alone, too: no preparation, no decoding")  # fmt: skip
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
     output = "for bench.json, bench.html and, with --ap, bench.png"
     sub.add_argument("--output", metavar="DIR", help=output)
@@ -179,13 +180,13 @@ def make_parser():
     sub = _add(subs, "report", commands.report)
     _add_models(sub)
     sub.add_argument("--ap", action="store_true", help="evaluate each on DATASETS.TEST")
-    sub.add_argument("--output", default="report.html", metavar="FILE.html")
+    sub.add_argument("--output", default="report.html", metavar="FILE.html", help="the page")
     _add_json(sub)
 
     sub = _add(subs, "export", commands.export)
     _add_config_argument(sub, required=False)
     sub.add_argument("--weights", metavar="FILE", help="as MODEL.WEIGHTS; alone: a checkpoint")
-    sub.add_argument("--output", required=True, metavar="FILE.onnx")
+    sub.add_argument("--output", required=True, metavar="FILE.onnx", help="the file to write")
     sub.add_argument("--int8", action="store_true", help="quantize, on training images")
     _add_mapper_argument(sub)
     _add_json(sub)
@@ -193,8 +194,8 @@ def make_parser():
 
     sub = _add(subs, "convert", commands.convert)
     sub.add_argument("--allow-pickle", action="store_true", help="you trust the file")
-    sub.add_argument("input", metavar="INPUT")
-    sub.add_argument("output", metavar="OUTPUT")
+    sub.add_argument("input", metavar="INPUT", help="any checkpoint")
+    sub.add_argument("output", metavar="OUTPUT", help="the file to write")
 
     _add_json(_add(subs, "doctor", commands.doctor))
     _add_json(_add(subs, "status", commands.status))
@@ -206,7 +207,7 @@ def _add(subs, name, command):
         name,
         prog=f"blendprune {name}",
         description=f"{_HELP[name][0].upper()}{_HELP[name][1:]}.",
-        epilog="\n".join(["examples:", *(f"  blendprune {line}" for line in _EXAMPLES[name])]),
+        epilog="\n".join(["examples:", *(f"  blendprune {line}" for line in EXAMPLES[name])]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.set_defaults(command=command)
@@ -251,7 +252,9 @@ def _add_json(sub):
 
 
 def _add_config_argument(sub, required=True):
-    sub.add_argument("--config-file", required=required, metavar="FILE")
+    sub.add_argument(
+        "--config-file", required=required, metavar="FILE", help="config of the model, YAML"
+    )
     _add_import_argument(sub)
 
 

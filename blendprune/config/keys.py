@@ -22,13 +22,16 @@ def add_prune_config(cfg):
             f"add_prune_config got a {type(cfg).__name__} without a MODEL node: pass what "
             "detectron2's get_cfg() returns."
         )
-    # forward returns the raw head outputs, with gradients, so that a graph can be traced.
+    # With a target: a training script prunes instead of training. Without: forward returns the raw
+    # head outputs, with gradients, so that a graph can be traced.
     cfg.MODEL.setdefault("PRUNE", False)
     # Build the model with the widths in the "struct" of the checkpoint at MODEL.WEIGHTS.
     cfg.MODEL.setdefault("FINETUNE", False)
 
     pruner = cfg.setdefault("PRUNER", type(cfg)())
-    # Set exactly one of the next six to a fraction, 0 < x < 1; the last two also take a number.
+    # Targets. Set exactly one of these six to a fraction, 0 < x < 1. The last two also take a
+    # number.
+
     # Fraction of the channels to remove.
     pruner.setdefault("PRUNING_RATIO", 0.0)
     # FLOPs to keep, as a fraction of those of the model at MODEL.WEIGHTS, dense or pruned before
@@ -44,6 +47,9 @@ def add_prune_config(cfg):
     # Latency to keep, as a fraction of that model's, or in milliseconds from 1.0 on; measured on
     # this machine.
     pruner.setdefault("MAX_LATENCY", 0.0)
+
+    # How to prune.
+
     # The form in which latency is measured: "eager", "deployed", "bfloat16", "float16", "compiled",
     # "onnxruntime" or "openvino".
     pruner.setdefault("RUNTIME", "eager")
@@ -79,6 +85,9 @@ def add_prune_config(cfg):
     pruner.setdefault("PRUNING_RATIO_DICT", [])
     # Number of images of DATASETS.TRAIN for data-driven scores and the reconstruction.
     pruner.setdefault("CALIBRATION_IMAGES", 64)
+
+    # Fine-tuning, in the config that `prune` emits.
+
     # Length of the fine-tuning in the emitted config, as a fraction of SOLVER.MAX_ITER.
     pruner.setdefault("FINETUNE_SCHEDULE", 0.5)
     # Fine-tune with the dense model as the teacher, in the emitted config.
@@ -106,9 +115,11 @@ def add_prune_config(cfg):
 
     # Gradual pruning: prune during the training, to the target above.
     gradual = pruner.setdefault("GRADUAL", type(cfg)())
-    # Iterations before the first pruning step, before the last (0: off), and between two steps.
+    # Iterations before the first pruning step.
     gradual.setdefault("START", 1)
+    # Iterations before the last pruning step. 0: off.
     gradual.setdefault("END", 0)
+    # Iterations between two pruning steps.
     gradual.setdefault("PERIOD", 100)
 
     # Distillation from the dense model during fine-tuning.
@@ -116,8 +127,9 @@ def add_prune_config(cfg):
     # Checkpoint of the teacher. "": off. If set when pruning, the emitted config keeps it, whatever
     # FINETUNE_DISTILL says.
     distillation.setdefault("TEACHER", "")
-    # Weights of loss_distill_features and loss_distill_heads.
+    # Weight of loss_distill_features.
     distillation.setdefault("FEATURE_WEIGHT", 5.0)
+    # Weight of loss_distill_heads.
     distillation.setdefault("HEAD_WEIGHT", 1.0)
 
 

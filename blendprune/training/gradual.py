@@ -42,8 +42,7 @@ class GradualPruning(HookBase):
             exactly one.
         images (int): number of the trainer's own images for scores from data and for the
             reconstruction after each round.
-        importance, normalize, reconstruct, global_pruning, isomorphic, round_to, max_pruning_ratio,
-            ignored_layers, pruning_ratio_dict, example_inputs: as for :func:`blendprune.prune`.
+        importance (str | Callable): as for :func:`blendprune.prune`, like all further arguments.
 
     Raises:
         ConfigError: an argument is invalid.
