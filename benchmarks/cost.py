@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.cost                                        # BlendMask: an hour
+    python -m benchmarks.cost                       # BlendMask: an hour
     python -m benchmarks.cost --models mask_rcnn --depths 50 --sizes 800x1333 --images 4
 
 Weights and images are random. Each row is a process of its own, with one thread: first the training

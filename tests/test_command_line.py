@@ -138,6 +138,22 @@ def test_the_page_shows_test_images_or_else_training_images(
     assert (out / "report.html").read_text().count("data:image/jpeg") == 2 * images
 
 
+def test_pictures_without_labels_serve_as_calibration_images(trained_on_digits):
+    model = blendprune.load(str(trained_on_digits / "dense.pth"))
+    head = model.proposal_generator.fcos_head
+    for layer in (head.cls_logits, head.ctrness):
+        torch.nn.init.constant_(layer.bias, 2.0)
+    DetectionCheckpointer(model, str(trained_on_digits)).save("dense")
+    out = trained_on_digits / "out"
+    pictures = trained_on_digits / "digits" / "train"
+    opts = ("--importance", "taylor", "DATASETS.TRAIN", ("elsewhere",))
+    flags = ("--max-flops", 0.6, "--images", pictures, "--output", out)
+    assert _prune(trained_on_digits, *flags, *opts) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert f"calibrated on pictures of {pictures}, labelled by the dense model" in report["notes"]
+    assert 0.58 < report["flops"]["after"] / report["flops"]["before"] <= 0.6
+
+
 def test_a_page_that_cannot_be_drawn_does_not_lose_the_prune(trained, monkeypatch):
     out = trained / "out"
     monkeypatch.setattr("blendprune.report.charts.bars", None)

@@ -135,6 +135,7 @@ def make_parser():
     sub = _add(subs, "sensitivity", commands.sensitivity)
     _add_config_argument(sub)
     _add_mapper_argument(sub)
+    _add_images_argument(sub)
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
     _add_tail(sub)
@@ -214,9 +215,15 @@ def _add(subs, name, command):
     return sub
 
 
+def _add_images_argument(sub):
+    what = "pictures without labels, instead of DATASETS.TRAIN"
+    sub.add_argument("--images", metavar="DIR", help=what)
+
+
 def _add_prune(sub):
     _add_config_argument(sub)
     _add_mapper_argument(sub)
+    _add_images_argument(sub)
     _add_layer_arguments(sub)
     targets = sub.add_mutually_exclusive_group()
     for kind, unit in TARGETS.items():

@@ -83,7 +83,10 @@ def add_prune_config(cfg):
     # Pairs of a name or glob pattern and the fraction of channels to remove there, independent of
     # the target. The last pair that matches a layer counts: [["backbone.bottom_up.res2.*", 0.3]].
     pruner.setdefault("PRUNING_RATIO_DICT", [])
-    # Number of images of DATASETS.TRAIN for data-driven scores and the reconstruction.
+    # Folder of pictures without labels for data-driven scores and the reconstruction: what the
+    # model detects in them serves as labels. "": images of DATASETS.TRAIN.
+    pruner.setdefault("IMAGES", "")
+    # Number of images for data-driven scores and the reconstruction.
     pruner.setdefault("CALIBRATION_IMAGES", 64)
 
     # Fine-tuning, in the config that `prune` emits.

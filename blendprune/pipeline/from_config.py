@@ -16,6 +16,7 @@ from ..checkpoint.loading import restructure_from
 from ..config import prune_mode
 from ..config.emitted import drop_keys_of_other_models
 from ..data.calibration import calibration_batches
+from ..data.pseudo_labels import batches_of_pictures
 from ..errors import error_line
 from ..files import explained_write, make_writable, staged
 from ..progress import Progress
@@ -62,7 +63,7 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
     return prune_trained(
-        cfg, model, output_dir, lambda: _read(cfg, progress, mapper), progress=progress
+        cfg, model, output_dir, lambda: _read(cfg, model, progress, mapper), progress=progress
     )
 
 
@@ -121,6 +122,10 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
             "device": cfg.MODEL.DEVICE,
         }
         report["notes"] = [*report["notes"], *missing, *frozen]
+        if data is not None and cfg.PRUNER.IMAGES:
+            report["notes"].append(
+                f"calibrated on pictures of {cfg.PRUNER.IMAGES}, labelled by the dense model"
+            )
         if ap["dense"]:
             report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
         report["wall_s"] = round(time.perf_counter() - start, 1)
@@ -203,7 +208,8 @@ def sensitivity_from_config(cfg, progress=None, mapper=None):
     prune_mode(cfg)
     progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    return _sensitivity(cfg, model, None, functools.partial(_read, cfg, progress, mapper), progress)
+    read = functools.partial(_read, cfg, model, progress, mapper)
+    return _sensitivity(cfg, model, None, read, progress)
 
 
 def _sensitivity(cfg, model, data, read, progress):
@@ -223,9 +229,11 @@ def _sensitivity(cfg, model, data, read, progress):
     )
 
 
-def _read(cfg, progress, mapper):
-    names = ", ".join(cfg.DATASETS.TRAIN)
+def _read(cfg, model, progress, mapper):
+    names = cfg.PRUNER.IMAGES or ", ".join(cfg.DATASETS.TRAIN)
     progress.stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
+    if cfg.PRUNER.IMAGES:
+        return batches_of_pictures(cfg, model, mapper)
     return calibration_batches(cfg, mapper)
 
 

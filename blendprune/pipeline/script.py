@@ -9,6 +9,7 @@ from detectron2.utils import comm
 
 from ..checkpoint.build import check_loaded
 from ..config import prunes_in_script
+from ..data.pseudo_labels import batches_of_pictures
 from ..errors import ConfigError
 from ..first_forward import forget_first_forward
 from ..progress import LoggedProgress
@@ -66,6 +67,9 @@ def prune_in_script(cfg, model, data_loader, evaluate=None):
         _say(f"AP is not measured: {why}")
 
     def read():
+        if cfg.PRUNER.IMAGES:
+            _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} pictures of {cfg.PRUNER.IMAGES}")
+            return batches_of_pictures(cfg, model)
         _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of the script's loader")
         return split_batches(first_batches(data_loader, model, cfg.PRUNER.CALIBRATION_IMAGES))
 
