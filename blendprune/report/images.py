@@ -64,9 +64,9 @@ def _metadata(cfg):
     """Names of the classes, and a colour for each: the same in both pictures."""
     names = (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)
     known = MetadataCatalog.get(names[0]).as_dict() if names else {}
-    colors = colormap(rgb=True).tolist()
+    colors = 40 * colormap(rgb=True).tolist()
     numbers = [str(i) for i in range(len(colors))]
-    default = {"thing_colors": colors * 40, "stuff_colors": colors, "stuff_classes": numbers}
+    default = {"thing_colors": colors, "stuff_colors": colors, "stuff_classes": numbers}
     return Metadata(**(default | known))
 
 
