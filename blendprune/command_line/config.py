@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from .numbers import number
 
 # Flags of single commands that are keys of the PRUNER node, too.
-_FLAGS = ("images", "importance", "normalize", "runtime", "sensitivity")
+_FLAGS = ("image_folder", "importance", "normalize", "runtime", "sensitivity")
 
 
 def config_of(args):

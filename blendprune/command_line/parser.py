@@ -217,7 +217,7 @@ def _add(subs, name, command):
 
 def _add_images_argument(sub):
     what = "pictures without labels, instead of DATASETS.TRAIN"
-    sub.add_argument("--images", metavar="DIR", help=what)
+    sub.add_argument("--images", dest="image_folder", metavar="DIR", help=what)
 
 
 def _add_prune(sub):

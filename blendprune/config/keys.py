@@ -85,7 +85,7 @@ def add_prune_config(cfg):
     pruner.setdefault("PRUNING_RATIO_DICT", [])
     # Folder of pictures without labels for data-driven scores and the reconstruction: what the
     # model detects in them serves as labels. "": images of DATASETS.TRAIN.
-    pruner.setdefault("IMAGES", "")
+    pruner.setdefault("IMAGE_FOLDER", "")
     # Number of images for data-driven scores and the reconstruction.
     pruner.setdefault("CALIBRATION_IMAGES", 64)
 

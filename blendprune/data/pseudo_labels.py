@@ -22,7 +22,7 @@ _MIN_SCORE = 0.4
 
 
 def batches_of_pictures(cfg, model, mapper=None):
-    """Read calibration images from a folder of pictures: PRUNER.IMAGES.
+    """Read calibration images from a folder of pictures: PRUNER.IMAGE_FOLDER.
 
     Args:
         cfg (CfgNode), model (nn.Module): as for :func:`pseudo_labelled`.
@@ -40,7 +40,7 @@ def batches_of_pictures(cfg, model, mapper=None):
 
 @contextlib.contextmanager
 def pseudo_labelled(cfg, model):
-    """Let the training set be the pictures in PRUNER.IMAGES, until the block ends.
+    """Let the training set be the pictures in PRUNER.IMAGE_FOLDER, until the block ends.
 
     The labels are what the model detects: boxes, masks, keypoints, semantic maps. Pictures are
     taken evenly from the folder and those below it, PRUNER.CALIBRATION_IMAGES of them. A picture in
@@ -59,10 +59,10 @@ def pseudo_labelled(cfg, model):
     """
     if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
         raise ConfigError(
-            "PRUNER.IMAGES: PanopticDeepLab learns from more than it predicts: leave the key empty "
-            "and give labelled images in DATASETS.TRAIN"
+            "PRUNER.IMAGE_FOLDER: PanopticDeepLab learns from more than it predicts: leave the key "
+            "empty and give labelled images in DATASETS.TRAIN"
         )
-    paths = _pictures(cfg.PRUNER.IMAGES, cfg.PRUNER.CALIBRATION_IMAGES)
+    paths = _pictures(cfg.PRUNER.IMAGE_FOLDER, cfg.PRUNER.CALIBRATION_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         records = _label(cfg, model, paths, folder)
         known = [MetadataCatalog.get(name).as_dict() for name in cfg.DATASETS.TRAIN[:1]]
@@ -90,8 +90,8 @@ def _pictures(folder, count):
     )
     if not found:
         raise ConfigError(
-            f"PRUNER.IMAGES: there are no pictures in {folder!r}: give a folder of the pictures "
-            "that the model is used on"
+            f"PRUNER.IMAGE_FOLDER: there are no pictures in {folder!r}: give a folder of the "
+            "pictures that the model is used on"
         )
     count = min(count, len(found))
     return [found[i * len(found) // count] for i in range(count)]
@@ -105,7 +105,7 @@ def _label(cfg, model, paths, folder):
                 height, width = read_image(path, cfg.INPUT.FORMAT).shape[:2]
             except OSError as error:
                 raise ConfigError(
-                    f"PRUNER.IMAGES: {path!r} cannot be read ({first_line(error)}): remove it"
+                    f"PRUNER.IMAGE_FOLDER: {path!r} cannot be read ({first_line(error)}): remove it"
                 ) from None
             record = {"file_name": path, "height": height, "width": width, "image_id": number}
             [output] = model([mapper(record)])
@@ -115,7 +115,7 @@ def _label(cfg, model, paths, folder):
     if not records:
         raise ConfigError(
             f"the model finds nothing of a score of {_MIN_SCORE} or more in the {len(paths)} "
-            f"pictures of {cfg.PRUNER.IMAGES!r}: give pictures like those that it was trained on"
+            f"pictures of {cfg.PRUNER.IMAGE_FOLDER!r}: give pictures like those of its training"
         )
     return records
 

@@ -122,9 +122,9 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
             "device": cfg.MODEL.DEVICE,
         }
         report["notes"] = [*report["notes"], *missing, *frozen]
-        if data is not None and cfg.PRUNER.IMAGES:
+        if data is not None and cfg.PRUNER.IMAGE_FOLDER:
             report["notes"].append(
-                f"calibrated on pictures of {cfg.PRUNER.IMAGES}, labelled by the dense model"
+                f"calibrated on pictures of {cfg.PRUNER.IMAGE_FOLDER}, labelled by the dense model"
             )
         if ap["dense"]:
             report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
@@ -230,9 +230,9 @@ def _sensitivity(cfg, model, data, read, progress):
 
 
 def _read(cfg, model, progress, mapper):
-    names = cfg.PRUNER.IMAGES or ", ".join(cfg.DATASETS.TRAIN)
+    names = cfg.PRUNER.IMAGE_FOLDER or ", ".join(cfg.DATASETS.TRAIN)
     progress.stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
-    if cfg.PRUNER.IMAGES:
+    if cfg.PRUNER.IMAGE_FOLDER:
         return batches_of_pictures(cfg, model, mapper)
     return calibration_batches(cfg, mapper)
 

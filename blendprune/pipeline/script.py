@@ -67,8 +67,8 @@ def prune_in_script(cfg, model, data_loader, evaluate=None):
         _say(f"AP is not measured: {why}")
 
     def read():
-        if cfg.PRUNER.IMAGES:
-            _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} pictures of {cfg.PRUNER.IMAGES}")
+        if cfg.PRUNER.IMAGE_FOLDER:
+            _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} pictures of {cfg.PRUNER.IMAGE_FOLDER}")
             return batches_of_pictures(cfg, model)
         _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of the script's loader")
         return split_batches(first_batches(data_loader, model, cfg.PRUNER.CALIBRATION_IMAGES))

@@ -13,15 +13,18 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import read_checkpoint
+from ..errors import ConfigError, first_line
 from ..files import save_atomically, staged
 from ..pipeline.metrics import headline_of, tasks_of
 from ..structure import structure_of
 from ..wrappers import plain_state, unwrap
+from .training_loss import METRIC, TASK, TrainingLoss
 
 # Below upstream's logger, which every training script sets up.
 _log = logging.getLogger("detectron2.blendprune.training")
 
 _FINAL, _LAST = "model_final.pth", "model_last.pth"
+_LOSS_NAME = f"{TASK} {METRIC}"
 
 
 class KeepBest(HookBase):
@@ -39,7 +42,11 @@ class KeepBest(HookBase):
     A training that resumes reads from ``model_best.pth`` what was best until then. It evaluates its
     checkpoint if that was due when it was saved: the run before may have stopped in between. If
     detectron2's ``BestCheckpointer`` runs, too, whose file has the same name, the file is
-    ``model_kept.pth``. Where nothing is evaluated, one line of the log says so.
+    ``model_kept.pth``.
+
+    Where nothing evaluates, models are compared by their loss on images of the training
+    (:class:`.training_loss.TrainingLoss`): before the first iteration, every
+    SOLVER.CHECKPOINT_PERIOD (a quarter of the training, if there is no config), and at the end.
 
     Args:
         evaluate (Callable): returns a (nested) dict of metrics; default: ``trainer.test``.
@@ -52,7 +59,7 @@ class KeepBest(HookBase):
 
     def __init__(self, evaluate=None, output_dir=None):
         self._evaluate, self._folder = evaluate, output_dir
-        self._best, self._seen, self._later = None, None, None
+        self._best, self._seen, self._later, self._loss = None, None, None, None
         self.results, self.path = {}, ""
 
     def before_train(self):
@@ -67,32 +74,56 @@ class KeepBest(HookBase):
         if comm.is_main_process() and self.trainer.start_iter > 0:
             self._best = _read(self.path)
         # Each process evaluates its share: what the first one knows decides for all.
-        if comm.all_gather(self._best is None)[0]:
+        best = comm.all_gather(self._best)[0]
+        if best is None:
             self._start()
-        elif self._was_interrupted():
+            return
+        if best.name == _LOSS_NAME:
+            self._loss = TrainingLoss(self.trainer)
+        if self._was_interrupted():
             self._compare(self._run_evaluation(), self.trainer.start_iter)
 
     def _was_interrupted(self):
         """Whether the run before may have stopped between a checkpoint and its evaluation."""
         start, end = self.trainer.start_iter, self.trainer.max_iter
         periods = [hook._period for hook in self.trainer._hooks if isinstance(hook, EvalHook)]
+        periods += [self._loss_period()] if self._loss else []
         return 0 < start < end and any(period and start % period == 0 for period in periods)
 
     def _start(self):
         _log.info("evaluating the model before the first iteration")
         results = self._run_evaluation()
-        if comm.is_main_process() and not self._compare(results, self.trainer.start_iter):
+        if comm.all_gather(headline(results) is None)[0]:
+            results = self._begin_with_losses()
+        self._compare(results, self.trainer.start_iter)
+
+    def _begin_with_losses(self):
+        why = "the script evaluates no test set (DATASETS.TEST, build_evaluator)"
+        try:
+            self._loss = TrainingLoss(self.trainer)
+        except ConfigError as error:
             _log.warning(
-                "PRUNER.KEEP_BEST compares nothing: the script evaluates no test set "
-                "(DATASETS.TEST, build_evaluator), so that model_final.pth is the last model"
+                "PRUNER.KEEP_BEST compares nothing: %s, and its loader gives no images (%s), so "
+                "that model_final.pth is the last model",
+                *(why, first_line(error)),
             )
+            return {}
+        _log.warning("PRUNER.KEEP_BEST compares models by their loss on training images: %s", why)
+        return self._loss()
+
+    def _loss_period(self):
+        cfg = getattr(self.trainer, "cfg", None)
+        return cfg.SOLVER.CHECKPOINT_PERIOD if cfg else math.ceil(self.trainer.max_iter / 4)
 
     def look(self):
         """Compare the model if it was evaluated in this iteration."""
-        results = self._last_results()
-        if results is not self._seen:
+        results, done = self._last_results(), self.trainer.iter + 1
+        if self._loss:
+            if done % self._loss_period() == 0 and done < self.trainer.max_iter:
+                self._compare(self._loss(), done)
+        elif results is not self._seen:
             self._seen = results
-            self._compare(results, self.trainer.iter + 1)
+            self._compare(results, done)
 
     def finish(self):
         """Compare the last model, and leave the best as the final one."""
@@ -101,12 +132,14 @@ class KeepBest(HookBase):
         if trainer.iter + 1 < trainer.max_iter or sys.exc_info()[0] is not None:
             return
         results = self._last_results()
-        if results is self._seen:
+        if self._loss or results is self._seen:
             results = self._run_evaluation()
         if comm.is_main_process() and self._compare(results, trainer.max_iter):
             self._leave_best(headline(results))
 
     def _run_evaluation(self):
+        if self._loss:
+            return self._loss()
         if self._evaluate is not None:
             results = self._evaluate()
         elif getattr(self.trainer, "test", None) and self.trainer.cfg.DATASETS.TEST:
@@ -202,12 +235,13 @@ def headline(results):
     if not found:
         return None
     names = list(dict.fromkeys(f"{name} {key}".strip() for name, key, _ in found))
-    values = [float(value) if math.isfinite(value) else 0.0 for _, _, value in found]
+    values = [float(value) if math.isfinite(value) or key == METRIC else 0.0
+              for _, key, value in found]  # fmt: skip
     return " and ".join(names), sum(values) / len(values)
 
 
 def _first_of(numbers):
-    return next((key for key in numbers if "loss" not in key.lower()), None)
+    return next((key for key in numbers if key == METRIC or "loss" not in key.lower()), None)
 
 
 def _plain(results):

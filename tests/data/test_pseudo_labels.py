@@ -48,7 +48,7 @@ def cfg(tmp_path):
     cfg.INPUT.MIN_SIZE_TRAIN = cfg.INPUT.MIN_SIZE_TEST = 0
     cfg.SOLVER.IMS_PER_BATCH, cfg.PRUNER.CALIBRATION_IMAGES = 1, 2
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    cfg.PRUNER.IMAGES = str(tmp_path)
+    cfg.PRUNER.IMAGE_FOLDER = str(tmp_path)
     MetadataCatalog.get("elsewhere").set(keypoint_names=["middle"], keypoint_flip_map=[])
     yield cfg
     MetadataCatalog.remove("elsewhere")
@@ -88,13 +88,15 @@ def test_pictures_are_taken_evenly_and_empty_ones_left_out(cfg, tmp_path):
 
 
 def test_a_folder_without_pictures_is_refused(cfg):
-    with pytest.raises(ConfigError, match="PRUNER.IMAGES: there are no pictures in"):
+    with pytest.raises(ConfigError, match="PRUNER.IMAGE_FOLDER: there are no pictures in"):
         batches_of_pictures(cfg, Detector())
 
 
 def test_a_broken_picture_is_named(cfg, tmp_path):
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"PRUNER.IMAGES: '.*a.png' cannot be read .*: remove it"):
+    with pytest.raises(
+        ConfigError, match=r"PRUNER.IMAGE_FOLDER: '.*a.png' cannot be read .*: remove it"
+    ):
         batches_of_pictures(cfg, Detector())
 
 

@@ -253,6 +253,66 @@ def test_without_an_evaluator_one_line_says_that_nothing_is_compared(tuned_cfg, 
     assert not os.path.exists(os.path.join(cfg.OUTPUT_DIR, "model_best.pth"))
 
 
+class OfImages(Tiny):
+    """Its loss falls with its weights."""
+
+    def forward(self, batch):
+        return super().forward(torch.stack([each["image"].mean((1, 2))[:2] for each in batch]))
+
+
+class LossTrainer(Trainer):
+    """Evaluates nothing, and gives images."""
+
+    @classmethod
+    def build_model(cls, cfg):
+        return OfImages()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return [[{"image": torch.ones(3, 4, 4)}]] * 100
+
+
+class Ruin(HookBase):
+    """Sets all weights to a number after an iteration."""
+
+    def __init__(self, at, value):
+        self.at, self.value = at, value
+
+    def after_step(self):
+        if self.trainer.iter == self.at:
+            for p in self.trainer.model.parameters():
+                torch.nn.init.constant_(p, self.value)
+
+
+@pytest.mark.parametrize(("at", "value"), [(4, 9.0), (5, float("inf"))])
+def test_without_an_evaluator_the_loss_on_training_images_decides(tuned_cfg, log, at, value):
+    cfg = tuned_cfg("DATASETS.TEST", ())
+    trainer = LossTrainer(cfg)
+    trainer.register_hooks([Ruin(at, value)])
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert sum("compares models by their loss on training images: the" in x for x in log) == 1
+    # Saved every 2 iterations; the fourth was the last good one.
+    assert "after 4 iterations (training images: minus the loss: -" in log[-1]
+    final = _weights(cfg, "model_final.pth")
+    assert _equal(final, _weights(cfg, "model_0000003.pth"))
+    assert os.path.exists(os.path.join(cfg.OUTPUT_DIR, "model_last.pth"))
+
+
+def test_a_resumed_training_goes_on_comparing_losses(tuned_cfg):
+    cfg = tuned_cfg("DATASETS.TEST", ())
+    trainer = LossTrainer(cfg)
+    trainer.register_hooks([Kill(5)])
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer = LossTrainer(cfg)
+    trainer.register_hooks([Ruin(4, 9.0)])
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    assert _equal(_weights(cfg, "model_final.pth"), _weights(cfg, "model_0000003.pth"))
+
+
 def test_a_model_that_nobody_evaluates_at_the_end_is_evaluated(tuned_cfg):
     class NoEvalHook(Trainer):
         def build_hooks(self):
