@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from .. import distributed
 from ..checks import check_callable
 from ..config.target import Target
 from ..errors import ConfigError
@@ -167,7 +168,7 @@ def prune(
     options.check_layers(model)
     refuse_nonfinite(model)
     batches, reading = (None, []) if data is None else as_batches(data, model)
-    inputs = example_inputs_for(model, example_inputs, batches)
+    inputs = distributed.from_first(lambda: example_inputs_for(model, example_inputs, batches))
 
     snapshot = Snapshot(model)
     try:
