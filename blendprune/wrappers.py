@@ -90,7 +90,7 @@ def wrap_anew(model):
     kind = nn.parallel.DistributedDataParallel
     # Each argument that it keeps as an attribute of the same name.
     names = inspect.signature(kind.__init__).parameters.keys() - {"self", "module", "device_mesh"}
-    arguments = {name: getattr(parallel, name) for name in names if hasattr(parallel, name)}
+    arguments = {name: value for name, value in vars(parallel).items() if name in names}
     if not getattr(parallel, "bucket_bytes_cap_default", False):
         arguments["bucket_cap_mb"] = parallel.bucket_bytes_cap / 2**20
     tables = {"_parameters", "_buffers", "_modules"}

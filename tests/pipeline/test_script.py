@@ -162,14 +162,11 @@ def test_the_model_evaluates_as_it_did(dense):
     assert set(found) >= {"instances"}
 
 
-def test_gradual_pruning_and_several_processes_are_refused(dense, monkeypatch):
+def test_gradual_pruning_and_two_targets_are_refused(dense):
     with pytest.raises(ConfigError, match=r"PRUNER\.GRADUAL\.END prunes during the training"):
         _run(dense(*TARGET, "PRUNER.GRADUAL.END", 2))
     with pytest.raises(ConfigError, match="set exactly one"):
         _run(dense(*TARGET, "PRUNER.PRUNING_RATIO", 0.5))
-    monkeypatch.setattr(script.comm, "get_world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="prune with --num-gpus 1"):
-        blendprune.prune_in_script(dense(*TARGET), None, None)
 
 
 def test_the_call_in_a_script_does_nothing_unless_the_config_asks(dense):
