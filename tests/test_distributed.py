@@ -1,6 +1,8 @@
 """Processes that prune one model together give what one process gives, or one error."""
 
 import copy
+import os
+import signal
 import time
 
 import pytest
@@ -159,3 +161,32 @@ def test_a_process_that_fails_or_differs_is_an_error_in_all(chain, tmp_path):
         assert each["fine"] is None
         with pytest.raises(ConfigError, match="disturb each other's clocks"):
             raise each["clock"]
+
+
+def _dies(model):
+    def end(done, rounds):
+        if comm.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with distributed.together():
+        prune(model, data=_share(), max_flops=0.3, progress=end)
+
+
+def _fails_while_the_other_is_busy():
+    with distributed.together():
+        if comm.get_rank() == 1:
+            raise KeyError("its evaluator")
+        comm.synchronize()
+
+
+def test_a_process_that_dies_ends_the_others_within_a_minute(chain, tmp_path, monkeypatch):
+    start = time.perf_counter()
+    first, second = in_processes(lambda: _dies(chain), tmp_path / "dies")
+    assert second == -signal.SIGKILL
+    with pytest.raises(DistributedError, match="process 0 has lost another one .*ended first"):
+        raise first
+    monkeypatch.setattr(distributed, "_LAST_WORDS", 0.1)
+    first, second = in_processes(_fails_while_the_other_is_busy, tmp_path / "fails")
+    assert type(first) is not KeyError and isinstance(first, RuntimeError)
+    assert isinstance(second, KeyError)
+    assert time.perf_counter() - start < 60
