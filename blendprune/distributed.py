@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 
-from .errors import DistributedError, error_line, first_line
+from .errors import DistributedError, error_line
 
 # Seconds in which a process that fails tells the others: they may be busy elsewhere.
 _LAST_WORDS = 20
@@ -231,6 +231,5 @@ def _naming_lost_contact():
         yield
     except RuntimeError as error:  # of gloo
         raise DistributedError(
-            f"process {_rank()} has lost another one ({first_line(error)}): see the message of the "
-            "process that ended first"
+            f"process {_rank()} has lost another one: see the message of the one that ended first"
         ) from error

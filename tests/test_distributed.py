@@ -7,16 +7,18 @@ import time
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from blendprune import distributed
 from blendprune.errors import ConfigError, DistributedError, PruningError
-from blendprune.pruning import build_importance, measure_sensitivity, prunable, prune
+from blendprune.pruning import build_importance, config_inputs, measure_sensitivity, prunable, prune
 from blendprune.pruning.graph.proof import proven_graph
 from blendprune.pruning.scores import as_batches, score_groups
 from blendprune.pruning.search.search import Search
 from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.processes import in_processes
+from tests.helpers.small_zoo import config_of
 
 IMAGES = [chain_inputs(seed) for seed in range(12)]
 SCORES = ["obs", "taylor", "fisher", "hessian", "activation", "wanda", "random", "magnitude"]
@@ -78,6 +80,33 @@ def test_two_processes_prune_as_one_on_all_images(chain, tmp_path):
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-3 * float(value.max()))
         assert not torch.equal(value, one["chosen"]["state"][key])
     assert one["refit"]["report"].layers == first["refit"]["report"].layers
+
+
+@pytest.mark.slow
+def test_random_choices_of_a_training_are_those_of_the_image(overlay, training_batch, tmp_path):
+    model, images = build_model(config_of("mask-fpn")).eval(), training_batch(4, size=128)
+
+    def score():
+        own = [[image] for image in images[comm.get_rank() :: comm.get_world_size()]]
+        with distributed.together():
+            dense, found = copy.deepcopy(model), {}
+            for name in ("taylor", "obs"):
+                with prunable(dense):
+                    _, groups = proven_graph(dense, config_inputs(dense))
+                    groups = [group for group in groups if group.prunable]
+                    importance = build_importance(name)
+                    found[name] = score_groups(dense, groups, importance, own)
+            options = {"importance": "taylor", "rounds": 1, "reconstruct": False}
+            prune(dense, data=own, max_flops=0.7, **options)
+        return found, dense.state_dict()
+
+    alone, state = score()
+    for ours, theirs in in_processes(score, tmp_path):
+        for name in ("taylor", "obs"):
+            # Near ties of obs may go in another order.
+            for one, other in zip(alone[name], ours[name]):
+                assert (one - other).abs().median() <= 1e-4 * one.max()
+        assert all(torch.equal(theirs[name], value) for name, value in state.items())
 
 
 class _Endless:
