@@ -212,7 +212,7 @@ def test_a_process_that_dies_ends_the_others_within_a_minute(chain, tmp_path, mo
     start = time.perf_counter()
     first, second = in_processes(lambda: _dies(chain), tmp_path / "dies")
     assert second == -signal.SIGKILL
-    with pytest.raises(DistributedError, match="process 0 has lost another one .*ended first"):
+    with pytest.raises(DistributedError, match="process 0 has lost another one: .*ended first"):
         raise first
     monkeypatch.setattr(distributed, "_LAST_WORDS", 0.1)
     first, second = in_processes(_fails_while_the_other_is_busy, tmp_path / "fails")
