@@ -97,6 +97,21 @@ def gathered(value):
     return [value] if _group is None else _exchange("gather", value)
 
 
+def joined(tensor, dim):
+    """The tensors of all processes, one behind another.
+
+    Args:
+        tensor (Tensor): of this process; the others' differ from it in length alone.
+        dim (int): of the length.
+
+    Returns:
+        Tensor: on the same device.
+    """
+    if _group is None:
+        return tensor
+    return torch.cat(_exchange("join", tensor.detach().cpu()), dim).to(tensor.device)
+
+
 def from_first(function):
     """What a function returns in the first process; the others wait for it and do not call it.
 

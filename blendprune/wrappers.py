@@ -91,7 +91,7 @@ def wrap_anew(model):
     # Each argument that it keeps as an attribute of the same name.
     names = inspect.signature(kind.__init__).parameters.keys() - {"self", "module", "device_mesh"}
     arguments = {name: value for name, value in vars(parallel).items() if name in names}
-    if not getattr(parallel, "bucket_bytes_cap_default", False):
+    if not parallel.bucket_bytes_cap_default:
         arguments["bucket_cap_mb"] = parallel.bucket_bytes_cap / 2**20
     tables = {"_parameters", "_buffers", "_modules"}
     kept = {name: vars(parallel)[name] for name in vars(nn.Module()) if name not in tables}

@@ -36,8 +36,7 @@ def ridge_regression(inputs, lacking, shifts, ridge):
         change = _solve(gram, right, ridge * squares / width + 1e-12)
     else:
         [squares] = _summed(squares)
-        x, y = (torch.cat(rows, 1) for rows in zip(*distributed.gathered((x.cpu(), y.cpu()))))
-        x, y = x.to(inputs), y.to(inputs)
+        x, y = distributed.joined(x, 1), distributed.joined(y, 1)
         change = x.mT.double() @ _solve(x @ x.mT, y, ridge * squares / width + 1e-12)
     change = change.to(x.dtype).mT
     return change, y_mean - torch.einsum("ngd,god->ngo", x_mean, change)
