@@ -22,6 +22,7 @@ __all__ = [
     "bench",
     "convert",
     "deploy",
+    "distributed",
     "errors",
     "export",
     "export_from_config",
@@ -60,8 +61,8 @@ _MODULES = {
 
 
 def __getattr__(name):
-    if name == "runtime":
-        return importlib.import_module(".runtime", __name__)
+    if name in ("distributed", "runtime"):
+        return importlib.import_module(f".{name}", __name__)
     if name in __all__:
         return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

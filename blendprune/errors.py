@@ -10,6 +10,7 @@
     ├── PruningError (ValueError)          a model cannot be pruned as requested
     │   └── TargetUnreachable              no allowed widths meet the target
     ├── DeployError (ValueError)           a model cannot be deployed as requested
+    ├── DistributedError (RuntimeError)    a process of the job failed, or differs from the others
     ├── UpstreamDrift (RuntimeError)       upstream's source differs from what a patch expects
     └── OperatorUnavailable (RuntimeError) a compiled operator of AdelaiDet is missing
 
@@ -55,6 +56,10 @@ class TargetUnreachable(PruningError):
 
 class DeployError(BlendpruneError, ValueError):
     """A model cannot be deployed as requested."""
+
+
+class DistributedError(BlendpruneError, RuntimeError):
+    """Another process of the job failed or ended, or differs from this one."""
 
 
 class UpstreamDrift(BlendpruneError, RuntimeError):

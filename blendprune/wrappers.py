@@ -1,5 +1,6 @@
 """Models inside wrappers: DataParallel, DistributedDataParallel, torch.compile."""
 
+import inspect
 import logging
 
 from torch import nn
@@ -66,13 +67,52 @@ def is_compiled(module):
 
 def is_distributed(model):
     """Whether a DistributedDataParallel is among the wrappers of a model."""
+    return _data_parallel(model) is not None
+
+
+def wrap_anew(model):
+    """Make the DistributedDataParallel around a model again, for the parameters that it now has.
+
+    Its buckets and hooks are made for the parameters that it began with. It stays the same object:
+    trainers, evaluations and loops keep references to it. The first process gives all others its
+    weights. Call it between two iterations, in every process.
+
+    Args:
+        model (nn.Module): wrapped or not; nothing happens without a DistributedDataParallel, or to
+            one whose parameters are still those of the model.
+    """
+    parallel = _data_parallel(model)
+    if parallel is None:
+        return
+    now = list(parallel.module.parameters())
+    if [*map(id, parallel._module_parameters)] == [*map(id, now)]:
+        return
+    kind = nn.parallel.DistributedDataParallel
+    # Each argument that it keeps as an attribute of the same name.
+    names = inspect.signature(kind.__init__).parameters.keys() - {"self", "module", "device_mesh"}
+    arguments = {name: value for name, value in vars(parallel).items() if name in names}
+    if not parallel.bucket_bytes_cap_default:
+        arguments["bucket_cap_mb"] = parallel.bucket_bytes_cap / 2**20
+    tables = {"_parameters", "_buffers", "_modules"}
+    kept = {name: vars(parallel)[name] for name in vars(nn.Module()) if name not in tables}
+    compressions = parallel._comm_hooks
+    # The old hooks on the parameters go with the reducer.
+    del parallel.reducer, parallel.logger
+    kind.__init__(parallel, parallel.module, **arguments)
+    vars(parallel).update(kept)
+    for hook, state in compressions:
+        parallel.register_comm_hook(state, hook)
+
+
+def _data_parallel(model):
+    """The DistributedDataParallel among the wrappers of a model, or None."""
     while not isinstance(model, nn.parallel.DistributedDataParallel):
         inner = model.module if isinstance(model, nn.DataParallel) else model
         inner = inner._modules[_COMPILED] if is_compiled(inner) else inner
         if inner is model:
-            return False
+            return None
         model = inner
-    return True
+    return model
 
 
 def plain_name(name):

@@ -9,7 +9,7 @@ import time
 import torch
 from detectron2.utils.file_io import PathManager
 
-from .. import pruning, structure
+from .. import distributed, pruning, structure
 from ..checkpoint import checkpoint_id, read_checkpoint
 from ..checkpoint.build import arguments_of, build_dense, build_trained, prune_arguments
 from ..checkpoint.loading import restructure_from
@@ -70,6 +70,8 @@ def prune_from_config(cfg, output_dir, progress=None, mapper=None):
 def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     """Prune a trained model in place as the ``PRUNER`` node says, and write the files.
 
+    Of processes that prune together, the first one measures latencies and writes.
+
     Args:
         cfg (CfgNode): the model's config, with the keys of ``add_prune_config``.
         model (nn.Module): with its trained weights; wrapped by DistributedDataParallel or not.
@@ -106,13 +108,19 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     reports, pictures = {}, Pictures(cfg, dense, data)
 
     def write(result, folder):
+        tuning, frozen = _tuning(cfg, folder, model, data)
+        found = ap
+        if ap["dense"]:
+            found = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
+        return distributed.from_first(lambda: finish(result, folder, tuning, frozen, found))
+
+    def finish(result, folder, tuning, frozen, ap):
         progress.stage("measuring latency")
         latencies, missing = form_latencies(
             {"before": dense, "after": model},
             pruning.config_inputs(model),
             ("eager", "deployed", arguments["runtime"]),
         )
-        tuning, frozen = _tuning(cfg, folder, model, data)
         report = {
             **result.to_dict(),
             "relative_to": reference,
@@ -127,7 +135,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
                 f"calibrated on pictures of {cfg.PRUNER.IMAGE_FOLDER}, labelled by the dense model"
             )
         if ap["dense"]:
-            report["ap"] = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
+            report["ap"] = ap
         report["wall_s"] = round(time.perf_counter() - start, 1)
         reports[os.path.basename(os.path.abspath(folder))] = report
         page = page_of_prune(reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder)
@@ -160,7 +168,7 @@ def _check(cfg, output_dir):
     """Refuse what is invalid before the long work; returns the arguments of ``prune``."""
     arguments = prune_arguments(cfg, pruning.prune)
     finetune_config(cfg, output_dir)
-    make_writable(output_dir)
+    distributed.from_first(lambda: make_writable(output_dir))
     return arguments
 
 
@@ -216,9 +224,10 @@ def _sensitivity(cfg, model, data, read, progress):
     path = cfg.PRUNER.SENSITIVITY
     pruning.build_importance(cfg.PRUNER.IMPORTANCE)
     pruning.check_output(path)
-    if not PathManager.isfile(path):
+    if not distributed.from_first(lambda: PathManager.isfile(path)):
         if "://" not in path:
-            make_writable(os.path.dirname(os.path.abspath(path)))
+            folder = os.path.dirname(os.path.abspath(path))
+            distributed.from_first(lambda: make_writable(folder))
         data = data or read()
     return pruning.measure_sensitivity(
         model,
@@ -242,8 +251,13 @@ def _measure(evaluate, model, name, progress):
     try:
         found, why = main_metrics(evaluate(model)), "the evaluator gives none"
     except Exception as error:
+        # Other processes may wait for this one inside the evaluator.
+        if distributed.processes() > 1:
+            raise
         # The pruned model is worth more than its AP.
         found, why = {}, f"the evaluator failed ({error_line(error)})"
+    # Evaluators give their results in the first process alone.
+    found = distributed.from_first(lambda: found)
     if not found:
         progress.stage(f"AP is not measured: {why}")
     return found

@@ -5,8 +5,7 @@ import os
 import shlex
 import sys
 
-from detectron2.utils import comm
-
+from .. import distributed
 from ..checkpoint.build import check_loaded
 from ..config import prunes_in_script
 from ..data.pseudo_labels import batches_of_pictures
@@ -14,6 +13,7 @@ from ..errors import ConfigError
 from ..first_forward import forget_first_forward
 from ..progress import LoggedProgress
 from ..pruning.scores import first_batches, split_batches
+from ..pruning.search.rounds import ONE_CLOCK
 from ..report.table import report_table
 from ..wrappers import unwrap
 from .from_config import prune_trained
@@ -31,7 +31,8 @@ def prune_in_script(cfg, model, data_loader, evaluate=None):
     other config, nothing happens, so the call may stay in the script, before its training loop.
 
     Under the overlay, ``DefaultTrainer`` calls it when the training begins. A training loop of its
-    own is pruned at its first forward.
+    own is pruned at its first forward. Several processes prune together: each reads its share of
+    the images, and the first one writes the files.
 
     Args:
         cfg (CfgNode): the script's config, with the keys of ``add_prune_config``.
@@ -42,24 +43,27 @@ def prune_in_script(cfg, model, data_loader, evaluate=None):
 
     Raises:
         SystemExit: with code 0, after the files are written.
-        ConfigError: a key of the config is invalid, MODEL.WEIGHTS is empty, the loader gives no
-            images, or several processes train.
+        ConfigError: a key of the config is invalid, MODEL.WEIGHTS is empty, or the loader gives no
+            images.
+        DistributedError: another process failed or ended, or the processes differ.
         CheckpointError: the weights that the script loaded lack some of the model's.
         PruningError: the model cannot be pruned as asked.
     """
     if not prunes_in_script(cfg):
         return
-    if comm.get_world_size() > 1:
-        raise ConfigError(
-            f"MODEL.PRUNE with a target prunes in one process, but {comm.get_world_size()} are "
-            "running: prune with --num-gpus 1; fine-tune with any number."
-        )
+    with distributed.together():
+        _prune_in_script(cfg, unwrap(model), data_loader, evaluate)
+    raise SystemExit(0)
+
+
+def _prune_in_script(cfg, model, data_loader, evaluate):
     if cfg.PRUNER.GRADUAL.END:
         raise ConfigError(
             "MODEL.PRUNE with a target prunes at once, but PRUNER.GRADUAL.END prunes during the "
             "training: leave one of them out."
         )
-    model = unwrap(model)
+    if cfg.PRUNER.MAX_LATENCY and distributed.processes() > 1:
+        raise ConfigError(ONE_CLOCK)
     forget_first_forward(model)
     check_loaded(model, cfg.MODEL.WEIGHTS)
     if evaluate is None:
@@ -67,18 +71,23 @@ def prune_in_script(cfg, model, data_loader, evaluate=None):
         _say(f"AP is not measured: {why}")
 
     def read():
+        images = cfg.PRUNER.CALIBRATION_IMAGES
         if cfg.PRUNER.IMAGE_FOLDER:
-            _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} pictures of {cfg.PRUNER.IMAGE_FOLDER}")
+            if distributed.processes() > 1:
+                raise ConfigError(
+                    "PRUNER.IMAGE_FOLDER is read by one process: prune with --num-gpus 1, or on "
+                    "the labelled images of DATASETS.TRAIN"
+                )
+            _say(f"reading {images} pictures of {cfg.PRUNER.IMAGE_FOLDER}")
             return batches_of_pictures(cfg, model)
-        _say(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of the script's loader")
-        return split_batches(first_batches(data_loader, model, cfg.PRUNER.CALIBRATION_IMAGES))
+        _say(f"reading {distributed.share_of(images)} images of the script's loader")
+        return split_batches(first_batches(data_loader, model, images))
 
     report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate, LoggedProgress(_say))
     _say(f"pruned instead of trained, because of MODEL.PRUNE:\n{report_table(report)}")
     _say(f"fine-tune with: {command('--config-file', os.path.join(cfg.OUTPUT_DIR, 'config.yaml'))}")
     if evaluate is None:
         _say("evaluate with the same command and --eval-only")
-    raise SystemExit(0)
 
 
 def command(*args):
@@ -100,5 +109,5 @@ def _say(text):
     # Scripts that set up no logging of detectron2's still tell.
     if _log.isEnabledFor(logging.INFO) and _log.hasHandlers():
         _log.info(text)
-    else:
+    elif distributed.is_first():
         print(text, flush=True)

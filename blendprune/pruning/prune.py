@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 
+from .. import distributed
 from ..checks import check_callable
 from ..config.target import Target
 from ..errors import ConfigError
@@ -114,7 +115,8 @@ def prune(
             from data and for reconstruction. What has a length is read whole. Of a loader that
             never ends, or of any other iterable without a length, PRUNER.CALIBRATION_IMAGES of the
             config that the model carries (else 64) are read, and the report has a note. Labels are
-            not read by reconstruction, ``"activation"`` and ``"wanda"``.
+            not read by reconstruction, ``"activation"`` and ``"wanda"``. Inside
+            ``blendprune.distributed.together()`` it is the share of the process.
         progress (Callable): called as ``progress(done, rounds)`` after each round; each level
             counts its own rounds.
         on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
@@ -167,7 +169,7 @@ def prune(
     options.check_layers(model)
     refuse_nonfinite(model)
     batches, reading = (None, []) if data is None else as_batches(data, model)
-    inputs = example_inputs_for(model, example_inputs, batches)
+    inputs = distributed.from_first(lambda: example_inputs_for(model, example_inputs, batches))
 
     snapshot = Snapshot(model)
     try:

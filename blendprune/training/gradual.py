@@ -5,26 +5,21 @@ import logging
 
 from detectron2.engine.train_loop import HookBase
 
+from .. import distributed
 from ..checks import check_count
 from ..config.target import Target
-from ..errors import ConfigError, PruningError
+from ..errors import ConfigError
 from ..pruning.scores import build_importance, is_data_driven
 from ..pruning.search.options import PruningOptions
 from ..pruning.search.rounding import AUTO, rounding_words
 from ..pruning.search.rounds import PruningRun
 from ..pruning.tracing.snapshot import Snapshot
 from ..structure.widths import restructure
-from ..wrappers import is_distributed, unwrap
+from ..wrappers import is_distributed, unwrap, wrap_anew
 from .trainer_data import example_inputs_of, training_batches
 
 # Below upstream's logger, which every training script sets up.
 _log = logging.getLogger("detectron2.blendprune.training")
-
-ONE_PROCESS = (
-    "gradual pruning cannot prune a model under DistributedDataParallel, whose buckets are made "
-    "for its present widths: train in one process, or prune first and fine-tune with "
-    "DistributedDataParallel"
-)
 
 
 class GradualPruning(HookBase):
@@ -34,6 +29,8 @@ class GradualPruning(HookBase):
     fraction of what is left. The model trains on between them. Pruned parameters replace the old
     ones in the optimizer's groups and keep their state: momentum, moments, steps. Checkpoints carry
     ``"struct"`` under the overlay, and the state of this hook: a training resumes as any other.
+    Several processes prune together: each has a share of the images, and DistributedDataParallel is
+    made again after each round.
 
     Args:
         start (int), end (int): iterations done before the first and the last round.
@@ -105,14 +102,26 @@ class GradualPruning(HookBase):
         self._run, self._state, self._rounds = None, {}, 0
 
     def before_train(self):
-        if is_distributed(self.trainer.model):
-            raise PruningError(ONE_PROCESS)
+        with distributed.together():
+            self._begin()
+
+    def _begin(self):
         if self.times[-1] > self.trainer.max_iter:
             raise ConfigError(
                 f"gradual pruning ends after {self.times[-1]} iterations, but the training has "
                 f"{self.trainer.max_iter}: set its end lower"
             )
+        if distributed.processes() > 1 and not is_distributed(self.trainer.model):
+            raise ConfigError(
+                "gradual pruning in several processes wants the DistributedDataParallel, to make "
+                "it again after each round: pass it to blendprune.training.attach before the loop, "
+                "or train in one process"
+            )
         model = unwrap(self.trainer.model)
+        # A training that resumes took the widths of its checkpoint.
+        wrap_anew(self.trainer.model)
+        # Norms of each process have seen other images.
+        distributed.copy_from_first(model.buffers())
         self.options = dataclasses.replace(self.options, device=next(model.parameters()).device)
         self.options.check_layers(model)
         batches = None
@@ -131,7 +140,8 @@ class GradualPruning(HookBase):
     def after_step(self):
         due = self._due(self.trainer.iter + 1)
         if due > self._rounds:
-            self._prune(due)
+            with distributed.together():
+                self._prune(due)
 
     def _due(self, iterations):
         """Rounds that are due after a number of iterations."""
@@ -176,6 +186,7 @@ class GradualPruning(HookBase):
 
     def _prune(self, due):
         model, optimizer, run = unwrap(self.trainer.model), self.trainer.optimizer, self._run
+        distributed.copy_from_first(model.buffers())
         before = parameters_of(model)
         snapshot = Snapshot(model)
         # The optimizer has followed the earlier rounds, and the model has learnt other features.
@@ -188,6 +199,7 @@ class GradualPruning(HookBase):
             raise
         optimizer.zero_grad(set_to_none=True)
         replace_parameters(optimizer, before, model, run.kept)
+        wrap_anew(self.trainer.model)
         self._rounds, totals = due, run.totals()
         kept = {unit: totals[unit] / dense for unit, dense in run.dense.items()}
         self.trainer.storage.put_scalars(**{f"kept_{unit}": x for unit, x in kept.items()})

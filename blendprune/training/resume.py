@@ -1,17 +1,15 @@
 """A checkpoint of a training that pruned meanwhile: the model takes its widths first."""
 
 import torch
-from detectron2.utils import comm
 
 from ..checkpoint import struct_in
-from ..errors import PruningError
 from ..pruning.graph.inputs import config_values
 from ..pruning.graph.kept_entries import KeptEntries
 from ..structure import structure_of
 from ..structure.widths import restructure
 from ..wrappers import unwrap
 from .exact_resume import remember_resumption
-from .gradual import ONE_PROCESS, GradualPruning, parameters_of, replace_parameters
+from .gradual import GradualPruning, parameters_of, replace_parameters
 
 
 def take_widths(checkpoint, checkpointer):
@@ -27,7 +25,6 @@ def take_widths(checkpoint, checkpointer):
         checkpointer (DetectionCheckpointer): about to load it.
 
     Raises:
-        PruningError: the training runs in several processes.
         StructError: the ``"struct"`` is malformed or of another model.
     """
     model = unwrap(checkpointer.model)
@@ -37,12 +34,9 @@ def take_widths(checkpoint, checkpointer):
     before, struct = structure_of(model), struct_in(checkpoint)
     if struct is None or struct["modules"] == before["modules"]:
         return
-    optimizers = _optimizers(checkpointer)
-    if optimizers and comm.get_world_size() > 1:
-        raise PruningError(ONE_PROCESS)
     parameters = parameters_of(model)
     restructure(model, struct)
-    for optimizer in optimizers:
+    for optimizer in _optimizers(checkpointer):
         replace_parameters(optimizer, parameters, model, KeptEntries())
     # What the training began with, for a hook whose own state is not in the checkpoint.
     model.blendprune_began_as = before

@@ -1,5 +1,6 @@
 """Pruning inside the script that trained the model, by its own trainer or its own loop."""
 
+import functools
 import json
 import os
 import subprocess
@@ -10,13 +11,16 @@ import torch
 import yaml
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model, defaults
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 import blendprune
+from blendprune import distributed
 from blendprune.errors import CheckpointError, ConfigError
 from blendprune.pipeline import script
+from tests.helpers.processes import in_processes
 
 TARGET = ("MODEL.PRUNE", True, "PRUNER.MAX_FLOPS", 0.7)
 
@@ -162,14 +166,70 @@ def test_the_model_evaluates_as_it_did(dense):
     assert set(found) >= {"instances"}
 
 
-def test_gradual_pruning_and_several_processes_are_refused(dense, monkeypatch):
+def test_gradual_pruning_and_two_targets_are_refused(dense):
     with pytest.raises(ConfigError, match=r"PRUNER\.GRADUAL\.END prunes during the training"):
         _run(dense(*TARGET, "PRUNER.GRADUAL.END", 2))
     with pytest.raises(ConfigError, match="set exactly one"):
         _run(dense(*TARGET, "PRUNER.PRUNING_RATIO", 0.5))
-    monkeypatch.setattr(script.comm, "get_world_size", lambda: 2)
-    with pytest.raises(ConfigError, match="prune with --num-gpus 1"):
-        blendprune.prune_in_script(dense(*TARGET), None, None)
+
+
+@pytest.mark.parametrize("levels", [[], pytest.param([0.85], marks=pytest.mark.slow)])
+def test_two_processes_prune_together_and_the_first_writes(dense, levels, tmp_path, monkeypatch):
+    build = functools.partial(create_ddp_model, device_ids=None)
+    monkeypatch.setattr(defaults, "create_ddp_model", build)
+    monkeypatch.setattr(Trainer, "batch", Trainer.batch[:1])
+    sensitivity, out = tmp_path / "sensitivity.json", tmp_path / "out"
+    opts = (*TARGET, "PRUNER.IMPORTANCE", "taylor", "PRUNER.CALIBRATION_IMAGES", 2)
+    if levels:
+        opts += ("PRUNER.SENSITIVITY", str(sensitivity), "PRUNER.LEVELS", levels)
+    cfg = dense(*opts)
+
+    def work():
+        if comm.get_rank() == 1:
+            # Evaluators give their results in the first process alone.
+            test = Trainer.test
+            quiet = staticmethod(lambda cfg, model: test(cfg, model) and {})
+            monkeypatch.setattr(Trainer, "test", quiet)
+        written = []
+        sys.addaudithook(lambda event, args: written.extend(_written(event, args, str(tmp_path))))
+        _ends(_run, cfg)
+        there = [os.listdir(folder) for folder in (out, *(out / str(x) for x in levels))]
+        return written, there, Trainer.read, Trainer.tested
+
+    first, second = in_processes(work, tmp_path / "processes")
+    assert first[0] and not second[0]
+    assert first[1:] == second[1:]
+    files = {"config.yaml", "model_pruned.pth", "report.html", "report.json"}
+    assert all(files <= set(folder) for folder in second[1])
+    assert second[2] == 1 and len(second[3]) == 2 + len(levels)
+    report = json.loads((out / "report.json").read_text())
+    assert set(report["ap"]) == {"dense", "pruned"} and report["latency_ms"]
+    assert not levels or json.loads(sensitivity.read_text())["images"] == 2
+    pruned = blendprune.load(str(out / "model_pruned.pth"))
+    assert sum(p.numel() for p in pruned.parameters()) == second[3][-1]
+
+
+def _written(event, args, folder):
+    """Paths in a folder that an audit event says are opened to write."""
+    path, *rest = args if event == "open" else (None,)
+    writes = isinstance(path, str) and rest[1] & (os.O_WRONLY | os.O_RDWR)
+    return [path] if writes and path.startswith(folder) else []
+
+
+def test_in_several_processes_an_evaluation_that_fails_ends_the_job(dense, tmp_path, monkeypatch):
+    build = functools.partial(create_ddp_model, device_ids=None)
+    monkeypatch.setattr(defaults, "create_ddp_model", build)
+
+    def test(self, cfg, model):
+        # The other process would wait inside the evaluator.
+        comm.synchronize() if comm.get_rank() else {}["AP"]
+
+    monkeypatch.setattr(distributed, "_LAST_WORDS", 0.1)
+    monkeypatch.setattr(Trainer, "test", test)
+    cfg = dense(*TARGET)
+    first, second = in_processes(lambda: _run(cfg), tmp_path / "processes")
+    assert isinstance(first, KeyError) and isinstance(second, RuntimeError)
+    assert not (tmp_path / "out/model_pruned.pth").exists()
 
 
 def test_the_call_in_a_script_does_nothing_unless_the_config_asks(dense):

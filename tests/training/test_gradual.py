@@ -1,6 +1,7 @@
 """Gradual pruning: where it arrives, and what becomes of the optimizer."""
 
 import copy
+import operator
 
 import pytest
 import torch
@@ -184,17 +185,47 @@ def test_a_target_out_of_reach_leaves_the_model(blendmask, trainer_of):
     assert [p.shape for p in model.parameters()] == shapes
 
 
-def test_distributed_training_is_refused(blendmask, trainer_of, tmp_path):
-    gradual = GradualPruning(1, 1, 1, max_flops=0.5, importance="magnitude")
+def test_the_same_data_parallel_wraps_the_pruned_parameters(blendmask, trainer_of, tmp_path):
+    gradual = GradualPruning(1, 2, 1, max_flops=0.5, importance="magnitude")
     trainer = trainer_of(blendmask(), gradual)
+    reduced = []
+
+    def reduce(state, bucket):
+        state.append(len(bucket.parameters()))
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
     store = f"file://{tmp_path / 'store'}"
     torch.distributed.init_process_group("gloo", store, rank=0, world_size=1)
     try:
-        trainer.model = nn.parallel.DistributedDataParallel(trainer.model)
-        with pytest.raises(PruningError, match="prune first and fine-tune with"):
-            trainer.train(0, 2)
+        model = trainer.model = nn.parallel.DistributedDataParallel(
+            trainer.model,
+            broadcast_buffers=False,
+            bucket_cap_mb=1,
+            find_unused_parameters=True,
+            gradient_as_bucket_view=True,
+        )
+        model.register_comm_hook(reduced, reduce)
+        model.register_forward_pre_hook(lambda module, inputs: reduced.clear())
+        old, reducer, settings = list(model.parameters()), model.reducer, _settings(model)
+        trainer.train(0, 4)
     finally:
         torch.distributed.destroy_process_group()
+    assert trainer.model is model and model.reducer is not reducer
+    new = list(model.parameters())
+    assert all(map(operator.is_, model._module_parameters, new))
+    assert not any(map(operator.is_, old[:3], new))
+    assert _settings(model) == settings
+    # Both hooks are still there: the last step reduced each parameter once.
+    assert sum(reduced) == len(new)
+
+
+def _settings(model):
+    names = "find_unused_parameters gradient_as_bucket_view bucket_bytes_cap dim training"
+    # The second name is the newer one.
+    synced = [vars(model).get(f"{how}_buffers") for how in ("broadcast", "forward_sync")]
+    return [getattr(model, name) for name in names.split()] + synced
 
 
 def test_times_that_cannot_hold_are_refused(blendmask, trainer_of):

@@ -1,22 +1,25 @@
 """A training that has pruned its model resumes as any other."""
 
+import functools
 import os
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.engine import DefaultTrainer, HookBase, defaults, hooks
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from torch import nn
 
-from blendprune.errors import CheckpointError, ConfigError, PruningError
+from blendprune.errors import CheckpointError, ConfigError
 from blendprune.training import GradualPruning
+from tests.helpers.processes import in_processes
 from tests.helpers.small_net import SmallNet
 
 GRADUAL = ("PRUNER.GRADUAL.START", 1, "PRUNER.GRADUAL.END", 3, "PRUNER.GRADUAL.PERIOD", 1)
 GRADUAL += ("PRUNER.PRUNING_RATIO", 0.5, "PRUNER.IMPORTANCE", "magnitude")
+TAYLOR = ("PRUNER.IMPORTANCE", "taylor", "PRUNER.CALIBRATION_IMAGES", 4)
 
 
 class PlainNet(SmallNet):
@@ -161,13 +164,42 @@ def test_a_training_that_starts_from_weights_pruned_gradually_is_refused(make_cf
         _train(Trainer, cfg)
 
 
-def test_several_processes_are_refused_before_the_weights_load(make_cfg, monkeypatch):
-    cfg = make_cfg(*GRADUAL)
-    _train(Trainer, cfg)
-    trainer = Trainer(cfg)
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    with pytest.raises(PruningError, match="train in one process"):
-        trainer.resume_or_load(resume=True)
+class SharedTrainer(Trainer):
+    """Each process has images of its own."""
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        random = torch.Generator().manual_seed(comm.get_rank())
+        return [[{"image": torch.rand(3, 8, 8, generator=random)}] * 2] * 100
+
+
+def test_two_processes_resume_what_they_pruned(make_cfg, tmp_path, monkeypatch):
+    build = functools.partial(defaults.create_ddp_model, device_ids=None)
+    monkeypatch.setattr(defaults, "create_ddp_model", build)
+    # The last score counts: it reads data.
+    whole, halves = (make_cfg(*GRADUAL, *TAYLOR, folder=name) for name in ("whole", "halves"))
+
+    def train():
+        with pytest.raises(KeyboardInterrupt):
+            _train(SharedTrainer, halves, Kill())
+        resumed = _train(SharedTrainer, halves, resume=True)
+        found = []
+        for trainer in (_train(SharedTrainer, whole), resumed):
+            momentum = trainer.optimizer.state_dict()["state"]
+            found.append((trainer.model.module.state_dict(), momentum))
+        return found
+
+    first, second = in_processes(train, tmp_path / "processes")
+    runs = [run for each in (first, second) for run in each]
+    for weights, momentum in runs:
+        assert len(weights["a.weight"]) < 32
+        for key in (key for key in weights if "norm.running" not in key):
+            torch.testing.assert_close(weights[key], runs[0][0][key])
+        for number, state in momentum.items():
+            torch.testing.assert_close(state, runs[0][1][number])
+    # Processes are equal to the last bit, but for the statistics of their own images.
+    for ours, theirs in zip(first, second):
+        assert all(torch.equal(ours[0][f"{x}.weight"], theirs[0][f"{x}.weight"]) for x in "abp")
 
 
 def test_without_gradual_pruning_a_pruned_checkpoint_is_refused_as_ever(make_cfg):

@@ -185,3 +185,15 @@ def labelled_batch(batches):
         list[dict] | None: None without data.
     """
     return batches[0][:2] if batches else None
+
+
+def few_images(batches):
+    """As many images of each batch as tracing looks at.
+
+    Args:
+        batches (list[list[dict]] | None): data.
+
+    Returns:
+        list[list[dict]]: empty without data.
+    """
+    return [labelled_batch([batch]) for batch in batches or ()]

@@ -11,6 +11,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ... import distributed
 from ..architectures import architecture_of
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import evaluating, forward_hooks
@@ -62,7 +63,8 @@ class Reconstruction:
     Memory: a fixed number of positions of each layer, for any number of images, and the outputs of
     finished parts of a model, which save computing them again for each layer: as many images take
     part as have these within 3 GB, evenly spread over the data. So one round costs about one
-    forward per image.
+    forward per image. Processes that prune together have that memory each, for the images of their
+    own, and regress on the positions of all.
 
     Args:
         model (nn.Module): the dense model, before anything is pruned.
@@ -83,9 +85,11 @@ class Reconstruction:
         self._targets = {}
         find_regions = architecture_of(model).find_regions
         with prunable(model), evaluating(model):
-            first = find_regions(self.batches[0])
-            self._look(model, first)
-            self._choose(max(1, _BUDGET // max(1, self._bytes_per_image(model, first))))
+            # The same image in every process.
+            first = distributed.from_first(lambda: self.batches[0])
+            seen = first, find_regions(first)
+            self._look(model, seen)
+            self._choose(max(1, _BUDGET // max(1, self._bytes_per_image(model, seen))))
             self._regions = [find_regions(batch) for batch in self.batches]
             self._collect(model)
 
@@ -96,8 +100,12 @@ class Reconstruction:
             self.batches = [self.batches[i * count // most] for i in range(most)]
             _log.info("%d of %d images take part: they are large", most, count)
 
-    def _bytes_per_image(self, model, regions):
-        """Most bytes of outputs that are kept of an image at a time, of the first one."""
+    def _bytes_per_image(self, model, first):
+        """Most bytes of outputs that are kept of an image at a time, of the first one.
+
+        Args:
+            first (tuple): a batch and its regions.
+        """
         layers = {name: model.get_submodule(name) for name in self._targets}
         cache, most = OutputCache(model, layers.values(), budget=math.inf), 0
         with _forwards(model) as run:
@@ -105,7 +113,7 @@ class Reconstruction:
                 with contextlib.suppress(Exception):
                     stop = _StopAfter(self._targets[name].calls)
                     with forward_hooks([layer], stop, before=True), cache.on(0):
-                        run(self.batches[0], regions)
+                        run(*first)
                 most = max(most, cache.size)
                 cache.final(layer)
         return most
@@ -127,8 +135,12 @@ class Reconstruction:
                     cache.final(layer)
                     give_back_memory()
 
-    def _look(self, model, regions):
-        """Find the layers, in order, how often each runs, and the norm behind each."""
+    def _look(self, model, first):
+        """Find the layers, in order, how often each runs, and the norm behind each.
+
+        Args:
+            first (tuple): a batch and its regions.
+        """
         names = {module: name for name, module in model.named_modules()}
         calls, made, norms, makers = {}, {}, {}, {}
 
@@ -147,7 +159,7 @@ class Reconstruction:
 
         layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
         with forward_hooks(layers, record), _forwards(model) as run:
-            run(self.batches[0], regions)
+            run(*first)
         for layer, counts in calls.items():
             if sum(counts) == 0:
                 continue
@@ -162,8 +174,8 @@ class Reconstruction:
             )
 
     def _collect(self, model):
-        generator = torch.Generator().manual_seed(0)
-        most = _POSITIONS / len(self.batches)
+        generator = torch.Generator()
+        most = _POSITIONS / sum(distributed.gathered(len(self.batches)))
         names = {model.get_submodule(name): name for name in self._targets}
 
         def take(layer, inputs, output):
@@ -181,12 +193,15 @@ class Reconstruction:
             target.totals.append(rows.outputs(result, target.where[-1]).clone())
 
         with forward_hooks(names, take), _forwards(model) as run:
-            for batch, regions in zip(self.batches, self._regions):
+            for number, (batch, regions) in enumerate(zip(self.batches, self._regions)):
+                # The positions are those of the image, whichever process has it.
+                generator.manual_seed(distributed.number_of(number))
                 with self._sums(model, self._targets, total):
                     run(batch, regions)
                 give_back_memory()
-        for target in self._targets.values():
-            if len(target.totals) != len(target.outputs):
+        whole = [len(target.totals) == len(target.outputs) for target in self._targets.values()]
+        for target, *everywhere in zip(self._targets.values(), *distributed.gathered(whole)):
+            if not all(everywhere):
                 target.totals = []
 
     @contextlib.contextmanager

@@ -2,9 +2,13 @@
 
 import torch
 
+from ... import distributed
+
 
 def ridge_regression(inputs, lacking, shifts, ridge):
     """The change of a matrix by ridge regression; the penalty draws it towards 0.
+
+    Processes that prune together each have some of the positions; all get the same result.
 
     Args:
         inputs (Tensor): (positions, G, d).
@@ -21,25 +25,35 @@ def ridge_regression(inputs, lacking, shifts, ridge):
     if shifts is None:
         x_mean, y_mean = x.new_zeros(0, *x.shape[1:]), y.new_zeros(0, *y.shape[1:])
     else:
-        x_mean, y_mean = _means(x, shifts), _means(y, shifts)
+        x_mean, y_mean = _means(shifts, x, y)
         x, y = x - x_mean[shifts], y - y_mean[shifts]
     x, y = x.transpose(0, 1), y.transpose(0, 1)
-    count, width = x.shape[1:]
-    penalty = ridge * x.double().square().sum((1, 2)) / width + 1e-12
+    width = x.shape[2]
+    squares = x.double().square().sum((1, 2))
     # Of the two forms of the solution, the one with the smaller system.
-    if count >= width:
-        change = _solve(x.mT @ x, x.mT @ y, penalty)
+    if sum(distributed.gathered(x.shape[1])) >= width:
+        gram, right, squares = _summed(x.mT @ x, x.mT @ y, squares)
+        change = _solve(gram, right, ridge * squares / width + 1e-12)
     else:
-        change = x.mT.double() @ _solve(x @ x.mT, y, penalty)
+        [squares] = _summed(squares)
+        x, y = distributed.joined(x, 1), distributed.joined(y, 1)
+        change = x.mT.double() @ _solve(x @ x.mT, y, ridge * squares / width + 1e-12)
     change = change.to(x.dtype).mT
     return change, y_mean - torch.einsum("ngd,god->ngo", x_mean, change)
 
 
-def _means(rows, which):
-    """Mean of the rows of each number: (numbers, …)."""
+def _means(which, *rows):
+    """Means of the rows of each number, of each tensor: (numbers, …)."""
     counts = which.bincount()
-    sums = rows.new_zeros(len(counts), *rows.shape[1:]).index_add_(0, which, rows)
-    return sums / counts.clamp(min=1)[:, None, None]
+    zeros = [each.new_zeros(len(counts), *each.shape[1:]) for each in rows]
+    sums = [start.index_add_(0, which, each) for start, each in zip(zeros, rows)]
+    counts, *sums = _summed(counts, *sums)
+    return [each / counts.clamp(min=1)[:, None, None] for each in sums]
+
+
+def _summed(*tensors):
+    """The tensors, added up over the processes."""
+    return list(distributed.summed(dict(enumerate(tensors))).values())
 
 
 def _solve(gram, right, penalty):

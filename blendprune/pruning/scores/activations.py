@@ -2,6 +2,7 @@
 
 import torch
 
+from ... import distributed
 from ..graph.layer_sides import sum_by_input
 from ..graph.outputs import head_outputs
 from ..tracing.hooks import evaluating, forward_hooks, full_forward
@@ -23,7 +24,10 @@ class ActivationImportance(CollectedImportance):
             sums[layer] = sums.get(layer, 0) + x.abs().sum(0, dtype=torch.float64)
             counts[layer] = counts.get(layer, 0) + len(x)
 
-        observe_inputs(model, _read_by(groups), batches, record)
+        layers = _read_by(groups)
+        observe_inputs(model, layers, batches, record)
+        sums = distributed.summed(sums, layers)
+        counts = _total(counts, layers)
         for group in groups:
             size = torch.zeros(group.width, dtype=torch.float64)
             seen = 0
@@ -56,7 +60,9 @@ class WandaImportance(CollectedImportance):
         def record(layer, x):
             energy[layer] = energy.get(layer, 0) + x.square().sum(0, dtype=torch.float64)
 
-        observe_inputs(model, _read_by(groups), batches, record)
+        layers = _read_by(groups)
+        observe_inputs(model, layers, batches, record)
+        energy = distributed.summed(energy, layers)
         for group in groups:
             share = torch.zeros(group.width, dtype=torch.float64)
             for side in group.readers:
@@ -81,15 +87,17 @@ def observe_inputs(model, layers, batches, record):
 
     Args:
         model (nn.Module): inside the prunable view.
-        layers (set[nn.Module]): convs and linears.
+        layers (Iterable[nn.Module]): convs and linears, each once.
         batches (list[list[dict]]): only ``"image"``, (C, H, W), is read.
         record (Callable): called as ``record(layer, x)`` at each call of each layer, with x of
             (positions, input channels).
     """
-    missing = set(layers)
+    missing = list(layers)
     for run in (lambda model, batch: model(batch), head_outputs):
         if missing:
-            missing -= _record(model, missing, batches, run, record)
+            reached = _record(model, missing, batches, run, record)
+            seen = distributed.gathered([layer in reached for layer in missing])
+            missing = [layer for layer, *by in zip(missing, *seen) if not any(by)]
 
 
 def _record(model, layers, batches, run, record):
@@ -111,7 +119,14 @@ def _record(model, layers, batches, run, record):
 
 
 def _read_by(groups):
-    return {side.layer for group in groups for side in group.readers}
+    """All readers, each once, in the same order in every process."""
+    return list(dict.fromkeys(side.layer for group in groups for side in group.readers))
+
+
+def _total(counts, layers):
+    """Counts of all processes, by the layer."""
+    everywhere = distributed.gathered([counts.get(layer, 0) for layer in layers])
+    return {layer: sum(each) for layer, *each in zip(layers, *everywhere)}
 
 
 def _weight_energy(layer):

@@ -3,6 +3,7 @@
 import itertools
 import logging
 
+from ... import distributed
 from ...checks import check_count
 from ...errors import ConfigError
 from ..graph.inputs import check_image, config_values
@@ -39,7 +40,7 @@ def as_batches(data, model):
         return first_batches(data, model, batches=length), []
     images = _calibration_images(model)
     batches = split_batches(first_batches(data, model, images))
-    if sum(map(len, batches)) < images:
+    if sum(map(len, batches)) < distributed.share_of(images):
         return batches, []
     note = (
         f"data has no length and may not end: its first {images} images were read "
@@ -52,10 +53,13 @@ def as_batches(data, model):
 def first_batches(data, model, images=None, batches=None):
     """Read the first batches of a fresh pass over data, and nothing behind them.
 
+    Processes that prune together read a share each, and all keep as many images as the one that
+    has the fewest.
+
     Args:
         data (Iterable[list[dict] | dict]): in detectron2's format.
         model (nn.Module): that they are for.
-        images (int | None): most images; the last batch is cut short. None: all.
+        images (int | None): most images, of all processes; the last batch is cut short. None: all.
         batches (int | None): most batches. None: all.
 
     Returns:
@@ -70,15 +74,23 @@ def first_batches(data, model, images=None, batches=None):
         iterator = iter(data)
     except TypeError:
         raise _no_data(data) from None
-    found, left = [], images
-    for batch in itertools.islice(iterator, batches):
-        found.append(_as_batch(batch, model)[:left])
+    most = None if images is None else distributed.share_of(images)
+    checked = (_as_batch(batch, model) for batch in itertools.islice(iterator, batches))
+    found = _first_images(checked, most)
+    if not found:
+        raise ConfigError("data holds no images: pass batches as detectron2's loaders give them")
+    return _first_images(found, min(distributed.gathered(sum(map(len, found)))))
+
+
+def _first_images(batches, most):
+    """Batches up to a number of images; nothing behind them is read."""
+    found, left = [], most
+    for batch in batches:
+        found.append(batch[:left])
         if left is not None:
             left -= len(found[-1])
             if not left:
                 break
-    if not found:
-        raise ConfigError("data holds no images: pass batches as detectron2's loaders give them")
     return found
 
 

@@ -3,6 +3,7 @@
 import torch
 import torch_pruning as tp
 
+from ... import distributed
 from ..graph.layer_sides import sum_by_input
 from .losses import accumulate_gradients, training_loss
 from .registry import IMPORTANCES, CollectedImportance, Importance
@@ -34,6 +35,7 @@ class EffectImportance(CollectedImportance):
                 self.scores[group.root] = self.scores.get(group.root, 0) + added
 
         accumulate_gradients(model, batches, after_image=observe, loss=self.loss)
+        self.scores = distributed.summed(self.scores)
 
 
 def channel_effect(group):
@@ -95,7 +97,8 @@ class Hessian(Importance):
                     squares[p] = squares.get(p, 0) + p.grad.square()
 
         accumulate_gradients(model, batches, after_image=observe)
-        count = sum(len(batch) for batch in batches)
+        squares = distributed.summed(squares, model.parameters())
+        count = sum(distributed.gathered(sum(len(batch) for batch in batches)))
         for p, total in squares.items():
             p.grad = total / count
 

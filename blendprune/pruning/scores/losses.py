@@ -6,6 +6,7 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ... import distributed
 from ...errors import PruningError, first_line
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import full_forward, keeping_random_state
@@ -52,8 +53,9 @@ def training_loss(model, batch):
 def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
     """Gradients of the training losses, in ``.grad`` of every parameter.
 
-    Norms use their running statistics. Statistics, modes, and counters that modules keep as plain
-    numbers (FCOS's moving average) stay as they were.
+    Norms use their running statistics. Random choices of the training (proposals, points) follow
+    from the number of the image, or of the batch, in all processes. Statistics, modes, and counters
+    that modules keep as plain numbers (FCOS's moving average) stay as they were.
 
     Args:
         model (nn.Module): inside the prunable view, so that frozen stages get gradients too.
@@ -69,7 +71,7 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
         batches = [[image] for batch in batches for image in batch]
     model.zero_grad(set_to_none=True)
     with _training(model):
-        for batch in batches:
+        for batch in _seeded(model, batches):
             if after_image is not None:
                 model.zero_grad(set_to_none=True)
             with torch.enable_grad():
@@ -80,10 +82,10 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
 
 
 def mean_loss(model, batches):
-    """Mean over the batches of the summed training losses, without gradients.
+    """Mean over the batches of all processes of the summed training losses, without gradients.
 
-    The mode is that of :func:`accumulate_gradients`, and the model stays as it was. Random choices
-    of the training (proposals, points) are the same in every call.
+    The mode and the random choices are those of :func:`accumulate_gradients`, and the model stays
+    as it was.
 
     Args:
         model (nn.Module): inside the prunable view.
@@ -95,10 +97,10 @@ def mean_loss(model, batches):
     Raises:
         PruningError: the losses are not finite, or are no dict.
     """
-    devices = {p.device for p in model.parameters() if p.is_cuda}
-    with torch.random.fork_rng(devices), torch.no_grad(), _training(model):
-        torch.manual_seed(0)
-        return sum(training_loss(model, batch).item() for batch in batches) / len(batches)
+    with torch.no_grad(), _training(model):
+        losses = [training_loss(model, batch).item() for batch in _seeded(model, batches)]
+    losses = sum(distributed.gathered(losses), [])
+    return sum(losses) / len(losses)
 
 
 def try_training(model, batch):
@@ -111,6 +113,18 @@ def try_training(model, batch):
     with keeping_random_state(model), torch.enable_grad(), EventStorage():
         with _training(model, parameters=True):
             model(batch)
+
+
+def _seeded(model, batches):
+    """The batches; torch's generators follow from the number of each, and are restored in the end.
+
+    Whichever process has a batch, it sees the same random numbers.
+    """
+    devices = {p.device for p in model.parameters() if p.is_cuda}
+    with torch.random.fork_rng(devices):
+        for index, batch in enumerate(batches):
+            torch.manual_seed(distributed.number_of(index))
+            yield batch
 
 
 @contextlib.contextmanager

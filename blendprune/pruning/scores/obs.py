@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from ... import distributed
 from ..tracing.hooks import forward_hooks
 from .gradients import EffectImportance
 from .predictions import PredictionProbe
@@ -37,9 +38,11 @@ class OBS(CollectedImportance):
 
     def collect(self, model, groups, batches):
         moments = _Moments([side for group in groups for side in group.readers])
-        effects = EffectImportance(torch.square, PredictionProbe(model, batches[0][:1]))
+        example = distributed.from_first(lambda: batches[0][:1])
+        effects = EffectImportance(torch.square, PredictionProbe(model, example))
         with forward_hooks(moments.layers, moments.see, before=True):
             effects.collect(model, groups, batches)
+        moments.add_up()
         self.scores = {
             group.root: _scores(
                 effects.scores[group.root].double(), [moments.of(side) for side in group.readers]
@@ -90,6 +93,11 @@ class _Moments:
         self._inputs[layer] = self._inputs.get(layer, 0) + weight * (rows.T @ rows)
         self._weights[layer] = self._weights.get(layer, 0) + weight * len(rows)
         self._gradients[layer] = self._gradients.get(layer, 0) + squares
+
+    def add_up(self):
+        """Take what all processes have seen."""
+        for name in ("_inputs", "_gradients", "_weights"):
+            setattr(self, name, distributed.summed(getattr(self, name), self.layers))
 
     def _rows(self, layer, x):
         rows = (x if isinstance(layer, nn.Linear) else x.movedim(1, -1)).flatten(0, -2)

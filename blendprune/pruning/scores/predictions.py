@@ -6,6 +6,7 @@ import math
 import torch
 from torch.autograd.graph import get_gradient_edge
 
+from ... import distributed
 from ..graph.outputs import inference_layers
 from ..tracing.autograd import ancestors
 from ..tracing.hooks import forward_hooks
@@ -39,9 +40,9 @@ class PredictionProbe:
 
     def __init__(self, model, batched_inputs):
         self._stages = inference_layers(model, batched_inputs)
-        self._random = torch.Generator().manual_seed(0)
+        self._random, self._images = torch.Generator(), 0
         # For each layer's labelled predictions so far: count, sum, sum of squares.
-        self._moments = collections.defaultdict(lambda: torch.zeros(3, dtype=torch.float64))
+        self._moments = dict.fromkeys(self._stages, torch.zeros(3, dtype=torch.float64))
 
     def __call__(self, model, batch):
         """The scalar for one batch.
@@ -75,20 +76,39 @@ class PredictionProbe:
         for (layer, output, _), gradient in zip(read, gradients):
             if layer in self._stages and gradient is not None:
                 levels[layer].append((output, gradient != 0))
+        labelled = {
+            layer: torch.cat([output[where] for output, where in found])
+            for layer, found in levels.items()
+        }
+        variances = self._variances(labelled)
+        # The signs are those of the image, whichever process has it.
+        self._random.manual_seed(distributed.number_of(self._images))
+        self._images += 1
         heads = collections.Counter(self._stages[layer] for layer in levels)
         # An image without labels may give no predictions.
         scalar = 0.0 * loss
-        for layer, found in levels.items():
-            scalar = scalar + self._probe(layer, found) / math.sqrt(heads[self._stages[layer]])
+        for layer, x in labelled.items():
+            if len(x):
+                signs = torch.randint(2, x.shape, generator=self._random) * 2 - 1
+                probe = (x * signs.to(x)).sum() / math.sqrt(variances[layer] * len(x))
+                scalar = scalar + probe / math.sqrt(heads[self._stages[layer]])
         return scalar
 
-    def _probe(self, layer, levels):
-        labelled = torch.cat([output[where] for output, where in levels])
-        if not len(labelled):
-            return 0.0
-        signs = torch.randint(2, labelled.shape, generator=self._random) * 2 - 1
-        x = labelled.detach().double().cpu()
-        self._moments[layer] += torch.stack([torch.ones_like(x), x, x.square()]).sum(1)
-        count, total, squares = self._moments[layer].tolist()
-        variance = max(squares / count - (total / count) ** 2, MIN_VARIANCE)
-        return (labelled * signs.to(labelled)).sum() / math.sqrt(variance * len(labelled))
+    def _variances(self, labelled):
+        """Variance of each layer's labelled predictions up to this image, of all processes."""
+        own = {}
+        for layer, found in labelled.items():
+            x = found.detach().double().cpu()
+            own[layer] = torch.stack([torch.ones_like(x), x, x.square()]).sum(1)
+        none = torch.zeros(3, dtype=torch.float64)
+        # The processes take turns: the images of those before this one count.
+        everywhere = distributed.gathered([own.get(layer, none) for layer in self._stages])
+        images = {layer: list(each) for layer, *each in zip(self._stages, *everywhere)}
+        before = distributed.number_of(0) + 1
+        now = {layer: sum(each[:before], self._moments[layer]) for layer, each in images.items()}
+        self._moments = {layer: sum(each, self._moments[layer]) for layer, each in images.items()}
+        return {layer: _variance(*now[layer].tolist()) for layer in labelled}
+
+
+def _variance(count, total, squares):
+    return max(squares / count - (total / count) ** 2, MIN_VARIANCE) if count else 1.0

@@ -6,6 +6,7 @@ import torch
 import torch_pruning as tp
 from fvcore.common.registry import Registry
 
+from ... import distributed
 from ...checks import similar
 from ...errors import ConfigError, PruningError
 from .losses import accumulate_gradients
@@ -138,6 +139,7 @@ def score_groups(model, groups, importance, batches=None):
         importance.collect(model, shown, batches)
     elif _wants_gradients(importance):
         accumulate_gradients(model, batches)
+        _add_up_gradients(model)
     scores = []
     for group, each in zip(groups, shown):
         score = importance(each)
@@ -149,4 +151,12 @@ def score_groups(model, groups, importance, batches=None):
             )
         scores.append(score.detach().double().cpu())
     model.zero_grad(set_to_none=True)
-    return scores
+    # Random scores differ, and on different machines the last digits of all others.
+    return distributed.from_first(lambda: scores)
+
+
+def _add_up_gradients(model):
+    """Take the gradients of all processes."""
+    gradients = {p: p.grad for p in model.parameters() if p.grad is not None}
+    for p, total in distributed.summed(gradients, model.parameters()).items():
+        p.grad = total

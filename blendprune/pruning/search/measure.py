@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+from ... import distributed
 from ...checks import check_callable
 from ...errors import ConfigError
-from ..graph.inputs import example_inputs_for
+from ..graph.inputs import example_inputs_for, few_images
 from ..graph.masking import masking
 from ..graph.proof import proven_graph
 from ..scores import as_batches, build_importance, importance_name, mean_loss, score_groups
@@ -63,26 +64,31 @@ def measure_sensitivity(
     options = PruningOptions(importance=importance)
     check_callable("progress", progress)
     check_output(path)
-    if path and PathManager.isfile(path):
-        found = load_sensitivity(path)
+    found = distributed.from_first(
+        lambda: load_sensitivity(path) if path and PathManager.isfile(path) else None
+    )
+    if found is not None:
         found.check(model, importance, repr(path), ratios)
         return found
     if data is None:
         raise ConfigError("sensitivity is measured on data: pass data=… (of a training loader)")
     refuse_nonfinite(model)
+    weights = digest(model)
+    distributed.check_same("weights", lambda: weights)
     batches, _ = as_batches(data, model)
-    inputs = example_inputs_for(model, example_inputs, batches)
+    shown = distributed.from_first(lambda: few_images(batches))
+    inputs = example_inputs_for(model, example_inputs, shown)
     snapshot = Snapshot(model)
     try:
         found = Sensitivity(
-            weights=digest(model),
+            weights=weights,
             importance=importance_name(importance),
             ratios=ratios or list(RATIOS),
-            images=sum(map(len, batches)),
+            images=sum(distributed.gathered(sum(map(len, batches)))),
             loss=0.0,
         )
         with prunable(model):
-            _, groups = proven_graph(model, inputs, batches=batches)
+            _, groups = proven_graph(model, inputs, batches=shown)
             groups = [group for group in groups if group.prunable]
             scores = score_groups(model, groups, build_importance(options.importance), batches)
             found.loss = mean_loss(model, batches)
@@ -93,7 +99,7 @@ def measure_sensitivity(
     finally:
         snapshot.restore()
     if path:
-        found.save(path)
+        distributed.from_first(lambda: found.save(path))
     return found
 
 

@@ -4,15 +4,23 @@ import contextlib
 import math
 from functools import partial
 
+from ... import distributed
 from ...config.target import Target
-from ...errors import BlendpruneError, PruningError, TargetUnreachable, error_line, first_line
+from ...errors import (
+    BlendpruneError,
+    ConfigError,
+    PruningError,
+    TargetUnreachable,
+    error_line,
+    first_line,
+)
 from ...structure import remember_predictions
 from ..cost.clock import FormClock
 from ..cost.cost_model import CostModel
 from ..cost.count import count_costs, flops_by_module, total_costs
 from ..graph.config_layers import config_layers
 from ..graph.groups import group_notes
-from ..graph.inputs import small_inputs
+from ..graph.inputs import few_images, small_inputs
 from ..graph.kept_entries import KeptEntries
 from ..graph.outputs import head_outputs
 from ..graph.proof import proven_graph
@@ -25,6 +33,7 @@ from ..tracing.view import prunable
 from .own_runs import check_own_runs
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
+from .sensitivity import digest
 from .stages import StageSeconds
 
 _LATENCY_ROUNDS = 12
@@ -33,6 +42,10 @@ _LATENCY_ROUNDS = 12
 _KEPT_PER_ROUND = 0.65
 # A latency that is lower than wanted by more than this fraction is worth a note.
 _TOO_FAST = 0.05
+ONE_CLOCK = (
+    "processes that prune together disturb each other's clocks: reach max_latency in one process, "
+    "or ask for max_flops"
+)
 # What :meth:`PruningRun.state_dict` holds.
 _MEMORY = ("dense", "dense_flops", "widths", "dense_widths", "start")
 
@@ -61,6 +74,9 @@ class PruningRun:
     def __init__(self, model, inputs, options, batches=None, sensitivity=None, memory=False):
         self.model, self.inputs, self.options = model, inputs, options
         self.batches, self.sensitivity = batches, sensitivity
+        distributed.check_same("weights", lambda: digest(model))
+        # Every process looks at the same images to see what runs.
+        self._shown = distributed.from_first(lambda: few_images(batches))
         self.notes, self.rounding, self.seconds = [], options.rounding, StageSeconds()
         self.kept = KeptEntries() if self._wants_reconstruction() else None
         # Made right before the first pruning: it reads the features of the dense model.
@@ -129,11 +145,12 @@ class PruningRun:
                     self.options.ignored_layers,
                     self.options.pruning_ratio_dict,
                     self._frozen,
-                    self.batches or (),
+                    self._shown,
                 )
             self._frozen, self._telling = graph.frozen, graph.batches
             remember_predictions(self.model, config_layers(graph, groups))
             channels = self._choose(target, part, goal, graph, groups)
+            distributed.check_same("channels to remove", lambda: sorted(channels.items()))
             if self._wants_reconstruction() and self._reconstruction is None:
                 with self._naming_data_faults(), self.seconds.of("dense features"):
                     self._reconstruction = Reconstruction(self.model, self.batches)
@@ -146,6 +163,7 @@ class PruningRun:
                     self._counts = count_costs(self.model, self.inputs, self._with_memory)
             if self._reconstruction is not None:
                 self._reconstruction(self.model, self.kept, self.seconds)
+        distributed.copy_from_first([*self.model.parameters(), *self.model.buffers()])
         with self.seconds.of("checks"):
             self._verify()
 
@@ -284,6 +302,8 @@ class PruningRun:
             )
 
     def _begin_latency(self):
+        if distributed.processes() > 1:
+            raise ConfigError(ONE_CLOCK)
         step, runtime = self.options.rounding.multiple, self.options.runtime
         with self.seconds.of("latency"):
             self._clock = FormClock(runtime, self.model, self.inputs, step)

@@ -314,7 +314,7 @@ def test_as_many_images_take_part_as_have_their_features_in_memory(some_batches,
     everything = Reconstruction(model, some_batches)
     assert [len(batch) for batch in everything.batches] == [1] * 6
     with prunable(model), evaluating(model):
-        of_one = everything._bytes_per_image(model, None)
+        of_one = everything._bytes_per_image(model, (some_batches[0][:1], None))
     # Stem, two branches or the grouped conv, in float32; no more than all layers.
     assert 8 * 144 * 4 <= of_one <= (3 * 8 * 144 + 6 * 100 + 2 * 100) * 4
     monkeypatch.setattr(reconstruction, "_BUDGET", 3 * of_one)

@@ -1,0 +1,55 @@
+"""Several processes on the CPU that work together, as detectron2's ``launch`` would start them."""
+
+import datetime
+import os
+
+import torch
+import torch.multiprocessing
+from detectron2.utils import comm
+
+
+def in_processes(function, folder, count=2):
+    """Run a function in forked processes of one job, which have all that the test has.
+
+    None is ended because another one ended, as on several machines.
+
+    Args:
+        function (Callable): called without arguments, in each process.
+        folder (Path): empty.
+        count (int): of processes.
+
+    Returns:
+        list: what it returned in each process; in place of what it raised, the exception; of a
+        process that was killed, the exit code.
+    """
+    os.makedirs(folder, exist_ok=True)
+    context = torch.multiprocessing.get_context("fork")
+    started = [
+        context.Process(target=_work, args=(function, str(folder), count, rank))
+        for rank in range(count)
+    ]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join()
+    return [
+        each.exitcode or torch.load(f"{folder}/{rank}.pth", weights_only=False)
+        for rank, each in enumerate(started)
+    ]
+
+
+def _work(function, folder, count, rank):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        f"file://{folder}/store",
+        rank=rank,
+        world_size=count,
+        timeout=datetime.timedelta(minutes=2),
+    )
+    comm.create_local_process_group(count)
+    try:
+        found = function()
+    except Exception as error:
+        found = error
+    torch.save(found, f"{folder}/{rank}.pth")
