@@ -10,6 +10,7 @@
 """
 
 import argparse
+import itertools
 import os
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -30,6 +31,7 @@ def main():
     parser.add_argument("stage", choices=["train", "prune", "finetune"])
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--max-flops", type=float, default=0.5, help="fraction that prune keeps")
+    parser.add_argument("--batches", type=int, default=8, help="of images, that prune reads")
     parser.add_argument("opts", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_intermixed_args()
     cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
@@ -47,7 +49,9 @@ def main():
     DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
 
     if args.stage == "prune":
-        print(pruning_table(blendprune.prune(model, max_flops=args.max_flops, data=loader)))
+        batches = list(itertools.islice(loader, args.batches))
+        report = blendprune.prune(model, max_flops=args.max_flops, data=batches)
+        print(pruning_table(report))
         DetectionCheckpointer(model, cfg.train.output_dir).save("model_pruned")
         return
     writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)

@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "blendprune"
 # What has no counterpart in the package.
-OTHERS = {"benchmarks", "helpers", "patches", "zoo"}
+OTHERS = {"benchmarks", "examples", "helpers", "patches", "zoo"}
 
 
 def imported_names(source):
