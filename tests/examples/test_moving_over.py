@@ -34,7 +34,7 @@ def test_the_model_of_a_lazyconfig_is_trained_pruned_and_fine_tuned(shell, tmp_p
         return folder
 
     dense = run("train", output="dense") / "model_final.pth"
-    flags = ("--max-flops", 0.7, "--batches", 2)
+    flags = ("--max-flops", 0.7, "--batches", 1)
     pruned = run("prune", *flags, start=dense, output="pruned") / "model_pruned.pth"
     tuned = run("finetune", start=pruned, output="finetune") / "model_final.pth"
     contents = [torch.load(path, weights_only=True) for path in (dense, pruned, tuned)]

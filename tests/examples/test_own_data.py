@@ -56,6 +56,21 @@ def test_a_backbone_of_ones_own_can_be_pruned_without_more(shell):
         assert f"backbone.bottom_up.stages.{stage}.1.depthwise" in layers
 
 
+def test_sixty_lines_make_a_detector_prunable_that_blendprune_does_not_know(shell, tmp_path):
+    assert len((EXAMPLES / "own_detector/prunable.py").read_text().splitlines()) <= 60
+    said = shell("python", "own_detector/prune.py", "--output", tmp_path)
+    assert "outputs identical" in said
+    content = torch.load(tmp_path / "model_pruned.pth", weights_only=True)
+    modules = content["struct"]["modules"]
+    # The operator, the weight per channel and the head per instance follow their layers.
+    layers = ("stem", "tower", "describe_conv")
+    widths = {name: modules[name]["out_channels"] for name in layers}
+    assert all(width < 32 for width in widths.values())
+    assert modules["scale"]["scale"] == [widths["stem"], 1, 1]
+    assert modules["describe_fc"]["in_features"] == 9 * widths["describe_conv"]
+    assert modules["heatmap"]["out_channels"] == 3
+
+
 def test_a_file_runs_on_a_picture_in_either_engine(shell, blendmask, tmp_path):
     for engine in ("onnxruntime", "openvino"):
         output = tmp_path / f"{engine}.png"
