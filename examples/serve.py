@@ -49,8 +49,8 @@ def drawing(picture: UploadFile):
 def opened(upload):
     try:
         return ImageOps.exif_transpose(Image.open(upload.file)).convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise HTTPException(415, f"this is no picture: {error}") from None
+    except (OSError, Image.DecompressionBombError):
+        raise HTTPException(415, "this is no picture that Pillow reads: send PNG or JPEG") from None
 
 
 def detect(image):
