@@ -10,13 +10,15 @@
 
 import os
 
+import own_backbone  # noqa: F401  (registers it)
+import own_data  # noqa: F401  (registers the data of $OWN_DATA)
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_train_loader
 from detectron2.engine import DefaultTrainer, default_argument_parser, default_setup, launch
 from detectron2.evaluation import COCOEvaluator, verify_results
 
 import blendprune  # <- the first of the two lines
-from blendprune.data.mapper import DatasetMapperWithBasis
+from blendprune.data.calibration import training_mapper
 
 try:
     from adet.config import get_cfg
@@ -27,11 +29,11 @@ blendprune.apply()  # <- the second; works before and after upstream is imported
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's trainer, with BlendMask's labels and COCO's evaluation."""
+    """detectron2's trainer, with the labels of BlendMask's bases and COCO's evaluation."""
 
     @classmethod
     def build_train_loader(cls, cfg):
-        return build_detection_train_loader(cfg, mapper=DatasetMapperWithBasis(cfg, True))
+        return build_detection_train_loader(cfg, mapper=training_mapper(cfg))
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name, output_folder=None):

@@ -569,3 +569,34 @@ def test_sensitivity_without_images_asks_for_them_and_for_no_other_importance(tr
     assert _prune(trained, "--max-flops", 0.7, "--sensitivity", path) == 2
     assert "cannot read training images" in _sentence(capsys)
     assert not path.exists()
+
+
+def test_quiet_leaves_the_result_alone(trained, capsys):
+    flags = ("--max-flops", 0.6, "--output", trained / "out")
+    assert _prune(trained, *flags) == 0
+    told = capsys.readouterr().out
+    assert _prune(trained, *flags, "--quiet") == 0
+    quiet = capsys.readouterr().out
+    assert "- loading" in told and "- loading" not in quiet
+    assert "FLOPs" in quiet and "fine-tune with: " in quiet
+
+
+@pytest.mark.parametrize(
+    "command, go_on",
+    [
+        (["prune", "--config-file", "config.yaml"], "give the same command again"),
+        (["run", "train_net.py"], "goes on from its last checkpoint with --resume"),
+    ],
+)
+def test_an_interrupted_command_says_how_to_go_on(
+    command, go_on, trained, monkeypatch, capsys, overlay
+):
+    monkeypatch.chdir(trained)
+    (trained / "train_net.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.setattr("blendprune.pipeline.prune_from_config", _interrupt)
+    assert main(command) == 130
+    assert go_on in _sentence(capsys)
+
+
+def _interrupt(*args, **kwargs):
+    raise KeyboardInterrupt

@@ -8,7 +8,7 @@ import pytest
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "blendprune"
 # What has no counterpart in the package.
-OTHERS = {"benchmarks", "docs", "helpers", "patches", "zoo"}
+OTHERS = {"benchmarks", "docs", "examples", "helpers", "patches", "zoo"}
 
 
 def imported_names(source):

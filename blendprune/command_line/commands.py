@@ -49,7 +49,7 @@ def sensitivity(args):
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
     mapper = find(args.mapper) if args.mapper else None
-    found = sensitivity_from_config(cfg, progress=TerminalProgress(), mapper=mapper)
+    found = sensitivity_from_config(cfg, progress=_progress(args), mapper=mapper)
     print(sensitivity_table(found))
     print(f"\nprune with: --sensitivity {path}")
     return 0
@@ -64,7 +64,7 @@ def prune(args):
     cfg = config_of(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
     mapper = find(args.mapper) if args.mapper else None
-    report = prune_from_config(cfg, output, progress=TerminalProgress(), mapper=mapper)
+    report = prune_from_config(cfg, output, progress=_progress(args), mapper=mapper)
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
     print(f"to look at: {os.path.join(output, 'report.html')}")
@@ -233,7 +233,8 @@ def convert(args):
 
 
 def _progress(args):
-    return Progress() if args.json else TerminalProgress()
+    silent = args.quiet or getattr(args, "json", False)
+    return Progress() if silent else TerminalProgress()
 
 
 def _print(args, found, text):

@@ -138,11 +138,13 @@ def make_parser():
     _add_images_argument(sub)
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
+    _add_quiet(sub)
     _add_tail(sub)
 
     _add_prune(_add(subs, "prune", commands.prune))
 
     sub = _add(subs, "run", commands.run)
+    sub.set_defaults(go_on="a training goes on from its last checkpoint with --resume")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
 
@@ -156,6 +158,7 @@ def make_parser():
     sub.add_argument("--weights", metavar="FILE", help="checkpoint, or .onnx; alone: a checkpoint")
     sub.add_argument("--engine", default="onnxruntime", metavar="NAME",
                      help="of an exported file: onnxruntime, openvino")  # fmt: skip
+    _add_quiet(sub)
     _add_json(sub)
     _add_tail(sub)
 
@@ -176,12 +179,14 @@ def make_parser():
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
     output = "for bench.json, bench.html and, with --ap, bench.png"
     sub.add_argument("--output", metavar="DIR", help=output)
+    _add_quiet(sub)
     _add_json(sub)
 
     sub = _add(subs, "report", commands.report)
     _add_models(sub)
     sub.add_argument("--ap", action="store_true", help="evaluate each on DATASETS.TEST")
     sub.add_argument("--output", default="report.html", metavar="FILE.html", help="the page")
+    _add_quiet(sub)
     _add_json(sub)
 
     sub = _add(subs, "export", commands.export)
@@ -190,6 +195,7 @@ def make_parser():
     sub.add_argument("--output", required=True, metavar="FILE.onnx", help="the file to write")
     sub.add_argument("--int8", action="store_true", help="quantize, on training images")
     _add_mapper_argument(sub)
+    _add_quiet(sub)
     _add_json(sub)
     _add_tail(sub)
 
@@ -246,12 +252,17 @@ def _add_prune(sub):
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--sensitivity", metavar="FILE", help="measurement to use, or to make")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
+    _add_quiet(sub)
     _add_tail(sub)
 
 
 def _add_models(sub):
     sub.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint or config; dense first")
     _add_import_argument(sub)
+
+
+def _add_quiet(sub):
+    sub.add_argument("--quiet", action="store_true", help="print the result, but no progress")
 
 
 def _add_json(sub):

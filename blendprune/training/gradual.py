@@ -202,7 +202,8 @@ class GradualPruning(HookBase):
         wrap_anew(self.trainer.model)
         self._rounds, totals = due, run.totals()
         kept = {unit: totals[unit] / dense for unit, dense in run.dense.items()}
-        self.trainer.storage.put_scalars(**{f"kept_{unit}": x for unit, x in kept.items()})
+        scalars = {f"kept_{unit}": x for unit, x in kept.items()}
+        self.trainer.storage.put_scalars(smoothing_hint=False, **scalars)
         _log.info(
             "iteration %d: pruned to %s; widths %s",
             self.trainer.iter + 1,

@@ -10,6 +10,9 @@ from ..pruning.tracing.view import prunable
 from ..wrappers import unwrap
 from .trainer_data import example_inputs_of
 
+# Norm of a channel that has faded, as a fraction of the largest of its group.
+_FAINT = 0.01
+
 
 class GroupSparsity(HookBase):
     """Weight decay over whole coupled groups; less important channels decay faster.
@@ -65,6 +68,8 @@ class GroupSparsity(HookBase):
             self._trace()  # the model was pruned meanwhile
         if self.trainer.iter % self.period == 0:
             self._rank()
+            # What a channel has become, not a noisy sample of it.
+            self.trainer.storage.put_scalar("faded", self.faded(), smoothing_hint=False)
         grown = (self.trainer.iter + 1) / self.trainer.max_iter
         rates = {
             p: group["lr"] * self.strength * grown
@@ -86,6 +91,16 @@ class GroupSparsity(HookBase):
         """
         with torch.no_grad():
             return [sum(side.squares() for side in sides).sqrt() for sides in self._groups]
+
+    def faded(self):
+        """How much there is to prune at no cost.
+
+        Returns:
+            float: fraction of the channels with a norm under 1 % of the largest of their group.
+                The training logs it as ``faded``.
+        """
+        faint = [norm < _FAINT * norm.max() for norm in self.norms()]
+        return float(torch.cat(faint).float().mean()) if faint else 0.0
 
     def _trace(self):
         model = unwrap(self.trainer.model)

@@ -36,12 +36,16 @@ class Done:
 
 
 class FreshPython:
-    """Runs code in processes of their own; the first call starts the one that forks."""
+    """Runs code in processes of their own; the first call starts the one that forks.
 
-    def __init__(self):
-        self._process = None
+    Args:
+        imports (Sequence[str]): what that one imports, beside PyTorch and the like.
+    """
 
-    def __call__(self, code, *args, cwd=_ROOT, path=()):
+    def __init__(self, imports=()):
+        self._imports, self._process = imports, None
+
+    def __call__(self, code, *args, cwd=_ROOT, path=(), environ=None):
         """Run code as ``python -c`` does.
 
         Args:
@@ -49,13 +53,14 @@ class FreshPython:
             args (str): ``sys.argv[1:]``.
             cwd (str | Path): where it runs.
             path (Sequence[str]): in front of ``sys.path``.
+            environ (dict[str, str]): its environment; None: that of this process.
 
         Returns:
             Done: what it printed.
         """
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", __name__],
+                [sys.executable, "-W", "ignore", "-m", __name__, *self._imports],
                 cwd=_ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -64,7 +69,7 @@ class FreshPython:
         with tempfile.TemporaryDirectory() as folder:
             files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
             asked = {"code": code, "args": list(map(str, args)), "cwd": str(cwd), "files": files}
-            asked |= {"path": list(map(str, path)), "environ": dict(os.environ)}
+            asked |= {"path": list(map(str, path)), "environ": environ or dict(os.environ)}
             print(json.dumps(asked), file=self._process.stdin, flush=True)
             returncode = json.loads(self._process.stdout.readline())
             done = Done(*(pathlib.Path(file).read_text() for file in files))
@@ -90,7 +95,7 @@ def _forked():
 
 
 def _main():
-    for name in _SLOW:
+    for name in (*_SLOW, *sys.argv[1:]):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()

@@ -64,12 +64,16 @@ def test_it_arrives_at_the_target_and_the_training_goes_on(
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     gradual = GradualPruning(2, 6, 2, max_flops=0.5, importance="magnitude", example_inputs=images)
     record = _Record(images)
-    trainer_of(model, gradual, record, optimizer=optimizer).train(0, 8)
+    trainer = trainer_of(model, gradual, record, optimizer=optimizer)
+    trainer.train(0, 8)
 
     kept = [flops / dense for flops in record.flops]
     assert kept[0] == 1 and kept[1] == kept[2] > kept[3] == kept[4] > kept[5] == kept[7]
     assert 0.49 <= kept[7] <= 0.5
     assert gradual.report().flops == {"before": dense, "after": record.flops[-1]}
+    # As writers show it: the last round, not the median of all.
+    logged, iteration = trainer.storage.latest_with_smoothing_hint(20)["kept_flops"]
+    assert iteration == 5 and logged == pytest.approx(kept[7], rel=1e-3)
 
     live = {p for group in optimizer.param_groups for p in group["params"]}
     assert live == set(model.parameters()) == set(optimizer.state)

@@ -88,3 +88,19 @@ def test_scaling_a_side_scales_each_channels_norm(kind, reads):
 def test_a_strength_of_zero_is_refused():
     with pytest.raises(ConfigError, match="strength > 0"):
         GroupSparsity(0.0)
+
+
+def test_the_training_logs_how_many_channels_have_faded(blendmask, trainer_of):
+    sparsity = GroupSparsity(10.0, period=2)
+    trainer = trainer_of(blendmask(), sparsity, lr=1e-3)
+    sparsity.before_train()
+    [conv, *_] = (group for group in sparsity._groups if len(group) > 1)
+    with torch.no_grad():
+        for side in conv:
+            side.scale(torch.cat([torch.full((2,), 1e-4), torch.ones(side.width - 2)]))
+    channels = sum(len(norm) for norm in sparsity.norms())
+    assert round(sparsity.faded() * channels) == 2
+    trainer.train(0, 3)
+    logged = trainer.storage.history("faded").values()
+    assert [iteration for _, iteration in logged] == [0, 2]
+    assert logged[-1][0] == pytest.approx(sparsity.faded(), abs=0.02)

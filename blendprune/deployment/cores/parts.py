@@ -6,12 +6,15 @@ from torch import nn
 from . import schema
 from .core import Core
 from .family import refuse_part, runs_as
+from .picture import PICTURE, picture_settings
 
 _IMAGE = schema.record(
     pixel_mean=schema.list_of(schema.number()),
     pixel_std=schema.list_of(schema.number(1e-9)),
     size_divisibility=schema.integer(0, 4096),
     square_size=schema.integer(0, 65536),
+    # Files of earlier versions lack it.
+    picture=schema.optional(PICTURE),
 )
 
 
@@ -112,6 +115,7 @@ def image_settings(model):
         "pixel_std": numbers(std),
         "size_divisibility": int(divisibility),
         "square_size": int(constraints.get("square_size", 0)),
+        "picture": picture_settings(model),
     }
 
 

@@ -3,7 +3,10 @@
 import contextlib
 
 import torch
+from detectron2.data import transforms
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import ImageList
+from PIL import ImageOps
 
 from ...errors import DeployError, error_line
 from .decoders import DECODERS
@@ -80,6 +83,32 @@ class Detector:
         with _told("what the file gives, or an input, does not fit the settings of the file"):
             raw = self._run("image", {"images": images.tensor})
             return self._decoder(raw, images, batched_inputs, self._run)
+
+    def inputs_of(self, picture):
+        """Make the input of a picture, in the colours and the size that the model's config wants.
+
+        Args:
+            picture (PIL.Image.Image): of any mode and size.
+
+        Returns:
+            dict: ``"image"`` (C, H, W), float32, and the picture's ``"height"`` and ``"width"``:
+            one of the inputs of :meth:`__call__`.
+
+        Raises:
+            DeployError: the file does not know them, because the model was built without a config.
+        """
+        wanted = self.settings["image"].get("picture")
+        if wanted is None:
+            raise DeployError(
+                "the file does not say which colours and size its images have: pass tensors, "
+                '[{"image": tensor}], or export a model that was built from a config'
+            )
+        array = convert_PIL_to_numpy(ImageOps.exif_transpose(picture), wanted["format"])
+        height, width = array.shape[:2]
+        resize = transforms.ResizeShortestEdge(wanted["min_size"], wanted["max_size"] or 2**31)
+        array = resize.get_transform(array).apply_image(array)
+        image = torch.as_tensor(array.astype("float32").transpose(2, 0, 1).copy())
+        return {"image": image, "height": height, "width": width}
 
     def prepare(self, batched_inputs):
         """Normalise images, and pad them to one size.

@@ -6,11 +6,16 @@ import sys
 
 import pytest
 import torch
+from detectron2.data import transforms
+from detectron2.data.detection_utils import convert_PIL_to_numpy
+from PIL import Image
 from torch.nn import functional as F
 
 import blendprune
 from blendprune.errors import ConfigError, DeployError
 from tests.helpers.small_onnx import METADATA, write_small
+
+PICTURE = {"format": "BGR", "min_size": 16, "max_size": 30}
 
 
 @pytest.fixture
@@ -201,3 +206,31 @@ assert found["sem_seg"].shape == (5, 8, 8)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("form", ["BGR", "RGB", "L"])
+def test_a_picture_becomes_what_detectron2s_predictor_makes_of_it(file, form):
+    picture = Image.fromarray((255 * torch.rand(20, 41, 3)).to(torch.uint8).numpy())
+    write_small(file, changed("settings.image.picture", {**PICTURE, "format": form}))
+    found = blendprune.runtime.load(file).inputs_of(picture)
+
+    array = convert_PIL_to_numpy(picture, form)
+    resize = transforms.ResizeShortestEdge([16, 16], 30)
+    wanted = resize.get_transform(array).apply_image(array)
+    assert torch.equal(found["image"], torch.tensor(wanted.transpose(2, 0, 1).astype("float32")))
+    assert found["image"].shape[1:] == (15, 30)
+    assert (found["height"], found["width"]) == (20, 41)
+
+
+def test_a_picture_is_turned_as_its_camera_says(file):
+    picture = Image.new("RGB", (40, 20))
+    picture.getexif()[0x0112] = 6  # turn by a quarter
+    write_small(file, changed("settings.image.picture", PICTURE))
+    found = blendprune.runtime.load(file).inputs_of(picture)
+    assert (found["height"], found["width"]) == (40, 20)
+
+
+def test_a_file_that_does_not_know_its_pictures_says_so(file):
+    write_small(file)
+    with pytest.raises(DeployError, match="does not say which colours .*: pass tensors"):
+        blendprune.runtime.load(file).inputs_of(Image.new("RGB", (8, 8)))

@@ -1,4 +1,4 @@
-"""The examples, run as a user would: train, prune, fine-tune, and prune by hand."""
+"""The training script, run as a user would: train, prune, fine-tune, and prune by hand."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import torch
 
 import blendprune
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = """
     MODEL.DEVICE cpu MODEL.RESNETS.DEPTH 18 MODEL.RESNETS.RES2_OUT_CHANNELS 64
     MODEL.RESNETS.NORM BN MODEL.BACKBONE.FREEZE_AT 0 MODEL.FPN.OUT_CHANNELS 64
@@ -107,19 +107,3 @@ def test_adelaidets_unmodified_script_trains_and_finetunes(run, adelaidet_root):
     script = ["-m", "blendprune", "run", os.path.join(adelaidet_root, "tools/train_net.py")]
     config = os.path.join(adelaidet_root, "configs/BlendMask/R_50_1x.yaml")
     _story(run, script, config, "adet", adelaidet=adelaidet_root)
-
-
-def test_sixty_lines_make_a_detector_prunable_that_blendprune_does_not_know(run):
-    folder = ROOT / "examples/own_detector"
-    assert len((folder / "prunable.py").read_text().splitlines()) <= 60
-    done = run(folder / "prune.py", "--output", "own_detector")
-    assert "outputs identical" in done.stdout
-    content = torch.load(run.folder / "own_detector/model_pruned.pth", weights_only=True)
-    modules = content["struct"]["modules"]
-    # The operator, the weight per channel and the head per instance follow their layers.
-    layers = ("stem", "tower", "describe_conv")
-    widths = {name: modules[name]["out_channels"] for name in layers}
-    assert all(width < 32 for width in widths.values())
-    assert modules["scale"]["scale"] == [widths["stem"], 1, 1]
-    assert modules["describe_fc"]["in_features"] == 9 * widths["describe_conv"]
-    assert modules["heatmap"]["out_channels"] == 3
