@@ -1,6 +1,7 @@
 """Checks of single values, with sentences that say what was found and what is wanted."""
 
 import difflib
+import reprlib
 
 from .errors import ConfigError
 
@@ -38,6 +39,21 @@ def check_callable(name, value):
     """
     if value is not None and not callable(value):
         raise ConfigError(f"{name} is {value!r}, which cannot be called: pass a function or None")
+
+
+def shown(value):
+    """A value from a file as a message shows it: short, whatever the value is.
+
+    Args:
+        value (object): plain data of any size and depth.
+
+    Returns:
+        str: on one line, at most about 100 characters.
+    """
+    try:
+        return reprlib.repr(value)[:100]
+    except Exception:  # Python refuses to print a large int; a tensor may have no numbers
+        return f"a {type(value).__name__}"
 
 
 def similar(name, known):

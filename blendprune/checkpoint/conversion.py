@@ -8,7 +8,14 @@ from ..files import save_atomically
 from ..structure import structure_of
 from ..wrappers import plain_names, plain_state
 from .reading import OTHER_WEIGHTS, local_path, refuse_pickled_module, struct_in, unreadable
-from .unpickling import Inert, is_module, plain, read_inert
+from .unpickling import (
+    Inert,
+    is_module,
+    plain,
+    read_inert,
+    refuse_archive,
+    without_attributes,
+)
 
 # What a training module, for example Lightning's, puts before each name.
 _PREFIX = "model."
@@ -71,7 +78,13 @@ _NAMES = ("model", *OTHER_WEIGHTS)
 
 def _read(local, path, allow_pickle):
     try:
-        return torch.load(local, map_location="cpu", weights_only=True)
+        refuse_archive(local)
+    except Exception as error:  # zip and torch raise different types
+        raise unreadable(path, error) from None
+    try:
+        contents = torch.load(local, map_location="cpu", weights_only=True)
+        without_attributes(contents)
+        return contents
     except Exception:  # zip, pickle and torch raise different types
         pass
     try:

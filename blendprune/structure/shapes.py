@@ -79,7 +79,7 @@ def contradiction(struct, weights):
 
 def _weights_of(entry):
     """First two widths that the weight of a layer may have; a transposed conv has them swapped."""
-    if "in_features" in entry:
+    if "in_features" in entry and "out_features" in entry:
         return [(entry["out_features"], entry["in_features"])]
     if "in_channels" in entry and "out_channels" in entry:
         inputs, outputs, groups = (
