@@ -41,6 +41,11 @@ def check_callable(name, value):
         raise ConfigError(f"{name} is {value!r}, which cannot be called: pass a function or None")
 
 
+class _Shown(reprlib.Repr):
+    def repr_instance(self, value, level):
+        return f"a {type(value).__name__}"
+
+
 def shown(value):
     """A value from a file as a message shows it: short, whatever the value is.
 
@@ -51,8 +56,8 @@ def shown(value):
         str: on one line, at most about 100 characters.
     """
     try:
-        return reprlib.repr(value)[:100]
-    except Exception:  # Python refuses to print a large int; a tensor may have no numbers
+        return _Shown().repr(value)[:100]
+    except ValueError:  # Python refuses to print a large int
         return f"a {type(value).__name__}"
 
 

@@ -21,6 +21,7 @@ files are left over.
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -34,6 +35,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _MAX_SLOPE = 0.5  # MB a cycle; a model of this size has 12 MB
 _SCORES = ("obs", "taylor", "magnitude")
 _QUICK = (
@@ -87,12 +89,20 @@ def footprint():
     """What the process holds.
 
     Returns:
-        dict: ``"mb"`` (resident memory, 10^6 bytes), ``"threads"``, ``"files"`` (open ones).
+        dict: ``"mb"`` (resident memory, 10^6 bytes), ``"tensors_mb"`` (of it, tensors that Python
+        holds), ``"threads"``, ``"files"`` (open ones).
     """
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what malloc keeps for later is no leak
+    storages = {
+        each.untyped_storage().data_ptr(): each.untyped_storage().nbytes()
+        for each in gc.get_objects()
+        if type(each) in (torch.Tensor, torch.nn.Parameter) and each.device.type == "cpu"
+    }
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
-        "mb": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
+        "mb": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1),
+        "tensors_mb": round(sum(storages.values()) / 1e6, 2),
         "threads": threading.active_count(),
         "files": len(os.listdir("/proc/self/fd")),
     }
@@ -166,6 +176,8 @@ def main():
     blendprune.apply()
     modeling.register()
     torch.set_num_threads(1)
+    # Without it, malloc puts larger and larger blocks on its heap, which becomes patchy.
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 1 << 17)
     logging.disable(logging.WARNING)
     text, flat = summary(soak(args.minutes, say=lambda line: print(line, flush=True)))
     print(text)

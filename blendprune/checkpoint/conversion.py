@@ -44,6 +44,16 @@ def convert(path, output, *, allow_pickle=False):
         CheckpointError: the file cannot be read, or has no weights.
     """
     contents = _read(local_path(path), path, allow_pickle)
+    try:
+        found, left_out = _converted(contents, path)
+    except RecursionError as error:
+        raise unreadable(path, error) from None
+    save_atomically(found, output)
+    return left_out
+
+
+def _converted(contents, path):
+    """What the new file holds, and what is left out."""
     if is_module(contents):
         contents = {"struct": contents}
     if not isinstance(contents, dict):
@@ -69,8 +79,7 @@ def convert(path, output, *, allow_pickle=False):
         left_out += [f"{key} ({kind})" for kind in gone]
         if value is not None or not gone:
             found[key] = value
-    save_atomically(found, output)
-    return left_out
+    return found, left_out
 
 
 _NAMES = ("model", *OTHER_WEIGHTS)

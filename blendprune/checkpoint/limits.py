@@ -10,6 +10,8 @@ from ..errors import StructError
 
 # Pruned to a tenth of its channels everywhere, a model keeps a hundredth of its values.
 _GROWTH, _TENSORS = 256, 4
+# But no more than a gigabyte, or 16 times what is there.
+_VALUES, _GROWTH_OF_LARGE = 1 << 28, 16
 
 
 @contextlib.contextmanager
@@ -27,8 +29,8 @@ def sized_by(weights, path):
         None
 
     Raises:
-        StructError: this thread builds more than 256 times the values of the weights, or four times
-            as many tensors.
+        StructError: this thread builds more than 256 times the values of the weights (16 times,
+            beyond 2^28), or four times as many tensors.
     """
     # By their storages: a tensor may claim any shape.
     storages = {
@@ -36,7 +38,9 @@ def sized_by(weights, path):
         for x in weights.values()
         if isinstance(x, torch.Tensor) and x.layout == torch.strided
     }
-    left = [_GROWTH * (sum(storages.values()) + 4096), _TENSORS * (len(weights) + 256)]
+    values = sum(storages.values()) + 4096
+    values = min(_GROWTH * values, max(_VALUES, _GROWTH_OF_LARGE * values))
+    left = [values, _TENSORS * (len(weights) + 256)]
     thread = threading.get_ident()
 
     def count(module, name, tensor):

@@ -190,7 +190,12 @@ class _Unpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("the file sets the state of what is no object of its own")
         super().load_build()
 
+    def load_bytearray8(self):
+        # Of protocol 5; it makes room before it reads. torch writes protocol 2.
+        raise pickle.UnpicklingError("the file has a bytearray")
+
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def find_class(self, module, name):
         path = f"{module}.{name}"

@@ -5,7 +5,7 @@ import os
 import yaml
 
 from ..errors import ConfigError
-from .plain import read_plain_yaml
+from .plain import MAX_CHARACTERS, read_plain_yaml
 from .target import TARGETS
 
 
@@ -223,7 +223,7 @@ def _folders(path, most=8):
     yield os.path.dirname(os.path.realpath(path))
     try:
         with open(path) as file:
-            bases = read_plain_yaml(file.read()).get("_BASE_") or []
+            bases = read_plain_yaml(file.read(MAX_CHARACTERS + 1)).get("_BASE_") or []
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
         return  # what is wrong with it, whoever reads the config says
     for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else ():

@@ -17,7 +17,7 @@ _UPSTREAM = {
     "[int(x * 0.1 * 640) for x in range(5, 16)]": [int(x * 0.1 * 640) for x in range(5, 16)],
 }
 # A config with all keys of both packages has 15 thousand characters and 700 values.
-_MAX_CHARACTERS, _MAX_VALUES = 300_000, 30_000
+MAX_CHARACTERS, _MAX_VALUES = 300_000, 30_000
 # Anchors are made of every pair of two lists.
 _MAX_ITEMS = 1_000
 
@@ -35,8 +35,8 @@ def read_plain_yaml(text):
         ConfigError: it is too long, nested too deep, or much larger than its text says.
         yaml.YAMLError: it is no YAML, or has a tag that names code.
     """
-    if len(text) > _MAX_CHARACTERS:
-        raise ConfigError(f"it has more than {_MAX_CHARACTERS} characters: name a config file")
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"it has more than {MAX_CHARACTERS} characters: name a config file")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
