@@ -6,12 +6,38 @@ import threading
 import torch
 from torch.nn.modules import module as hooks
 
+from ..checks import shown
 from ..errors import StructError
 
 # Pruned to a tenth of its channels everywhere, a model keeps a hundredth of its values.
 _GROWTH, _TENSORS = 256, 4
 # But no more than a gigabyte, or 16 times what is there.
 _VALUES, _GROWTH_OF_LARGE = 1 << 28, 16
+
+# Far above any width. Norms fill their tensors before anyone can see how large they are.
+_MAX_NUMBER = 1 << 24
+
+
+def refuse_large_numbers(node, path):
+    """Refuse a config with numbers that are no widths, before a model is built from it.
+
+    Args:
+        node (CfgNode): MODEL of a config from a file.
+        path (str): of the file, for the message.
+
+    Raises:
+        StructError: an int is larger than 2^24.
+    """
+    todo = [node]
+    while todo:
+        part = todo.pop()
+        if isinstance(part, (dict, list, tuple)):
+            todo += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, int) and part > _MAX_NUMBER:
+            raise StructError(
+                f"the config in {path} has the number {shown(part)} in MODEL, which no detector "
+                "has: pass the dense model, load(path, model=…)."
+            )
 
 
 @contextlib.contextmanager

@@ -201,7 +201,7 @@ def _build_dense(struct, weights, device, path):
     from .. import modeling
     from ..config import add_prune_config
     from ..config.plain import read_plain_yaml
-    from .limits import sized_by
+    from .limits import refuse_large_numbers, sized_by
 
     if not struct["config"]:
         raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
@@ -216,6 +216,7 @@ def _build_dense(struct, weights, device, path):
             f"the config in {path} cannot be read ({first_line(error)}): pass the dense model, "
             "load(path, model=…)."
         ) from None
+    refuse_large_numbers(cfg.MODEL, path)
     cfg.MODEL.DEVICE = str(device or _device_of(cfg))
     cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
     cfg.MODEL.WEIGHTS = ""

@@ -136,6 +136,7 @@ def without_attributes(value):
         seen.add(id(part))
         if isinstance(part, torch.Tensor):
             vars(part).clear()
+            part._backward_hooks = None
             if part.is_nested:
                 raise pickle.UnpicklingError("the file has a nested tensor")
         elif isinstance(part, dict):

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 import blendprune
+from tests.helpers.one_stage import one_stage_cfg
 
 #: Values that a config from a stranger may have anywhere.
 STRANGE = (
@@ -122,22 +123,6 @@ def texts(folder):
     return [text.replace("{folder}", folder).replace("{{}}", "{}") for text in TEXTS]
 
 
-def small_model():
-    """A RetinaNet of one stage with its config: the smallest detector of detectron2."""
-    from detectron2 import model_zoo
-    from detectron2.modeling import build_model
-
-    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    cfg.merge_from_list([
-        "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.NAME", "build_resnet_backbone",
-        "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
-        "MODEL.RESNETS.OUT_FEATURES", ["res2"], "MODEL.RETINANET.IN_FEATURES", ["res2"],
-        "MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "MODEL.RETINANET.NUM_CONVS", 1,
-        "MODEL.RETINANET.NUM_CLASSES", 3, "INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 64,
-    ])  # fmt: skip
-    return build_model(cfg)
-
-
 def inside(count, folder, seed=0):
     """Bytes of checkpoints whose config is changed; the first ones have each of :data:`TEXTS`.
 
@@ -146,7 +131,9 @@ def inside(count, folder, seed=0):
         folder (str): for :func:`texts`.
         seed (int): of the changes.
     """
-    model, choose = small_model(), random.Random(seed)
+    from detectron2.modeling import build_model
+
+    model, choose = build_model(one_stage_cfg()), random.Random(seed)
     content = {"model": model.state_dict(), "struct": blendprune.structure_of(model)}
     good = yaml.safe_load(content["struct"]["config"])
     good = {key: good[key] for key in _PARTS if key in good}
