@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-oldest upstream-tests mutation lint docs env clean
+.PHONY: demo test test-slow test-oldest upstream-tests mutation fuzz stress soak lint docs env \
+	clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -32,6 +33,18 @@ upstream-tests: $(READY)
 # Changes the package in small ways, and lists what the tests do not notice; a sample of minutes.
 mutation: $(READY)
 	$(BIN)/python tests/mutation.py $(MUTATION)
+
+# Ten thousand hostile and broken files against everything that reads one; ten minutes.
+fuzz: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
+
+# The overlay comes and goes in a thousand random orders on four threads.
+stress: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.stress
+
+# Train, prune, fine-tune and load in one process for an hour: memory, threads and files stay flat.
+soak: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -1,6 +1,7 @@
 """Checks of single values, with sentences that say what was found and what is wanted."""
 
 import difflib
+import reprlib
 
 from .errors import ConfigError
 
@@ -38,6 +39,26 @@ def check_callable(name, value):
     """
     if value is not None and not callable(value):
         raise ConfigError(f"{name} is {value!r}, which cannot be called: pass a function or None")
+
+
+class _Shown(reprlib.Repr):
+    def repr_instance(self, value, level):
+        return f"a {type(value).__name__}"
+
+
+def shown(value):
+    """A value from a file as a message shows it: short, whatever the value is.
+
+    Args:
+        value (object): plain data of any size and depth.
+
+    Returns:
+        str: on one line, at most about 100 characters.
+    """
+    try:
+        return _Shown().repr(value)[:100]
+    except ValueError:  # Python refuses to print a large int
+        return f"a {type(value).__name__}"
 
 
 def similar(name, known):

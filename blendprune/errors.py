@@ -71,8 +71,12 @@ class OperatorUnavailable(BlendpruneError, RuntimeError):
 
 
 def first_line(error):
-    """First line of an error's message, at most 200 characters; its type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """First line of an error's message, at most 200 characters; its type if it has none.
+
+    What a terminal would take for a command is shown as ``?``: files from anyone are quoted.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return "".join(each if each.isprintable() else "?" for each in line)
 
 
 def error_line(error):
@@ -84,5 +88,5 @@ def error_line(error):
     Returns:
         str: its type and the first line of its message.
     """
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])
+    name = type(error).__name__
+    return f"{name}: {first_line(error)}" if str(error).strip() else name

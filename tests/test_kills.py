@@ -16,9 +16,8 @@ from blendprune.errors import CheckpointError
 from blendprune.files import save_atomically
 from blendprune.pipeline import from_config
 from tests.helpers.kills import run_killed
+from tests.helpers.slow import slow_but
 from tests.helpers.small_blendmask import small_cfg
-
-_RANDOM_KILLS = 40
 
 
 @pytest.fixture(autouse=True)
@@ -71,14 +70,15 @@ def test_a_training_that_is_killed_at_any_file_operation_has_its_last_checkpoint
     assert not [name for name in os.listdir(tmp_path) if name.endswith(".partial")]
 
 
-def test_a_training_that_is_killed_at_any_time_has_its_last_checkpoint(tmp_path):
+@pytest.mark.parametrize("kills", slow_but([40, 200], 40))
+def test_a_training_that_is_killed_at_any_time_has_its_last_checkpoint(tmp_path, kills):
     def train():
         while True:
             _train(str(tmp_path), 2)
 
     _train(str(tmp_path), 1)
-    delays = random.Random(0)
-    for _ in range(_RANDOM_KILLS):
+    delays = random.Random(kills)
+    for _ in range(kills):
         assert run_killed(train, str(tmp_path), seconds=delays.uniform(0.002, 0.05))
         _check_training(str(tmp_path))
 

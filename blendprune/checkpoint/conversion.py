@@ -8,7 +8,14 @@ from ..files import save_atomically
 from ..structure import structure_of
 from ..wrappers import plain_names, plain_state
 from .reading import OTHER_WEIGHTS, local_path, refuse_pickled_module, struct_in, unreadable
-from .unpickling import Inert, is_module, plain, read_inert
+from .unpickling import (
+    Inert,
+    is_module,
+    plain,
+    read_inert,
+    refuse_archive,
+    without_attributes,
+)
 
 # What a training module, for example Lightning's, puts before each name.
 _PREFIX = "model."
@@ -37,6 +44,16 @@ def convert(path, output, *, allow_pickle=False):
         CheckpointError: the file cannot be read, or has no weights.
     """
     contents = _read(local_path(path), path, allow_pickle)
+    try:
+        found, left_out = _converted(contents, path)
+    except RecursionError as error:
+        raise unreadable(path, error) from None
+    save_atomically(found, output)
+    return left_out
+
+
+def _converted(contents, path):
+    """What the new file holds, and what is left out."""
     if is_module(contents):
         contents = {"struct": contents}
     if not isinstance(contents, dict):
@@ -62,8 +79,7 @@ def convert(path, output, *, allow_pickle=False):
         left_out += [f"{key} ({kind})" for kind in gone]
         if value is not None or not gone:
             found[key] = value
-    save_atomically(found, output)
-    return left_out
+    return found, left_out
 
 
 _NAMES = ("model", *OTHER_WEIGHTS)
@@ -71,7 +87,13 @@ _NAMES = ("model", *OTHER_WEIGHTS)
 
 def _read(local, path, allow_pickle):
     try:
-        return torch.load(local, map_location="cpu", weights_only=True)
+        refuse_archive(local)
+    except Exception as error:  # zip and torch raise different types
+        raise unreadable(path, error) from None
+    try:
+        contents = torch.load(local, map_location="cpu", weights_only=True)
+        without_attributes(contents)
+        return contents
     except Exception:  # zip, pickle and torch raise different types
         pass
     try:

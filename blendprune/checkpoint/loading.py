@@ -2,7 +2,14 @@
 
 import torch
 
-from ..errors import CheckpointError, ConfigError, StructError, first_line
+from ..errors import (
+    BlendpruneError,
+    CheckpointError,
+    ConfigError,
+    StructError,
+    error_line,
+    first_line,
+)
 from ..first_forward import forget_first_forward
 from ..structure import entries_of, is_pruned, named_modules, remember
 from ..structure.shapes import structure_of_weights
@@ -14,11 +21,14 @@ from .reading import read_checkpoint, struct_in, weights_in
 def load(path, *, model=None, device=None):
     """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
 
+    The file may come from anyone: no code of it runs, and no file that it names is opened. Its
+    config chooses among the classes that are registered with detectron2 already.
+
     Args:
         path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
         model (nn.Module): the dense model, if it was not built from a detectron2 config. With it,
             the file needs no structure: its weights tell the widths.
-        device (str): defaults to the config's device, or to the CPU if that is absent.
+        device (str): defaults to the GPU if the config names one that is here, else to the CPU.
 
     Returns:
         nn.Module: the model in eval mode.
@@ -53,7 +63,7 @@ def load_read(checkpoint, path, model=None, device=None):
                 f'{path!r} has no "struct": pass the dense model, load(path, model=…), or build it '
                 "under MODEL.FINETUNE True with MODEL.WEIGHTS set to the file."
             )
-        model = _build_dense(struct, device, path)
+        model = _build_dense(struct, weights_in(checkpoint), device, path)
     elif device is not None:
         model.to(device)
     restructure_from(model, checkpoint)
@@ -62,7 +72,7 @@ def load_read(checkpoint, path, model=None, device=None):
         _refuse_other_predictions(weights, model, path)
     try:
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except Exception as error:  # modules that load a state of their own have many
         raise CheckpointError(
             f'the weights in {path} do not fit its own "struct" ({first_line(error)}): '
             "the file was altered; save it again from the original model."
@@ -184,12 +194,14 @@ def _refuse_other_predictions(weights, model, path):
             )
 
 
-def _build_dense(struct, device, path):
+def _build_dense(struct, weights, device, path):
     from detectron2.config import CfgNode, get_cfg
     from detectron2.modeling import build_model
 
     from .. import modeling
     from ..config import add_prune_config
+    from ..config.plain import read_plain_yaml
+    from .limits import refuse_large_numbers, sized_by
 
     if not struct["config"]:
         raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
@@ -198,16 +210,14 @@ def _build_dense(struct, device, path):
     add_prune_config(cfg)
     cfg.set_new_allowed(True)
     try:
-        cfg.merge_from_other_cfg(CfgNode.load_cfg(struct["config"]))
+        cfg.merge_from_other_cfg(CfgNode(read_plain_yaml(struct["config"])))
     except Exception as error:  # yaml and yacs raise many types
         raise StructError(
             f"the config in {path} cannot be read ({first_line(error)}): pass the dense model, "
             "load(path, model=…)."
         ) from None
-    if device is None:
-        absent = cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available()
-        device = "cpu" if absent else cfg.MODEL.DEVICE
-    cfg.MODEL.DEVICE = str(device)
+    refuse_large_numbers(cfg.MODEL, path)
+    cfg.MODEL.DEVICE = str(device or _device_of(cfg))
     cfg.MODEL.PRUNE = cfg.MODEL.FINETUNE = False
     cfg.MODEL.WEIGHTS = ""
     if cfg.MODEL.META_ARCHITECTURE != struct["meta_architecture"]:
@@ -216,7 +226,27 @@ def _build_dense(struct, device, path):
             f"a {struct['meta_architecture']}: the file was altered; save it again from the "
             "original model."
         )
-    model = build_model(cfg)
+    try:
+        with sized_by(weights, path):
+            model = build_model(cfg)
+    except BlendpruneError:
+        raise
+    except Exception as error:  # upstream's builders have many
+        raise StructError(
+            f"the config in {path} builds no {struct['meta_architecture']} here "
+            f"({error_line(error)}): import the modules that register its parts, or pass the dense "
+            "model, load(path, model=…)."
+        ) from None
     remember(model, cfg)
     forget_first_forward(model)  # the training that the config asks for is over
     return model
+
+
+def _device_of(cfg):
+    """The device of a config from a file, if it is a GPU and here; else the CPU."""
+    try:
+        device = torch.device(cfg.MODEL.DEVICE)
+        check_device(str(device), "", "")
+    except (ConfigError, RuntimeError, TypeError):
+        return "cpu"
+    return "cpu" if device.type == "meta" else str(device)

@@ -2,16 +2,18 @@
 
 import hashlib
 import logging
+import pickle
 import weakref
 
 import torch
 
+from ..checks import shown
 from ..config import prune_mode, prunes_in_script
 from ..errors import CheckpointError, StructError, UnsafeStructError, first_line
 from ..structure import is_pruned, structure_of, validate
 from ..structure.shapes import contradiction
 from ..wrappers import is_compiled, plain_names, plain_state, unwrap
-from .unpickling import is_module, plain, read_inert
+from .unpickling import is_module, plain, read_inert, refuse_archive, without_attributes
 
 _log = logging.getLogger(__name__)
 _more = weakref.WeakKeyDictionary()  # model → function, see also_save
@@ -123,7 +125,8 @@ def struct_in(checkpoint):
         StructError: it is malformed, or of other widths than the weights.
     """
     struct = checkpoint.get("struct")
-    if not (isinstance(struct, dict) and str(struct.get("format", "")).startswith("blendprune")):
+    kind = struct.get("format") if isinstance(struct, dict) else None
+    if not (isinstance(kind, str) and kind.startswith("blendprune")):
         return None
     struct = validate(struct)
     if odd := contradiction(struct, weights_in(checkpoint)):
@@ -158,9 +161,19 @@ def weights_in(checkpoint):
 
     Returns:
         dict: name → tensor.
+
+    Raises:
+        CheckpointError: a name is no str.
     """
     weights = checkpoint.get("model", checkpoint)
-    return weights if isinstance(weights, dict) else {}
+    weights = weights if isinstance(weights, dict) else {}
+    odd = next((key for key in weights if not isinstance(key, str)), None)
+    if odd is not None:
+        raise CheckpointError(
+            f"the weights have the name {shown(odd)}, which is no text: name a checkpoint that "
+            "detectron2 saved."
+        )
+    return weights
 
 
 def read_checkpoint(path):
@@ -178,9 +191,17 @@ def read_checkpoint(path):
     """
     local = local_path(path)
     try:
+        refuse_archive(local)
+    except Exception as error:  # zip and torch raise different types
+        raise unreadable(path, error) from None
+    try:
         checkpoint = torch.load(local, map_location="cpu", weights_only=True)
     except Exception:  # zip, pickle and torch raise different types
         checkpoint = read_plain(local, path)
+    try:
+        without_attributes(checkpoint)
+    except pickle.UnpicklingError as error:
+        raise unreadable(path, error) from None
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path!r} contains a {type(checkpoint).__name__}, not a dict: name a checkpoint that "

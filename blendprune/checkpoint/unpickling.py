@@ -10,6 +10,7 @@ import codecs
 import collections
 import pickle
 import re
+import tarfile
 import types
 import zipfile
 
@@ -80,15 +81,78 @@ def read_inert(path):
     Raises:
         Exception: whatever torch, pickle and zip raise of a file that is broken or another kind.
     """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            if any(name.endswith("/constants.pkl") for name in file.namelist()):
-                raise pickle.UnpicklingError("the file is a TorchScript archive")
+    refuse_archive(path)
     module = types.SimpleNamespace(
         Unpickler=_Unpickler, load=lambda file, **how: _Unpickler(file, **how).load(), __name__=""
     )
     # weights_only=True takes no pickle_module; ours is stricter.
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+    found = torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
+    without_attributes(found)
+    return found
+
+
+def refuse_archive(path):
+    """Refuse archives that torch would unpack, or run, before it comes to a pickled file.
+
+    Args:
+        path (str): a file of this machine.
+
+    Raises:
+        Exception: it is a TorchScript program, a tar archive, or has compressed parts; or whatever
+            zip and torch raise of one that is broken.
+    """
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # as torch tells them apart
+    if not is_zip:
+        # torch unpacks tar archives, links included, into a folder.
+        if tarfile.is_tarfile(path):
+            raise pickle.UnpicklingError("the file is a tar archive")
+        return
+    if "constants.pkl" in torch._C.PyTorchFileReader(path).get_all_records():
+        raise pickle.UnpicklingError("the file is a TorchScript archive")
+    with zipfile.ZipFile(path) as file:
+        # torch stores everything as it is. What is compressed may be a thousand times larger.
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in file.infolist()):
+            raise pickle.UnpicklingError("parts of the file are compressed")
+
+
+def without_attributes(value):
+    """Take away what a file has set on tensors and dicts in place of their own methods.
+
+    ``weights_only=True`` lets a file set any attribute of a parameter or an OrderedDict, for
+    example ``items`` or ``numel``, to plain data.
+
+    Args:
+        value (object): what was read; changed in place.
+
+    Raises:
+        pickle.UnpicklingError: it has a nested tensor, which has no shape.
+    """
+    todo, seen = [value], set()
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, torch.Tensor):
+            vars(part).clear()
+            part._backward_hooks = None
+            if part.is_nested:
+                raise pickle.UnpicklingError("the file has a nested tensor")
+        elif isinstance(part, dict):
+            if isinstance(part, collections.OrderedDict):
+                _keep_versions(part)
+            todo += [*dict.keys(part), *dict.values(part)]
+        elif isinstance(part, (list, tuple, set)):
+            todo += part
+
+
+def _keep_versions(state):
+    """Leave of the attributes of a state dict only the versions of its modules."""
+    versions = vars(state).get("_metadata")
+    vars(state).clear()
+    if isinstance(versions, dict) and all(isinstance(x, dict) for x in dict.values(versions)):
+        state._metadata = versions
 
 
 def plain(value):
@@ -105,7 +169,7 @@ def plain(value):
         left out itself is None.
     """
     gone = {}
-    found = _plain(value, gone)
+    found = _plain(value, gone, {})
     return None if found is _GONE else found, list(gone)
 
 
@@ -116,7 +180,24 @@ def is_module(value):
     return isinstance(value, torch.nn.Module)
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """In Python: the one in C allocates as much as a file's number of an object asks for."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def load_build(self):
+        # Not on functions and classes: they would keep what the file sets.
+        if not isinstance(self.stack[-2], (Inert, torch.Tensor, collections.OrderedDict)):
+            raise pickle.UnpicklingError("the file sets the state of what is no object of its own")
+        super().load_build()
+
+    def load_bytearray8(self):
+        # Of protocol 5; it makes room before it reads. torch writes protocol 2.
+        raise pickle.UnpicklingError("the file has a bytearray")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module, name):
         path = f"{module}.{name}"
         if module == "torch._utils" and name in _TENSORS:
@@ -146,21 +227,28 @@ _LEAVES = (int, float, complex, str, bytes, type(None), torch.Tensor, torch.Size
 _LEAVES += (torch.dtype, torch.device)
 
 
-def _plain(value, gone):
+def _plain(value, gone, known):
+    """Plain data in a value; ``known`` has what was found of each object, by its id."""
+    if id(value) not in known:
+        known[id(value)] = _plain_once(value, gone, known)
+    return known[id(value)]
+
+
+def _plain_once(value, gone, known):
     found = _GONE
     if isinstance(value, Inert):
-        found = _plain_inert(value, gone)
+        found = _plain_inert(value, gone, known)
     elif isinstance(value, (np.generic, np.ndarray)):
         found = _plain_numpy(value)
     elif isinstance(value, dict):
-        found = _plain_dict(value, gone)
+        found = _plain_dict(value, gone, known)
     elif isinstance(value, _LEAVES):
         found = value
     elif isinstance(value, (list, tuple, set)):
         kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
-        found = kind(y for x in value if (y := _plain(x, gone)) is not _GONE)
+        found = kind(y for x in value if (y := _plain(x, gone, known)) is not _GONE)
     elif _path(value) in _NAMESPACES:
-        found = _plain_dict(vars(value), gone)
+        found = _plain_dict(vars(value), gone, known)
     if found is _GONE:
         gone[_path(value)] = True
     return found
@@ -172,8 +260,8 @@ def _path(value):
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _plain_dict(value, gone):
-    found = {k: y for k, x in value.items() if (y := _plain(x, gone)) is not _GONE}
+def _plain_dict(value, gone, known):
+    found = {k: y for k, x in value.items() if (y := _plain(x, gone, known)) is not _GONE}
     same = len(found) == len(value) and all(found[key] is x for key, x in value.items())
     # A state dict is more than its items: it has versions.
     return value if same and type(value) in (dict, collections.OrderedDict) else found
@@ -187,16 +275,16 @@ def _plain_numpy(value):
     return torch.from_numpy(value.copy()) if value.dtype.kind in "biufc" else value.tolist()
 
 
-def _plain_inert(value, gone):
+def _plain_inert(value, gone, known):
     if value.path.endswith("multiarray.scalar"):
         return _scalar(*value.arguments)
     if value.path.endswith("multiarray._reconstruct"):
         return _array(value.state)
     if value.path in _NAMESPACES:
-        return _plain_dict(value.state, gone) if isinstance(value.state, dict) else {}
+        return _plain_dict(value.state, gone, known) if isinstance(value.state, dict) else {}
     if value.items:
-        return _plain_dict(value.items, gone)
-    return _plain(value.elements, gone) if value.elements else _GONE
+        return _plain_dict(value.items, gone, known)
+    return _plain(value.elements, gone, known) if value.elements else _GONE
 
 
 def _scalar(kind=None, data=b"", *_):

@@ -17,6 +17,7 @@ def config_of(args):
     from detectron2.config import get_cfg
 
     from .. import modeling
+    from ..config.file import merge_plain_file
 
     modeling.register()
     cfg = get_cfg()
@@ -27,7 +28,7 @@ def config_of(args):
         Target(kind, flags[kind])
     ratios = [[pattern, _ratio(pattern, x)] for pattern, x in getattr(args, "layer_ratio", ())]
     with explained(f"the config file {args.config_file!r}", cfg):
-        cfg.merge_from_file(args.config_file)
+        merge_plain_file(cfg, args.config_file)
     with explained("the flags", cfg):
         for name, value in flags.items():
             cfg.merge_from_list([f"PRUNER.{name.upper()}", value])

@@ -5,6 +5,7 @@ import os
 import yaml
 
 from ..errors import ConfigError
+from .plain import MAX_CHARACTERS, read_plain_yaml
 from .target import TARGETS
 
 
@@ -237,9 +238,9 @@ def _folders(path, most=8):
     yield os.path.dirname(os.path.realpath(path))
     try:
         with open(path) as file:
-            bases = yaml.safe_load(file).get("_BASE_") or []
-    except (OSError, AttributeError, yaml.YAMLError):
-        return
-    for base in [bases] if isinstance(bases, str) else bases:
-        base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+            bases = read_plain_yaml(file.read(MAX_CHARACTERS + 1)).get("_BASE_") or []
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return  # what is wrong with it, whoever reads the config says
+    for base in [bases] if isinstance(bases, str) else bases if isinstance(bases, list) else ():
+        base = os.path.join(os.path.dirname(path), os.path.expanduser(str(base)))
         yield from _folders(base, most - 1) if most else ()

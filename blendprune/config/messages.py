@@ -3,6 +3,8 @@
 import contextlib
 import re
 
+import yaml
+
 from ..checks import similar
 from ..errors import ConfigError
 
@@ -12,6 +14,7 @@ _TYPE = re.compile(
     r"for config key: ([\w.]+)",
     re.DOTALL,
 )
+_TAG = re.compile(r"constructor for the tag '(?:tag:yaml\.org,2002:)?(.*)'")
 _ODD = re.compile(r"Override list has odd length: (.*); it must be")
 
 
@@ -28,8 +31,8 @@ def explained(source, cfg):
     """
     try:
         yield
-    except ConfigError:
-        raise
+    except ConfigError as error:
+        raise ConfigError(f"cannot use {source}: {error}") from None
     except Exception as error:  # yaml, yacs and PathManager have many
         raise ConfigError(f"cannot use {source}: {_problem(error, cfg)}") from None
 
@@ -49,6 +52,11 @@ def _problem(error, cfg):
         return f"the overrides {odd[1]} are no pairs (odd length): write a value behind each key"
     if "does not exist!" in text:
         return "there is no such file: check the path"
+    if isinstance(error, yaml.constructor.ConstructorError) and (tag := _TAG.search(str(error))):
+        return (
+            f"line {error.problem_mark.line + 1} has the tag !!{tag[1]}, which names code, and "
+            "commands run no code of a config: write the value itself there"
+        )
     if mark := getattr(error, "problem_mark", None):
         return f"it is not valid YAML (line {mark.line + 1}: {error.problem}): correct that line"
     if isinstance(error, UnicodeDecodeError):

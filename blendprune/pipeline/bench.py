@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint.build import build_trained
 from ..checkpoint.loading import load
+from ..config.file import merge_plain_file
 from ..config.messages import explained
 from ..data.calibration import calibration_batches
 from ..deployment.bench import bench, check_forms, draw_bench
@@ -131,7 +132,7 @@ def _read(path):
 
         cfg = get_cfg()
         with explained(f"the config file {path!r}", cfg):
-            cfg.merge_from_file(path)
+            merge_plain_file(cfg, path)
         return build_trained(cfg).eval()
     try:
         return load(path)

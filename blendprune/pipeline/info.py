@@ -8,7 +8,7 @@ from ..checkpoint import read_checkpoint, struct_in
 from ..checkpoint.loading import load_read
 from ..checkpoint.reading import weights_in
 from ..deployment.runtime.file import read_file
-from ..errors import BlendpruneError, first_line
+from ..errors import first_line
 from ..pruning.cost.count import count_costs, total_costs
 from ..pruning.graph.inputs import config_inputs
 from ..structure import is_pruned
@@ -68,8 +68,8 @@ def _checkpoint(path):
         "values": {"now": sum(x.numel() for x in tensors)},
         "widths": {},
     }
-    if isinstance(checkpoint.get("iteration"), int):
-        found["iteration"] = checkpoint["iteration"]
+    if type(iteration := checkpoint.get("iteration")) is int and 0 <= iteration < 1 << 63:
+        found["iteration"] = iteration
     if struct is None:
         use = f"MODEL.WEIGHTS {path}, with its config; or blendprune.load({path!r}, model=model)"
         return {**found, "use": use}
@@ -83,7 +83,7 @@ def _checkpoint(path):
         model = load_read(checkpoint, path, device="cpu")
         costs = total_costs(model, count_costs(model, config_inputs(model)))
         found["gflops"] = round(costs["flops"] / 1e9, 3)
-    except BlendpruneError as error:
+    except Exception as error:  # a config from a file may build what does not run
         found["not_counted"] = first_line(error)
     return found
 

@@ -28,6 +28,7 @@ from itertools import chain
 
 import torch
 
+from ..checks import shown
 from ..errors import StructError
 from ..wrappers import given_model, is_compiled, plain_name, plain_state, unwrap
 
@@ -56,6 +57,7 @@ WIDTH_DICTS = ("_out_feature_channels",)
 BLOCK_NORMS = {"norm3": "shortcut", "norm1": "conv1", "norm2": "conv2"}
 
 _MAX_MODULES, _MAX_NAME, _MAX_DIMS, _MAX_WIDTH = 100_000, 512, 8, 1 << 31
+_MAX_CONFIG = 300_000
 
 
 def structure_of(model):
@@ -228,25 +230,27 @@ def validate(struct):
     Raises:
         StructError: it is malformed. Nothing was allocated or executed.
     """
-    if not isinstance(struct, dict) or struct.get("format") != FORMAT:
+    if not isinstance(struct, dict) or not _is(struct.get("format"), FORMAT):
         raise StructError(
             'this checkpoint has no blendprune "struct": save it with blendprune.apply() in '
             "effect, or set MODEL.FINETUNE False to load a dense model."
         )
-    if struct.get("version") != VERSION:
+    if not _is(struct.get("version"), VERSION):
         raise StructError(
-            f'the "struct" has version {struct.get("version")!r}, this blendprune reads {VERSION}: '
-            "install the release that wrote the file."
+            f'the "struct" has version {shown(struct.get("version"))}, this blendprune reads '
+            f"{VERSION}: install the release that wrote the file."
         )
-    for key, kind in (("meta_architecture", str), ("config", str), ("modules", dict)):
+    for key, kind in (("config", str), ("modules", dict)):
         _require(isinstance(struct.get(key), kind), f"its {key!r} is not a {kind.__name__}")
+    _require(_is_name(struct.get("meta_architecture")), "its 'meta_architecture' is not a name")
+    _require(len(struct["config"]) <= _MAX_CONFIG, "its 'config' is too long")
     for key in ("size", "dense_size"):
         _require(_is_width(struct.get(key), 1 << 62), f"its {key!r} is not a positive int")
     _check_entries(struct["modules"])
     dense, predictions = struct.get("dense", {}), struct.get("prediction_layers", [])
     _require(isinstance(dense, dict), "its 'dense' is not a dict")
     _check_entries(dense)
-    known = isinstance(predictions, list) and all(isinstance(x, str) for x in predictions)
+    known = isinstance(predictions, list) and all(map(_is_name, predictions))
     _require(known, "its 'prediction_layers' are not a list of names")
     return struct
 
@@ -254,17 +258,20 @@ def validate(struct):
 def _check_entries(modules):
     _require(len(modules) <= _MAX_MODULES, "it lists too many modules")
     for name, entry in modules.items():
-        _require(isinstance(name, str) and len(name) <= _MAX_NAME, "a module's name is not a str")
+        _require(_is_name(name), "a module's name is not a str")
         _require(isinstance(entry, dict), f"the entry of {name!r} is not a dict")
         for key, value in entry.items():
-            _require(isinstance(key, str), f"a key of {name!r} is not a str")
-            if isinstance(value, list):
-                fits = len(value) <= _MAX_DIMS and all(map(_is_width, value))
-            elif isinstance(value, dict):
-                fits = key in WIDTH_DICTS and all(map(_is_width, value.values()))
+            _require(_is_name(key), f"a key of {name!r} is not a str")
+            if key in WIDTHS:
+                fits = _is_width(value)
+            elif key in WIDTH_DICTS:
+                fits = isinstance(value, dict) and all(map(_is_name, value))
+                fits = fits and all(map(_is_width, value.values()))
             else:
-                fits = key in WIDTHS and _is_width(value)
-            _require(fits, f"{name}.{key} = {str(value)[:40]} is not a width")
+                fits = isinstance(value, list) and len(value) <= _MAX_DIMS
+                fits = fits and all(map(_is_width, value))
+            if not fits:
+                _require(False, f"{name}.{key} = {shown(value)} is not a width")
 
 
 def is_pruned(struct):
@@ -301,6 +308,15 @@ def _numel(entry, key):
     """Numbers in a tensor; an attribute has none."""
     is_shape = isinstance(entry[key], list) and key not in WIDTH_TUPLES
     return math.prod(entry[key]) if is_shape else 0
+
+
+def _is(value, wanted):
+    # A tensor, which a file may have anywhere, has no truth.
+    return type(value) is type(wanted) and value == wanted
+
+
+def _is_name(value):
+    return isinstance(value, str) and len(value) <= _MAX_NAME and value.isprintable()
 
 
 def _is_width(value, limit=_MAX_WIDTH):

@@ -42,6 +42,13 @@ def structure_of_weights(model, weights, predictions=()):
                 "that are not pruned."
             )
         new = {key: shapes[full] for key, full in tensors.items()}
+        odd = next((key for key in new if len(new[key]) != len(entry[key])), None)
+        if odd is not None:
+            raise StructError(
+                f'the checkpoint has no "struct", and its {tensors[odd]!r} has the shape '
+                f"{tuple(new[odd])}, which no width of this model gives ({tuple(entry[odd])}): set "
+                "MODEL.WEIGHTS to a checkpoint of this model."
+            )
         found[name] = {**entry, **new, **_numbers(entry, new, modules[name])}
     _fit_attention(found, modules)
     struct = {**structure_of(model), "modules": found, "prediction_layers": list(predictions)}
@@ -79,7 +86,7 @@ def contradiction(struct, weights):
 
 def _weights_of(entry):
     """First two widths that the weight of a layer may have; a transposed conv has them swapped."""
-    if "in_features" in entry:
+    if "in_features" in entry and "out_features" in entry:
         return [(entry["out_features"], entry["in_features"])]
     if "in_channels" in entry and "out_channels" in entry:
         inputs, outputs, groups = (

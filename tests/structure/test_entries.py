@@ -199,7 +199,7 @@ MALFORMED = {
     "no size": (_struct(dense_size=0), "its 'dense_size' is not a positive int"),
     "architecture is no text": (
         _struct(meta_architecture=3),
-        "its 'meta_architecture' is not a str",
+        "its 'meta_architecture' is not a name",
     ),
     "one dim too many": (_conv(weight=[1] * 9), "conv.weight = .* is not a width"),
     "one dim of none": (_conv(weight=[1, 0]), "conv.weight = .1, 0. is not a width"),
@@ -214,7 +214,10 @@ MALFORMED = {
         _conv(_out_feature_channels={"p3": 1, "p4": 0}),
         "conv._out_feature_channels = .* is not a width",
     ),
-    "a value without end": (_conv(forward="a" * 50), f"conv.forward = {'a' * 40} is not a width"),
+    "a value without end": (
+        _conv(forward="a" * 50),
+        r"conv.forward = 'a{12}\.\.\.a{13}' is not a width",
+    ),
 }
 
 

@@ -8,6 +8,8 @@ from ...errors import ConfigError
 from ...structure import config_of
 from ...wrappers import unwrap
 
+# More numbers than any image has that a detector is trained on: 6600 pixels a side.
+_MAX_NUMBERS = 1 << 27
 # Side of the image where the config of a model gives none: detectron2's default.
 _SIDE = 800
 
@@ -119,7 +121,7 @@ def config_inputs(model):
         config, or with one that has no INPUT or no MODEL.PIXEL_MEAN.
 
     Raises:
-        ConfigError: a size is no number.
+        ConfigError: a size is no number, or far too large.
     """
     config = config_values(model)
     sizes, mean = config.get("INPUT"), (config.get("MODEL") or {}).get("PIXEL_MEAN")
@@ -128,17 +130,22 @@ def config_inputs(model):
     side = _size(sizes, "MIN_SIZE_TEST") or _size(sizes, "MIN_SIZE_TRAIN") or _SIDE
     side = min(side, _size(sizes, "MAX_SIZE_TEST") or side)
     channels = len(mean) if isinstance(mean, (list, tuple)) else 1
+    if channels * side**2 > _MAX_NUMBERS:
+        raise ConfigError(
+            f"the config asks for an image of {channels} x {side} x {side}, which no detector "
+            "takes: set INPUT.MIN_SIZE_TEST and MODEL.PIXEL_MEAN"
+        )
     # Whatever torch's default device and dtype are.
     generator = torch.Generator("cpu").manual_seed(0)
     noise = torch.rand(channels, side, side, generator=generator, device="cpu", dtype=torch.float32)
-    return [{"image": 255 * noise}]
+    return [{"image": noise.mul_(255)}]
 
 
 def _size(sizes, key):
     """The largest of the sizes of a key; 0 if it says nothing."""
     value = sizes.get(key, 0)
     values = value if isinstance(value, (list, tuple)) else [value]
-    if not all(type(each) in (int, float) for each in values):
+    if not all(type(each) in (int, float) and abs(each) < 1e9 for each in values):
         raise ConfigError(f"INPUT.{key} is {value!r}: set it to a number of pixels")
     return int(max(0, *values))
 

@@ -80,9 +80,9 @@ class _Moments:
         # A separate view: other readers of the tensor have other gradients.
         x = inputs[0].view_as(inputs[0])
         if x.requires_grad:
-            # A hook that holds its own tensor keeps the graph until garbage is collected.
-            values = x.detach()
-            x.register_hook(lambda gradient: self._see_gradient(layer, values, gradient))
+            # Not x itself: a graph whose hook holds a tensor of it is never freed.
+            seen = x.detach()
+            x.register_hook(lambda gradient: self._see_gradient(layer, seen, gradient))
         return (x, *inputs[1:])
 
     def _see_gradient(self, layer, x, gradient):
