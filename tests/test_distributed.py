@@ -14,6 +14,7 @@ from blendprune import distributed
 from blendprune.errors import ConfigError, DistributedError, PruningError
 from blendprune.pruning import build_importance, config_inputs, measure_sensitivity, prunable, prune
 from blendprune.pruning.graph.proof import proven_graph
+from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.scores import as_batches, score_groups
 from blendprune.pruning.search.search import Search
 from tests.helpers.chain import Chain, chain_inputs
@@ -107,6 +108,23 @@ def test_random_choices_of_a_training_are_those_of_the_image(overlay, training_b
             for one, other in zip(alone[name], ours[name]):
                 assert (one - other).abs().median() <= 1e-4 * one.max()
         assert all(torch.equal(theirs[name], value) for name, value in state.items())
+
+
+@pytest.mark.parametrize("count", [8, 80])  # fewer positions than inputs, and more
+def test_a_regression_is_on_the_positions_of_all_processes(count, tmp_path):
+    random = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(count, 2, width, generator=random) for width in (20, 3))
+    which = torch.arange(count) // 2 % 2
+
+    def fit():
+        own = slice(comm.get_rank(), None, comm.get_world_size())
+        with distributed.together():
+            return ridge_regression(x[own], y[own], which[own], 0.01)
+
+    alone = fit()
+    for each in in_processes(fit, tmp_path):
+        for ours, wanted in zip(each, alone):
+            torch.testing.assert_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 class _Endless:
