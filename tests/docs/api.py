@@ -38,6 +38,7 @@ _GROUPS = {
             *("pruning_table", "plan_table", "sensitivity_table"),
         )
     ),
+    "Several processes": ("distributed.together",),
     "Errors": ("errors",),
 }
 

@@ -18,7 +18,9 @@ from tests.docs.pages import ROOT, blocks, commands, inline_code, pages
 # Scripts and folders of the reader.
 _READERS = {"train_net.py", "tools/train_net.py", "/path/to/datasets"}
 # Flags of upstream's scripts.
-_UPSTREAM = {"--resume", "--eval-only", "--num-gpus"}
+_UPSTREAM = {"--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank"}
+# Programs that a reader has.
+_KNOWN = ("cd", "export", "for", "done;", "curl", "pytest", "uvicorn")
 _KEY = re.compile(r"^[A-Z][A-Z_0-9]+(\.[A-Z_0-9]+)+$")
 
 
@@ -53,11 +55,10 @@ def _fault(words, folder):
         return next((f"no extra {each}" for each in extras if each not in known), "")
     if program == "python" and rest[0] == "-m":
         return "" if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
-    if program == "python":
+    if program in ("python", "sh"):
         there = rest[0] in _READERS or (folder / rest[0]).exists()
         return "" if there else f"no script {rest[0]}"
-    known = ("cd", "export", "for", "done;")
-    return "" if program in known else f"an unknown program {program}"
+    return "" if program in _KNOWN else f"an unknown program {program}"
 
 
 def _wrong_arguments(arguments):
