@@ -83,16 +83,11 @@ def test_a_training_that_is_killed_at_any_time_has_its_last_checkpoint(tmp_path,
         _check_training(str(tmp_path))
 
 
-def _page(path):
-    with open(path, "w") as file:
-        file.write("<!doctype html>")
-
-
 def _prune(folder, value):
     """What `prune` writes: a report, a config and a checkpoint that belong together."""
     path = os.path.join(folder, "model_pruned.pth")
     cfg = small_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
-    from_config._write(folder, _net(value), cfg, {"value": value}, _page)
+    from_config._write(folder, _net(value), cfg, {"value": value}, "<!doctype html>")
 
 
 def _check_prune(folder):

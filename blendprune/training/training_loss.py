@@ -6,6 +6,7 @@ from detectron2.utils import comm
 
 from ..errors import PruningError
 from ..pruning.scores import mean_loss
+from ..pruning.tracing.hooks import keeping_random_state
 from ..wrappers import unwrap
 from .trainer_data import training_batches
 
@@ -27,7 +28,10 @@ class TrainingLoss:
     """
 
     def __init__(self, trainer):
-        self._model, self._batches = unwrap(trainer.model), training_batches(trainer, _IMAGES)
+        self._model = unwrap(trainer.model)
+        # A training that resumes gets the same images, augmented in the same way.
+        with keeping_random_state(self._model):
+            self._batches = training_batches(trainer, _IMAGES)
 
     def __call__(self):
         """Results as of an evaluator: task → metric → value, -inf for a loss that is not finite."""
