@@ -83,6 +83,10 @@ class Distillation(HookBase):
     def after_backward(self):
         self._in_step = False
 
+    def after_step(self):
+        # Some loops do not say when the backward is done.
+        self._in_step = False
+
     def after_train(self):
         self._hooks.close()
 
