@@ -34,7 +34,7 @@ mutation: $(READY)
 	$(BIN)/python tests/mutation.py $(MUTATION)
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
 
 # Fails on every link and anchor that leads nowhere. Needs no network once .venv-docs is there.
 docs: .venv-docs/.ready

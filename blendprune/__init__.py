@@ -4,6 +4,7 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from . import errors
 from .checkpoint.conversion import convert
@@ -11,6 +12,32 @@ from .checkpoint.loading import load
 from .overlay import applied, apply, revert, status
 from .structure import structure_of
 from .structure.widths import restructure
+
+if TYPE_CHECKING:
+    # What ``__getattr__`` finds, for editors and type checkers.
+    from . import runtime
+    from .config import add_prune_config
+    from .deployment.bench import bench
+    from .deployment.deploy import deploy
+    from .deployment.export import export
+    from .pipeline import (
+        export_from_config,
+        plan_from_config,
+        prune_from_config,
+        sensitivity_from_config,
+    )
+    from .pipeline.script import prune_in_script
+    from .pruning import (
+        Architecture,
+        Stage,
+        measure_sensitivity,
+        plan,
+        prunable,
+        prune,
+        register_architecture,
+        register_channel_wise,
+        register_flops,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -59,12 +86,14 @@ _MODULES = {
 }
 
 
-def __getattr__(name):
-    if name == "runtime":
-        return importlib.import_module(".runtime", __name__)
-    if name in __all__:
-        return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker would take every name as there
+
+    def __getattr__(name):
+        if name == "runtime":
+            return importlib.import_module(".runtime", __name__)
+        if name in __all__:
+            return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():

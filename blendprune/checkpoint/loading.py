@@ -1,6 +1,7 @@
 """From a checkpoint: the widths of a model, or the whole model."""
 
 import torch
+from torch import nn
 
 from ..errors import CheckpointError, ConfigError, StructError, first_line
 from ..first_forward import forget_first_forward
@@ -11,14 +12,17 @@ from ..wrappers import given_model, name_as, unwrap
 from .reading import read_checkpoint, struct_in, weights_in
 
 
-def load(path, *, model=None, device=None):
+def load(
+    path: str, *, model: nn.Module | None = None, device: str | torch.device | None = None
+) -> nn.Module:
     """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
 
     Args:
         path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
         model (nn.Module): the dense model, if it was not built from a detectron2 config. With it,
             the file needs no structure: its weights tell the widths.
-        device (str): defaults to the config's device, or to the CPU if that is absent.
+        device (str | torch.device): defaults to the config's device, or to the CPU if that is
+            absent.
 
     Returns:
         nn.Module: the model in eval mode.

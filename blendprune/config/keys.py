@@ -1,14 +1,20 @@
 """Config keys of blendprune."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import yaml
 
 from ..errors import ConfigError
 from .target import TARGETS
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-def add_prune_config(cfg):
+
+def add_prune_config(cfg: CfgNode) -> None:
     """Add ``MODEL.PRUNE``, ``MODEL.FINETUNE`` and the ``PRUNER`` node; keys that exist are kept.
 
     Args:

@@ -25,8 +25,10 @@ it to the model that is fine-tuned.
 
 import math
 from itertools import chain
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import StructError
 from ..wrappers import given_model, is_compiled, plain_name, plain_state, unwrap
@@ -58,7 +60,7 @@ BLOCK_NORMS = {"norm3": "shortcut", "norm1": "conv1", "norm2": "conv2"}
 _MAX_MODULES, _MAX_NAME, _MAX_DIMS, _MAX_WIDTH = 100_000, 512, 8, 1 << 31
 
 
-def structure_of(model):
+def structure_of(model: nn.Module) -> dict[str, Any]:
     """Describe a model, dense or pruned.
 
     Args:

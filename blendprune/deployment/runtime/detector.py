@@ -1,6 +1,7 @@
 """A detector made of an engine and a decoder."""
 
 import contextlib
+from typing import Any
 
 import torch
 from detectron2.structures import ImageList
@@ -48,7 +49,7 @@ class Detector:
         family (str), settings (dict): as given.
     """
 
-    def __init__(self, family, settings, engines):
+    def __init__(self, family: str, settings: dict[str, Any], engines: dict[str, Any]) -> None:
         self.family, self.settings = family, settings
         self._engines = engines
         with _told("the settings of the file do not fit together"):
@@ -58,7 +59,7 @@ class Detector:
         self._std = torch.tensor(image["pixel_std"]).view(-1, 1, 1)
 
     @torch.no_grad()
-    def __call__(self, batched_inputs):
+    def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Detect.
 
         Args:
@@ -81,7 +82,7 @@ class Detector:
             raw = self._run("image", {"images": images.tensor})
             return self._decoder(raw, images, batched_inputs, self._run)
 
-    def prepare(self, batched_inputs):
+    def prepare(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise images, and pad them to one size.
 
         Args:
@@ -99,7 +100,7 @@ class Detector:
         )
 
     @torch.no_grad()
-    def run_cores(self, batched_inputs):
+    def run_cores(self, batched_inputs: list[dict[str, Any]]) -> None:
         """Run every core once, without decoding: the part of the work that pruning makes faster.
 
         Args:
