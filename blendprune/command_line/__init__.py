@@ -1,8 +1,9 @@
 """The command line; see :mod:`.parser`."""
 
+import importlib.util
 import sys
 
-from ..errors import BlendpruneError
+from ..errors import BlendpruneError, ConfigError
 from .parser import parse
 
 
@@ -17,8 +18,21 @@ def main(argv=None):
         what is wrong.
     """
     try:
-        args = parse(argv)
-        return args.command(args)
+        return _run(argv)
     except BlendpruneError as error:
         print(f"blendprune: {error}", file=sys.stderr)
         return 2
+
+
+def _run(argv):
+    args = parse(argv)
+    try:
+        return args.command(args)
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2" or importlib.util.find_spec("detectron2"):
+            raise
+        # It is no requirement of the package: users have a build of their own.
+        raise ConfigError(
+            f"detectron2 is not installed for {sys.executable}: build it for the PyTorch there, or "
+            "install its wheel as docs/troubleshooting.md shows"
+        ) from None
