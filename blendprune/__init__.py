@@ -7,19 +7,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import errors
-from .checkpoint.conversion import convert
-from .checkpoint.loading import load
-from .overlay import applied, apply, revert, status
-from .structure import structure_of
-from .structure.widths import restructure
 
 if TYPE_CHECKING:
     # What ``__getattr__`` finds, for editors and type checkers.
     from . import runtime
+    from .checkpoint.conversion import convert
+    from .checkpoint.loading import load
     from .config import add_prune_config
     from .deployment.bench import bench
     from .deployment.deploy import deploy
     from .deployment.export import export
+    from .overlay import applied, apply, revert, status
     from .pipeline import (
         export_from_config,
         plan_from_config,
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
         register_channel_wise,
         register_flops,
     )
+    from .structure import structure_of
+    from .structure.widths import restructure
 
 __version__ = "0.1.0"
 __all__ = [
@@ -72,17 +72,26 @@ __all__ = [
 ]
 
 
-# Names that need detectron2 or Torch-Pruning, by module; ``import blendprune`` imports neither.
+# Public names, by module; those of ``.pruning`` are left out. ``import blendprune`` imports neither
+# PyTorch nor detectron2: a shell that completes a command waits for it.
 _MODULES = {
     "add_prune_config": ".config",
+    "applied": ".overlay",
+    "apply": ".overlay",
     "bench": ".deployment.bench",
+    "convert": ".checkpoint.conversion",
     "deploy": ".deployment.deploy",
     "export": ".deployment.export",
     "export_from_config": ".pipeline",
+    "load": ".checkpoint.loading",
     "plan_from_config": ".pipeline",
     "prune_from_config": ".pipeline",
     "prune_in_script": ".pipeline.script",
+    "restructure": ".structure.widths",
+    "revert": ".overlay",
     "sensitivity_from_config": ".pipeline",
+    "status": ".overlay",
+    "structure_of": ".structure",
 }
 
 
