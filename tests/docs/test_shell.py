@@ -56,7 +56,7 @@ def _fault(words, folder):
     if program == "python":
         there = rest[0] in _READERS or (folder / rest[0]).exists()
         return "" if there else f"no script {rest[0]}"
-    known = ("cd", "export", "for", "done;")
+    known = ("cd", "eval", "export", "for", "done;")
     return "" if program in known else f"an unknown program {program}"
 
 
