@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .structure import structure_of
     from .structure.widths import restructure
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Architecture",
     "Stage",
