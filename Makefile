@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-oldest upstream-tests mutation fuzz stress soak lint docs env \
-	clean
+.PHONY: demo test test-slow test-oldest upstream-tests mutation fuzz stress soak lint docs \
+	package env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -47,11 +47,19 @@ soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
 
 lint: $(READY)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy
 
 # Fails on every link and anchor that leads nowhere. Needs no network once .venv-docs is there.
 docs: .venv-docs/.ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+# Builds wheel and sdist in build/package, and tries the wheel in an empty environment, whose packages
+# come from pip's index: set PIP_CONSTRAINT to choose the build of PyTorch.
+package: .venv-package/.ready
+	rm -rf build/package
+	.venv-package/bin/python -m build --no-isolation --outdir build/package
+	.venv-package/bin/twine check --strict build/package/*
+	.venv-package/bin/python tests/package.py build/package
 
 env: $(READY)
 
@@ -69,5 +77,10 @@ $(READY): $(REQUIREMENTS) requirements-detectron2.txt setup.cfg pyproject.toml
 	.venv-docs/bin/python -m pip install --quiet -r $<
 	touch $@
 
+.venv-package/.ready: requirements-package.txt
+	test -x .venv-package/bin/python || $(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet -r $<
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .venv-docs output build *.egg-info
+	rm -rf .venv .venv-oldest .venv-docs .venv-package output build *.egg-info

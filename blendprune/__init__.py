@@ -4,15 +4,44 @@
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from . import errors
-from .checkpoint.conversion import convert
-from .checkpoint.loading import load
-from .overlay import applied, apply, revert, status
-from .structure import structure_of
-from .structure.widths import restructure
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    # What ``__getattr__`` finds, for editors and type checkers.
+    from . import runtime
+    from .checkpoint.conversion import convert
+    from .checkpoint.loading import load
+    from .config import add_prune_config
+    from .deployment.bench import bench
+    from .deployment.deploy import deploy
+    from .deployment.export.export import export
+    from .overlay import applied, apply, revert, status
+    from .pipeline import (
+        export_from_config,
+        plan_from_config,
+        prune_from_config,
+        sensitivity_from_config,
+    )
+    from .pipeline.script import prune_in_script
+    from .pruning import (
+        Architecture,
+        Stage,
+        measure_sensitivity,
+        prunable,
+        register_architecture,
+        register_channel_wise,
+        register_flops,
+    )
+
+    # A function of a module of its name: the package around it would be ambiguous.
+    from .pruning.plan import plan
+    from .pruning.prune import prune
+    from .structure import structure_of
+    from .structure.widths import restructure
+
+__version__ = "0.2.0"
 __all__ = [
     "Architecture",
     "Stage",
@@ -46,26 +75,41 @@ __all__ = [
 ]
 
 
-# Names that need detectron2 or Torch-Pruning, by module; ``import blendprune`` imports neither.
+# Public names, by module; those of ``.pruning`` are left out. ``import blendprune`` imports neither
+# PyTorch nor detectron2: a shell that completes a command waits for it.
 _MODULES = {
     "add_prune_config": ".config",
+    "applied": ".overlay",
+    "apply": ".overlay",
     "bench": ".deployment.bench",
+    "convert": ".checkpoint.conversion",
     "deploy": ".deployment.deploy",
     "export": ".deployment.export",
     "export_from_config": ".pipeline",
+    "load": ".checkpoint.loading",
     "plan_from_config": ".pipeline",
     "prune_from_config": ".pipeline",
     "prune_in_script": ".pipeline.script",
+    "restructure": ".structure.widths",
+    "revert": ".overlay",
     "sensitivity_from_config": ".pipeline",
+    "status": ".overlay",
+    "structure_of": ".structure",
 }
 
 
-def __getattr__(name):
-    if name in ("distributed", "runtime"):
-        return importlib.import_module(f".{name}", __name__)
-    if name in __all__:
-        return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Modules that are public as a whole.
+_PARTS = ("distributed", "modeling", "pruning", "runtime", "training")
+
+
+if not TYPE_CHECKING:  # a checker would take every name as there
+
+    def __getattr__(name):
+        if name in _PARTS:
+            return importlib.import_module(f".{name}", __name__)
+        if name in __all__:
+            return getattr(importlib.import_module(_MODULES.get(name, ".pruning"), __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():

@@ -510,6 +510,43 @@ def test_the_users_modules_keys_data_and_mapper_are_known(trained_on_digits, cap
     assert config["MODEL"]["MINE"] == {"WIDTH": 8}
 
 
+WITHOUT_DETECTRON2 = """
+import importlib.machinery, sys
+
+class Others(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *args):
+        return None if name.partition(".")[0] == "detectron2" else super().find_spec(name, *args)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
+from blendprune.__main__ import main
+print(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["doctor", "plan --config-file c.yaml", "info f.pth", "demo"])
+def test_a_missing_detectron2_is_one_sentence_with_the_next_step(fresh_python, command):
+    done = fresh_python(WITHOUT_DETECTRON2, *command.split())
+    assert done.stdout == "2\n"
+    assert done.stderr == (
+        f"blendprune: detectron2 is not installed for {sys.executable}: build it for the PyTorch "
+        "there, or install its wheel as docs/troubleshooting.md shows\n"
+    )
+
+
+def test_status_without_detectron2_lists_its_patches_as_missing(fresh_python):
+    done = fresh_python(WITHOUT_DETECTRON2, "status")
+    assert "detectron2, not installed" in done.stdout and done.stdout.endswith("\n0\n")
+
+
+def test_another_missing_module_is_not_explained_away(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("import no_such_module\n")
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        main(["run", str(tmp_path / "train.py")])
+
+
 def test_run_of_a_missing_script_is_named(capsys):
     assert main(["run", "no.py"]) == 2
     assert "there is no script 'no.py'" in _sentence(capsys)

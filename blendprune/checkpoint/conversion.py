@@ -22,7 +22,7 @@ _PREFIX = "model."
 _PARALLEL = ("DataParallel", "DistributedDataParallel")
 
 
-def convert(path, output, *, allow_pickle=False):
+def convert(path: str, output: str, *, allow_pickle: bool = False) -> list[str]:
     """Rewrite a checkpoint so that it loads without unpickling, here and with detectron2 alone.
 
     It may be a dict with the weights under one of the usual names, a bare state dict, a whole model
@@ -58,7 +58,6 @@ def _converted(contents, path):
         contents = {"struct": contents}
     if not isinstance(contents, dict):
         raise _without_weights(path)
-    found = {"model": {}}
     module = next((x for key in ("struct", *_NAMES) if is_module(x := contents.get(key))), None)
     if module is not None:
         module = _as_module(module)

@@ -1,6 +1,7 @@
 """From a checkpoint: the widths of a model, or the whole model."""
 
 import torch
+from torch import nn
 
 from ..errors import (
     BlendpruneError,
@@ -18,7 +19,9 @@ from ..wrappers import given_model, name_as, unwrap
 from .reading import read_checkpoint, struct_in, weights_in
 
 
-def load(path, *, model=None, device=None):
+def load(
+    path: str, *, model: nn.Module | None = None, device: str | torch.device | None = None
+) -> nn.Module:
     """Rebuild a model from a checkpoint alone: first the structure, then the weights (strict).
 
     The file may come from anyone: no code of it runs, and no file that it names is opened. Its
@@ -28,7 +31,8 @@ def load(path, *, model=None, device=None):
         path (str): a checkpoint saved under the overlay; any path detectron2's PathManager reads.
         model (nn.Module): the dense model, if it was not built from a detectron2 config. With it,
             the file needs no structure: its weights tell the widths.
-        device (str): defaults to the GPU if the config names one that is here, else to the CPU.
+        device (str | torch.device): defaults to the GPU if the config names one that is here, or
+            else to the CPU.
 
     Returns:
         nn.Module: the model in eval mode.

@@ -1,8 +1,9 @@
 """The command line; see :mod:`.parser`."""
 
+import importlib.util
 import sys
 
-from ..errors import BlendpruneError
+from ..errors import BlendpruneError, ConfigError
 from .parser import parse
 
 
@@ -20,10 +21,23 @@ def main(argv=None):
     try:
         args = parse(argv)
         go_on = getattr(args, "go_on", go_on)
-        return args.command(args)
+        return _run(args)
     except BlendpruneError as error:
         print(f"blendprune: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"blendprune: interrupted: {go_on}", file=sys.stderr)
         return 130
+
+
+def _run(args):
+    try:
+        return args.command(args)
+    except ModuleNotFoundError as error:
+        if error.name != "detectron2" or importlib.util.find_spec("detectron2"):
+            raise
+        # It is no requirement of the package: users have a build of their own.
+        raise ConfigError(
+            f"detectron2 is not installed for {sys.executable}: build it for the PyTorch there, or "
+            "install its wheel as docs/troubleshooting.md shows"
+        ) from None

@@ -9,6 +9,7 @@ from ..checks import similar
 from ..config.target import ABSOLUTE, TARGETS
 from ..errors import ConfigError
 from . import commands
+from .completion import complete
 from .numbers import count, multiple, number
 
 GROUPS = {
@@ -91,6 +92,7 @@ def parse(argv=None):
     end = len(argv) if argv[:1] != ["run"] else 3 if argv[1:2] == ["-m"] else 2
     argv, rest = argv[:end], argv[end:]
     parser = make_parser()
+    complete(parser)
     names = next(a.choices for a in parser._actions if isinstance(a.choices, dict))
     if argv and not argv[0].startswith("-") and argv[0] not in names:
         raise ConfigError(

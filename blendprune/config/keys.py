@@ -1,6 +1,9 @@
 """Config keys of blendprune."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -8,8 +11,11 @@ from ..errors import ConfigError
 from .plain import MAX_CHARACTERS, read_plain_yaml
 from .target import TARGETS
 
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
-def add_prune_config(cfg):
+
+def add_prune_config(cfg: CfgNode) -> None:
     """Add ``MODEL.PRUNE``, ``MODEL.FINETUNE`` and the ``PRUNER`` node; keys that exist are kept.
 
     Args:

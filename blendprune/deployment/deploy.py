@@ -3,8 +3,10 @@
 import copy
 import logging
 import types
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from ..errors import ConfigError, DeployError, error_line
 from ..pruning.architectures import run_own_inference
@@ -19,13 +21,22 @@ from .parts import PartFinder
 from .precision import to_half
 from .proof import FoldingProof
 
+Model = TypeVar("Model", bound=nn.Module)
+
 _log = logging.getLogger(__name__)
 
 _DTYPES = (None, torch.float16, torch.bfloat16)
 _MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
-def deploy(model, example_inputs=None, *, dtype=None, channels_last=True, compile=False):
+def deploy(
+    model: Model,
+    example_inputs: list[dict[str, Any]] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    channels_last: bool = True,
+    compile: bool | str = False,
+) -> Model:
     """Copy a model into the form that runs fastest in PyTorch.
 
     The copy takes and gives what the model does in inference, to 1e-4 in float32. It is in eval

@@ -8,7 +8,9 @@ import importlib
 import importlib.metadata
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import wrapt
 
@@ -59,7 +61,7 @@ PATCHES = [
 ]
 
 _lock = threading.RLock()
-_hooked = set()
+_hooked: set[str] = set()
 _on_drift = None  # None while not applied
 
 
@@ -87,7 +89,7 @@ class PatchStatus:
     detail: str = ""
 
 
-def apply(on_drift="raise"):
+def apply(on_drift: Literal["raise", "warn"] = "raise") -> None:
     """Apply the patch set; a second call changes nothing.
 
     Modules that are already imported are patched now, all or none of them. The others are patched
@@ -127,7 +129,7 @@ def apply(on_drift="raise"):
                 wrapt.register_post_import_hook(_on_import, name)
 
 
-def revert():
+def revert() -> None:
     """Undo :func:`apply` exactly; a second call changes nothing.
 
     Models that were built under the overlay keep working, also while other threads use them.
@@ -143,7 +145,7 @@ def revert():
 
 
 @contextlib.contextmanager
-def applied(on_drift="raise"):
+def applied(on_drift: Literal["raise", "warn"] = "raise") -> Iterator[None]:
     """Apply the patch set inside a ``with`` block, unless it is already applied."""
     before = _on_drift
     apply(on_drift)
@@ -154,7 +156,7 @@ def applied(on_drift="raise"):
             revert()
 
 
-def status():
+def status() -> list[PatchStatus]:
     """Report the state of each patch, without importing or changing anything.
 
     Returns:
@@ -177,7 +179,12 @@ def drift_policy():
 
 
 def import_targets():
-    """Import every module that a patch targets, so that no patch stays pending."""
+    """Import every module that a patch targets, so that no patch stays pending.
+
+    All but torch's need detectron2. Without it, nothing is imported.
+    """
+    if not importable("detectron2"):
+        return
     for patch in PATCHES:
         if patch.when() and patch.module:
             importlib.import_module(patch.module)

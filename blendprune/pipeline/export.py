@@ -1,17 +1,29 @@
 """From a config, or from a checkpoint alone, to exported files."""
 
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+
 from ..checkpoint.build import build_trained
 from ..checkpoint.loading import load
 from ..checks import check_count
 from ..data.calibration import calibration_batches
 from ..deployment.export import IMAGES, check_path, export
+from ..deployment.export.exported import Exported
 from ..errors import ConfigError
 from ..progress import Progress
 
 _KEY = "PRUNER.CALIBRATION_IMAGES"
 
 
-def export_from_config(cfg, path, int8=False, mapper=None, progress=None):
+def export_from_config(
+    cfg: CfgNode,
+    path: str,
+    int8: bool = False,
+    mapper: Callable[..., Any] | None = None,
+    progress: Progress | None = None,
+) -> Exported:
     """Export the model at ``MODEL.WEIGHTS``; a pruned model keeps its widths.
 
     Args:

@@ -5,8 +5,11 @@ import functools
 import json
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from .. import distributed, pruning, structure
@@ -20,6 +23,7 @@ from ..data.pseudo_labels import batches_of_pictures
 from ..errors import error_line
 from ..files import explained_write, make_writable, staged
 from ..progress import Progress
+from ..pruning import PruningPlan, Sensitivity
 from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
 from ..wrappers import plain_state, unwrap
@@ -30,7 +34,12 @@ from .page import Pictures, page_of_prune
 from .trial import try_config
 
 
-def prune_from_config(cfg, output_dir, progress=None, mapper=None):
+def prune_from_config(
+    cfg: CfgNode,
+    output_dir: str,
+    progress: Progress | None = None,
+    mapper: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
     """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
 
     Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
@@ -172,7 +181,7 @@ def _check(cfg, output_dir):
     return arguments
 
 
-def plan_from_config(cfg):
+def plan_from_config(cfg: CfgNode) -> PruningPlan:
     """Plan the model of a config, as :func:`prune_from_config` would prune it, without weights.
 
     A pruned checkpoint at MODEL.WEIGHTS gives the widths: with MODEL.FINETUNE, or if it is a file
@@ -196,7 +205,11 @@ def plan_from_config(cfg):
     return pruning.plan(model, **arguments_of(pruning.plan, cfg))
 
 
-def sensitivity_from_config(cfg, progress=None, mapper=None):
+def sensitivity_from_config(
+    cfg: CfgNode,
+    progress: Progress | None = None,
+    mapper: Callable[..., Any] | None = None,
+) -> Sensitivity:
     """Measure the sensitivity of the model at ``MODEL.WEIGHTS``, or read its file.
 
     Args:

@@ -4,6 +4,11 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
 
 from .. import distributed
 from ..checkpoint.build import check_loaded
@@ -22,7 +27,12 @@ from .from_config import prune_trained
 _log = logging.getLogger("detectron2.blendprune")
 
 
-def prune_in_script(cfg, model, data_loader, evaluate=None):
+def prune_in_script(
+    cfg: CfgNode,
+    model: nn.Module,
+    data_loader: Iterable[list[dict[str, Any]]],
+    evaluate: Callable[[nn.Module], Any] | None = None,
+) -> None:
     """Prune a training script's model and end the process, if its config says so.
 
     With ``MODEL.PRUNE True`` and a target in the ``PRUNER`` node, the model is pruned on images of

@@ -1,16 +1,20 @@
 """What could be pruned: every group of channels, its widths, what stays and why."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from tabulate import tabulate
+from torch import nn
 
 from .cost.cost_model import CostModel
 from .cost.count import count_costs, total_costs
 from .cost.memory import MEMORY_WORDS
+from .graph.groups import Member
 from .graph.inputs import example_inputs_for
 from .graph.proof import proven_graph
 from .scores import first_batches
-from .search.options import PruningOptions
+from .search.options import LayerRatios, PruningOptions
 from .search.rounding import AUTO, rounding_words
 from .search.search import allowed_widths, end_widths, ratio_notes
 from .tracing.entry import entry_point
@@ -52,7 +56,7 @@ class GroupPlan:
     frozen_reason: str
     flops: int
     params: int
-    members: list
+    members: list[Member]
 
 
 @dataclass
@@ -75,31 +79,31 @@ class PruningPlan:
             device decided), ``"reason"``. ``step`` of a group may be finer, or coarser.
     """
 
-    groups: list
-    flops: dict
-    params: dict
-    activations: dict
-    memory_mb: dict
-    notes: list = field(default_factory=list)
-    uncounted_operators: list = field(default_factory=list)
-    round_to: dict = field(default_factory=dict)
+    groups: list[GroupPlan]
+    flops: dict[str, float]
+    params: dict[str, float]
+    activations: dict[str, float]
+    memory_mb: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    uncounted_operators: list[str] = field(default_factory=list)
+    round_to: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
         return asdict(self)
 
 
 @entry_point
 def plan(
-    model,
-    example_inputs=None,
+    model: nn.Module,
+    example_inputs: list[dict[str, Any]] | None = None,
     *,
-    round_to=AUTO,
-    max_pruning_ratio=0.9,
-    ignored_layers=(),
-    pruning_ratio_dict=None,
-    data=None,
-):
+    round_to: int | Literal["auto"] = AUTO,
+    max_pruning_ratio: float = 0.9,
+    ignored_layers: Sequence[str | nn.Module] = (),
+    pruning_ratio_dict: LayerRatios | None = None,
+    data: Iterable[list[dict[str, Any]]] | None = None,
+) -> PruningPlan:
     """Show what :func:`blendprune.prune` could remove with the same arguments.
 
     The model stays unchanged. No weights are needed: a model as it was built will do.
@@ -146,10 +150,10 @@ def plan(
     _, smallest = end_widths(groups, dense, options.and_finer()[-1])
     own = _own(groups, counts.flops, parameters)
     order = {name: place for place, name in enumerate(graph.names.values())}
-    costs = {
+    ranges = {
         unit: {"now": now, "min": round(costs.cost(unit, smallest))} for unit, now in total.items()
     }
-    memory = costs.pop("memory")
+    memory = ranges.pop("memory")
     notes = graph.notes + [note for group in groups for note in group.notes]
     return PruningPlan(
         groups=sorted(
@@ -163,7 +167,7 @@ def plan(
         uncounted_operators=list(counts.uncounted),
         round_to=options.rounding.to_dict(),
         memory_mb={when: amount / 1e6 for when, amount in memory.items()},
-        **costs,
+        **ranges,
     )
 
 

@@ -1,7 +1,11 @@
 """The one call: prune a model in place to a target."""
 
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
 
 from .. import distributed
 from ..checks import check_callable
@@ -9,7 +13,8 @@ from ..config.target import Target
 from ..errors import ConfigError
 from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
-from .search.options import PruningOptions, check_rounds
+from .search.options import LayerRatios, PruningOptions, check_rounds
+from .search.result import PruningReport
 from .search.rounding import AUTO
 from .search.rounds import PruningRun
 from .search.sensitivity import Sensitivity, load_sensitivity
@@ -19,32 +24,32 @@ from .tracing.snapshot import Snapshot
 
 @entry_point(changes_widths=True)
 def prune(
-    model,
-    example_inputs=None,
+    model: nn.Module,
+    example_inputs: list[dict[str, Any]] | None = None,
     *,
-    pruning_ratio=None,
-    max_flops=None,
-    max_params=None,
-    max_activations=None,
-    max_memory=None,
-    max_latency=None,
-    runtime="eager",
-    importance="obs",
-    normalize=None,
-    reconstruct=True,
-    sensitivity=None,
-    global_pruning=True,
-    isomorphic=False,
-    round_to=AUTO,
-    rounds=None,
-    levels=(),
-    max_pruning_ratio=0.9,
-    ignored_layers=(),
-    pruning_ratio_dict=None,
-    data=None,
-    progress=None,
-    on_level=None,
-):
+    pruning_ratio: float | None = None,
+    max_flops: float | None = None,
+    max_params: float | None = None,
+    max_activations: float | None = None,
+    max_memory: float | None = None,
+    max_latency: float | None = None,
+    runtime: str = "eager",
+    importance: str | Callable[..., Tensor] = "obs",
+    normalize: Literal["flops", "params", "activations"] | None = None,
+    reconstruct: bool = True,
+    sensitivity: str | Sensitivity | None = None,
+    global_pruning: bool = True,
+    isomorphic: bool = False,
+    round_to: int | Literal["auto"] = AUTO,
+    rounds: int | None = None,
+    levels: Sequence[float] = (),
+    max_pruning_ratio: float = 0.9,
+    ignored_layers: Sequence[str | nn.Module] = (),
+    pruning_ratio_dict: LayerRatios | None = None,
+    data: Iterable[list[dict[str, Any]]] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    on_level: Callable[[float, PruningReport], object] | None = None,
+) -> PruningReport:
     """Remove channels from ``model`` in place until a target is met.
 
     Prediction layers keep their width. If anything fails, the model stays as it was. The caller's

@@ -25,8 +25,10 @@ it to the model that is fine-tuned.
 
 import math
 from itertools import chain
+from typing import Any
 
 import torch
+from torch import nn
 
 from ..checks import shown
 from ..errors import StructError
@@ -60,7 +62,7 @@ _MAX_MODULES, _MAX_NAME, _MAX_DIMS, _MAX_WIDTH = 100_000, 512, 8, 1 << 31
 _MAX_CONFIG = 300_000
 
 
-def structure_of(model):
+def structure_of(model: nn.Module) -> dict[str, Any]:
     """Describe a model, dense or pruned.
 
     Args:

@@ -1,5 +1,7 @@
 """Giving a dense model the widths of a pruned one."""
 
+from typing import Any
+
 from torch import nn
 
 from ..errors import StructError
@@ -21,7 +23,7 @@ NORM_WIDTHS = ("num_features", "num_channels", "normalized_shape")
 _REBUILD = "build the model from the config the checkpoint was pruned with"
 
 
-def restructure(model, struct):
+def restructure(model: nn.Module, struct: dict[str, Any]) -> None:
     """Reshape a dense model in place to the widths of a structure.
 
     Call it before the optimizer and DDP exist. Everything is checked before anything changes.

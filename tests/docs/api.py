@@ -15,7 +15,7 @@ _INTRODUCTION = """\
 
 `python -m tests.docs` writes this page from docstrings. The [site](README.md#development) shows the
 whole docstring of each name: arguments, shapes, units, errors. In the repository, they are in the
-source. `import blendprune` changes nothing and imports neither detectron2 nor Torch-Pruning.
+source. `import blendprune` changes nothing and imports neither PyTorch nor detectron2.
 """
 _GROUPS = {
     "The overlay": ("apply", "applied", "revert", "status"),

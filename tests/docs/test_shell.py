@@ -20,7 +20,7 @@ _READERS = {"train_net.py", "tools/train_net.py", "/path/to/datasets"}
 # Flags of upstream's scripts.
 _UPSTREAM = {"--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank"}
 # Programs that a reader has.
-_KNOWN = ("cd", "export", "for", "done;", "curl", "pytest", "uvicorn")
+_KNOWN = ("cd", "eval", "export", "for", "done;", "curl", "pytest", "uvicorn")
 _KEY = re.compile(r"^[A-Z][A-Z_0-9]+(\.[A-Z_0-9]+)+$")
 
 

@@ -5,8 +5,11 @@ import functools
 import logging
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import nn
 
 from ...checks import check_count
 from ...errors import BlendpruneError, ConfigError, error_line
@@ -22,18 +25,18 @@ _log = logging.getLogger(__name__)
 
 
 def bench(
-    models,
-    example_inputs=None,
+    models: Mapping[str, nn.Module],
+    example_inputs: list[dict[str, Any]] | None = None,
     *,
-    forms=("eager", "deployed"),
-    batch_sizes=(1,),
-    runs=20,
-    threads=None,
-    network=False,
-    data=None,
-    evaluate=None,
-    progress=None,
-):
+    forms: Sequence[str] = ("eager", "deployed"),
+    batch_sizes: Sequence[int] = (1,),
+    runs: int = 20,
+    threads: int | None = None,
+    network: bool = False,
+    data: Iterable[list[dict[str, Any]]] | None = None,
+    evaluate: Callable[[Callable[[list[dict[str, Any]]], list[dict[str, Any]]]], Any] | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
     """Time models in the forms that they are shipped in.
 
     All models and forms take turns in one run, and the order is reversed every time: a slow moment

@@ -6,6 +6,10 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
 
 from ...checks import check_count
 from ...errors import ConfigError, DeployError
@@ -29,7 +33,15 @@ _log = logging.getLogger(__name__)
 IMAGES = 128
 
 
-def export(model, path, example_inputs=None, *, int8=False, data=None, images=IMAGES):
+def export(
+    model: nn.Module,
+    path: str,
+    example_inputs: list[dict[str, Any]] | None = None,
+    *,
+    int8: bool = False,
+    data: Iterable[list[dict[str, Any]]] | None = None,
+    images: int = IMAGES,
+) -> Exported:
     """Write a model as ONNX, for onnxruntime, OpenVINO and others.
 
     The files hold the tensor core, with batch norms folded, for any number of images of any size.
@@ -65,7 +77,7 @@ def export(model, path, example_inputs=None, *, int8=False, data=None, images=IM
     found = cores_of(trace_windows(deploy(model, inputs, channels_last=False).cpu()))
     files = core_files(path, found.cores)
     with _beside(path) as folder:
-        written = []
+        written: list[ExportedCore] = []
         for name, core in found.cores.items():
             model_of_core = to_onnx(core, name)
             if not written:

@@ -1,6 +1,7 @@
 """What an export wrote, as plain data and as a table."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tabulate import tabulate
 
@@ -26,10 +27,10 @@ class ExportedCore:
     file: str
     bytes: int
     opset: int
-    inputs: dict
-    outputs: dict
+    inputs: dict[str, list[int | str]]
+    outputs: dict[str, list[int | str]]
     difference: float
-    int8: dict = field(default_factory=dict)
+    int8: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Exported:
     """
 
     family: str
-    cores: list
+    cores: list[ExportedCore]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         return asdict(self)
 

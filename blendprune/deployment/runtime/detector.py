@@ -1,12 +1,13 @@
 """A detector made of an engine and a decoder."""
 
 import contextlib
+from typing import Any
 
 import torch
 from detectron2.data import transforms
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.structures import ImageList
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from ...errors import DeployError, error_line
 from .decoders import DECODERS
@@ -51,7 +52,7 @@ class Detector:
         family (str), settings (dict): as given.
     """
 
-    def __init__(self, family, settings, engines):
+    def __init__(self, family: str, settings: dict[str, Any], engines: dict[str, Any]) -> None:
         self.family, self.settings = family, settings
         self._engines = engines
         with _told("the settings of the file do not fit together"):
@@ -61,7 +62,7 @@ class Detector:
         self._std = torch.tensor(image["pixel_std"]).view(-1, 1, 1)
 
     @torch.no_grad()
-    def __call__(self, batched_inputs):
+    def __call__(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Detect.
 
         Args:
@@ -84,7 +85,7 @@ class Detector:
             raw = self._run("image", {"images": images.tensor})
             return self._decoder(raw, images, batched_inputs, self._run)
 
-    def inputs_of(self, picture):
+    def inputs_of(self, picture: Image.Image) -> dict[str, Any]:
         """Make the input of a picture, in the colours and the size that the model's config wants.
 
         Args:
@@ -110,7 +111,7 @@ class Detector:
         image = torch.as_tensor(array.astype("float32").transpose(2, 0, 1).copy())
         return {"image": image, "height": height, "width": width}
 
-    def prepare(self, batched_inputs):
+    def prepare(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise images, and pad them to one size.
 
         Args:
@@ -128,7 +129,7 @@ class Detector:
         )
 
     @torch.no_grad()
-    def run_cores(self, batched_inputs):
+    def run_cores(self, batched_inputs: list[dict[str, Any]]) -> None:
         """Run every core once, without decoding: the part of the work that pruning makes faster.
 
         Args:

@@ -1,5 +1,8 @@
 """From an exported file to a detector."""
 
+import os
+from typing import Literal
+
 from ...checks import check_count, similar
 from ...errors import ConfigError
 from .detector import Detector
@@ -7,7 +10,12 @@ from .engines import ENGINES
 from .file import read_file
 
 
-def load(path, engine="onnxruntime", *, threads=None):
+def load(
+    path: str | os.PathLike[str],
+    engine: Literal["onnxruntime", "openvino"] = "onnxruntime",
+    *,
+    threads: int | None = None,
+) -> Detector:
     """Load an exported model.
 
     Args:

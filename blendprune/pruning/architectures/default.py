@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Stage:
         count (int): most regions or instances per image that inference keeps; 1 for whole images.
     """
 
-    run: Callable
+    run: Callable[[int], object]
     count: int = 1
 
 
@@ -31,11 +33,11 @@ class Architecture:
         model (nn.Module): a model that :meth:`matches`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: nn.Module) -> None:
         self.model = model
 
     @classmethod
-    def matches(cls, model):
+    def matches(cls, model: nn.Module) -> bool:
         """Whether ``model`` belongs to this family.
 
         Args:
@@ -46,7 +48,9 @@ class Architecture:
         """
         return True
 
-    def stages(self, batched_inputs, training_branches=False):
+    def stages(
+        self, batched_inputs: list[dict[str, Any]], training_branches: bool = False
+    ) -> list[Stage]:
         """The forward in parts whose cost does not depend on what is detected.
 
         What a detector computes after its first stage depends on how many objects it finds; with
@@ -67,7 +71,7 @@ class Architecture:
 
         return [Stage(image)]
 
-    def prediction_heads(self):
+    def prediction_heads(self) -> list[nn.Module]:
         """Parts whose last layers are prediction layers although other layers read them.
 
         A layer whose output reaches no other layer is a prediction layer anyway.
@@ -77,7 +81,7 @@ class Architecture:
         """
         return []
 
-    def dummy_labels(self, image):
+    def dummy_labels(self, image: Tensor) -> dict[str, Any]:
         """Labels for one training forward, which shows the branches that only training runs.
 
         Args:
@@ -108,7 +112,7 @@ class Architecture:
             "sem_seg": torch.zeros(size, dtype=torch.long),
         }
 
-    def find_regions(self, batched_inputs):
+    def find_regions(self, batched_inputs: list[dict[str, Any]]) -> object | None:
         """What the model detects, so that another model can run on the same regions.
 
         Args:
@@ -120,7 +124,7 @@ class Architecture:
         """
         return None
 
-    def run_on_regions(self, batched_inputs, regions=None):
+    def run_on_regions(self, batched_inputs: list[dict[str, Any]], regions: Any = None) -> None:
         """Run the layers that see whole images, and those that see regions on given ones.
 
         Heads that run per instance and have no regions do not run.
@@ -131,7 +135,7 @@ class Architecture:
         """
         self.stages(batched_inputs, training_branches=True)[0].run(1)
 
-    def region_poolers(self):
+    def region_poolers(self) -> dict[str, nn.Module]:
         """Modules that pool features of regions.
 
         Returns:
@@ -139,7 +143,7 @@ class Architecture:
         """
         return {}
 
-    def pooled_regions(self, boxes):
+    def pooled_regions(self, boxes: dict[str, list[Boxes]]) -> object | None:
         """Regions for :meth:`run_on_regions` from what the poolers saw in a training forward.
 
         Args:
@@ -150,7 +154,7 @@ class Architecture:
         """
         return None
 
-    def depends_on_earlier_predictions(self, name):
+    def depends_on_earlier_predictions(self, name: str) -> bool:
         """Whether a layer sees regions that an earlier prediction of the model has moved.
 
         Args:

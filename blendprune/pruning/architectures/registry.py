@@ -1,10 +1,14 @@
 """The registry of architectures, and the look-up of a model's."""
 
+from typing import TypeVar
+
 from fvcore.common.registry import Registry
 
 from ...errors import ConfigError
 from ...wrappers import unwrap
 from .default import Architecture
+
+Family = TypeVar("Family", bound=type[Architecture])
 
 ARCHITECTURES = Registry("ARCHITECTURE")
 ARCHITECTURES.__doc__ = """
@@ -14,7 +18,7 @@ Of the classes that match a model, the one registered last counts: a user's clas
 """
 
 
-def register_architecture(cls):
+def register_architecture(cls: Family) -> Family:
     """Tell blendprune how a family of detectors runs; use it as a class decorator.
 
     Args:
@@ -42,7 +46,7 @@ def register_architecture(cls):
         raise ConfigError(
             f"an architecture named {cls.__name__!r} is registered already: rename the class."
         )
-    if getattr(cls.matches, "__func__", None) is Architecture.matches.__func__:
+    if getattr(cls.matches, "__func__", None) is vars(Architecture)["matches"].__func__:
         raise ConfigError(
             f"{cls.__name__} has no matches() of its own and would claim every model: write a "
             "classmethod matches(cls, model) that tells which models it is for."

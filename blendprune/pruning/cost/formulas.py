@@ -4,6 +4,7 @@ One multiply-add is one FLOP, as fvcore counts. Operators are those of aten that
 dispatcher once composite operators are resolved.
 """
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -83,7 +84,7 @@ OPERATORS = {
 #: Formulas of operators whose results count as activations.
 PRODUCTS = {_convolution, _matmul, _biased_matmul, _deform_convolution}
 #: Type of a module → FLOPs of one call, from the module, its inputs and its output.
-MODULES = {}
+MODULES: dict[type[nn.Module], Callable[..., int]] = {}
 
 # Operators that fvcore and we count as free: they only move, select, compare, sort or reduce
 # numbers, make constants, or sample a few positions of regions; and element-wise operators that
@@ -111,7 +112,7 @@ _FREE = set(
 )
 
 
-def register_flops(target, formula):
+def register_flops(target: str | type[nn.Module], formula: Callable[..., int]) -> None:
     """Give an operator or a type of module its FLOPs.
 
     One multiply-add is one FLOP. Everything that an instance of a registered module type runs is

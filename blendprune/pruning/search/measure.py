@@ -1,6 +1,9 @@
 """Measuring sensitivity: the losses with channels of one group after the other masked."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
 
 from ... import distributed
 from ...checks import check_callable
@@ -22,15 +25,15 @@ RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @entry_point
 def measure_sensitivity(
-    model,
-    example_inputs=None,
+    model: nn.Module,
+    example_inputs: list[dict[str, Any]] | None = None,
     *,
-    data=None,
-    importance="obs",
-    ratios=None,
-    path=None,
-    progress=None,
-):
+    data: Iterable[list[dict[str, Any]]] | None = None,
+    importance: str | Callable[..., Tensor] = "obs",
+    ratios: Sequence[float] | None = None,
+    path: str | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Sensitivity:
     """Measure how the training losses rise when single groups lose channels.
 
     The model stays unchanged. In one group after the other, the least important channels are
@@ -83,7 +86,7 @@ def measure_sensitivity(
         found = Sensitivity(
             weights=weights,
             importance=importance_name(importance),
-            ratios=ratios or list(RATIOS),
+            ratios=list(ratios or RATIOS),
             images=sum(distributed.gathered(sum(map(len, batches)))),
             loss=0.0,
         )

@@ -1,9 +1,10 @@
 """How to prune: one validated set of options for every entry point."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from ...checks import check_count
 from ...config.target import check_fraction
@@ -12,6 +13,14 @@ from ..cost.forms import runtime_form
 from ..graph.layer_patterns import resolve_layers, resolve_ratios
 from ..scores import build_importance, check_normalizer
 from .rounding import AUTO, check_round_to, choose_rounding
+
+#: Of ``pruning_ratio_dict``.
+LayerRatios = (
+    Mapping[str, float]
+    | Mapping[nn.Module, float]
+    | Mapping[str | nn.Module, float]
+    | Sequence[tuple[str | nn.Module, float]]
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,8 @@ class PruningOptions:
     isomorphic: bool = False
     round_to: int | str = AUTO
     max_pruning_ratio: float = 0.9
-    ignored_layers: tuple = ()
-    pruning_ratio_dict: dict | None = None
+    ignored_layers: Sequence[str | nn.Module] = ()
+    pruning_ratio_dict: LayerRatios | None = None
     runtime: str = "eager"
     device: torch.device | str = "cpu"
 

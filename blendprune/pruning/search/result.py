@@ -1,6 +1,7 @@
 """The report of a pruning, as data and as a table."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from tabulate import tabulate
 
@@ -38,21 +39,21 @@ class PruningReport:
             device decided), ``"reason"``.
     """
 
-    flops: dict
-    params: dict
-    activations: dict
-    layers: dict
-    flops_by_module: dict = field(default_factory=dict)
-    notes: list = field(default_factory=list)
+    flops: dict[str, int]
+    params: dict[str, int]
+    activations: dict[str, int]
+    layers: dict[str, dict[str, int]]
+    flops_by_module: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     wall_s: float = 0.0
-    seconds: dict = field(default_factory=dict)
-    latency_ms: dict = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
     runtime: str = ""
-    memory_mb: dict = field(default_factory=dict)
-    uncounted_operators: list = field(default_factory=list)
-    round_to: dict = field(default_factory=dict)
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    uncounted_operators: list[str] = field(default_factory=list)
+    round_to: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
         return asdict(self)
 

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Final
 
 import torch
 
 from ...checks import check_count
 
 #: The default of ``round_to``.
-AUTO = "auto"
+AUTO: Final = "auto"
 # "auto" takes no step above this fraction of a layer's dense width.
 _LARGEST_STEP = 1 / 8
 

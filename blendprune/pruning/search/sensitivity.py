@@ -4,14 +4,17 @@ import hashlib
 import itertools
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 from tabulate import tabulate
+from torch import Tensor, nn
 
 from ...errors import ConfigError, first_line
 from ...files import staged
+from ..graph.groups import ChannelGroup
 from ..scores import importance_name
 from .search import channel_order
 
@@ -29,10 +32,10 @@ class GroupSensitivity:
     """
 
     width: int
-    masked: list
-    loss: list
+    masked: list[int]
+    loss: list[float]
 
-    def rises(self, loss):
+    def rises(self, loss: float) -> list[float]:
         """Rise of the loss, made monotone: more masked channels never cost less.
 
         Args:
@@ -43,7 +46,7 @@ class GroupSensitivity:
         """
         return list(itertools.accumulate((x - loss for x in self.loss), max, initial=0.0))[1:]
 
-    def marginal(self, loss):
+    def marginal(self, loss: float) -> np.ndarray:
         """Rise of the loss with each channel that goes.
 
         It is the lower convex hull of the monotone curve, with the last slope beyond its end.
@@ -54,7 +57,7 @@ class GroupSensitivity:
         Returns:
             np.ndarray: (width,), ascending, in the order in which channels go.
         """
-        hull = []
+        hull: list[tuple[int, float]] = []
         for point in zip([0, *self.masked], [0.0, *self.rises(loss)]):
             if hull and point[0] == hull[-1][0]:
                 continue  # in a narrow group, two fractions give the same number of channels
@@ -84,12 +87,12 @@ class Sensitivity:
 
     weights: str
     importance: str
-    ratios: list
+    ratios: list[float]
     images: int
     loss: float
-    groups: dict = field(default_factory=dict)
+    groups: dict[str, GroupSensitivity] = field(default_factory=dict)
 
-    def save(self, path):
+    def save(self, path: str) -> None:
         """Write it as JSON.
 
         Args:
@@ -102,7 +105,13 @@ class Sensitivity:
         with staged(path) as [partial], PathManager.open(partial, "w") as file:
             json.dump(_FORMAT | asdict(self), file, indent=2)
 
-    def check(self, model, importance, source="the sensitivity", ratios=None):
+    def check(
+        self,
+        model: nn.Module,
+        importance: str | Callable[..., Tensor],
+        source: str = "the sensitivity",
+        ratios: Sequence[float] | None = None,
+    ) -> None:
         """Refuse a measurement of another model or importance.
 
         Args:
@@ -128,7 +137,12 @@ class Sensitivity:
                     "file"
                 )
 
-    def rescale(self, scores, groups, dense_widths):
+    def rescale(
+        self,
+        scores: list[Tensor | None],
+        groups: list[ChannelGroup],
+        dense_widths: list[int],
+    ) -> list[Tensor | None]:
         """Scores with the given order within each group, and the scale of the loss between groups.
 
         Args:
@@ -151,9 +165,9 @@ class Sensitivity:
                         f"the sensitivity has no curve for {group.root} of {dense} channels: "
                         "measure it again"
                     )
-                steps = curve.marginal(self.loss)[dense - group.width :]
+                marginal = curve.marginal(self.loss)[dense - group.width :]
                 # A step removes one channel of each part.
-                steps = torch.from_numpy(steps).view(-1, group.num_parts).mean(1)
+                steps = torch.from_numpy(marginal).view(-1, group.num_parts).mean(1)
                 order = channel_order(group, score)
                 score = torch.empty(group.width, dtype=torch.float64)
                 score[order] = steps.expand(order.shape)

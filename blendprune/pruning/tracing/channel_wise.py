@@ -1,13 +1,17 @@
 """Operators of a user's own that leave every channel what it is."""
 
+from typing import TypeVar
+
 import torch
 
 from ...errors import ConfigError
 
-_registered = set()
+Operator = TypeVar("Operator", str, type[torch.autograd.Function])
+
+_registered: set[str] = set()
 
 
-def register_channel_wise(operator):
+def register_channel_wise(operator: Operator) -> Operator:
     """Say that an operator treats every channel alone: its channels may be pruned.
 
     Channels are dimension 1. Channel c of the output depends on channel c of the inputs only.

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
 
 import torch
 
@@ -9,6 +11,17 @@ from ...errors import PruningError
 from ...wrappers import given_model
 from .layer_kinds import is_norm
 from .snapshot import keeping_buffers
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+# What it returns is called as the function is.
+@overload
+def entry_point(function: Function) -> Function: ...
+
+
+@overload
+def entry_point(*, changes_widths: bool) -> Callable[[Function], Function]: ...
 
 
 def entry_point(function=None, *, changes_widths=False):

@@ -15,6 +15,8 @@ modules, and a replacement would miss these.
 import contextlib
 import functools
 import sys
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -26,9 +28,11 @@ from .folding import folded_weights
 from .hooks import keeping_modes
 from .stand_ins import STAND_INS
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 @contextlib.contextmanager
-def prunable(model):
+def prunable(model: Model) -> Iterator[Model]:
     """Show ``model`` to Torch-Pruning as plain convs and norms; undo it on leaving.
 
     Inside, every parameter requires grad (frozen stages and the weights of FrozenBN, too),

@@ -5,6 +5,9 @@ image, the prepared images, the inputs, and what runs a core of regions. It give
 class gives in inference.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from .blendmask import BlendMaskDecoder
 from .condinst import CondInstDecoder
 from .dense import DenseFCOSDecoder, RetinaNetDecoder
@@ -14,7 +17,7 @@ from .rcnn import PanopticFPNDecoder, RCNNDecoder
 from .semantic import SemanticSegmentorDecoder
 from .solov2 import SOLOv2Decoder
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., Any]] = {
     "BlendMask": BlendMaskDecoder,
     "CondInst": CondInstDecoder,
     "DenseFCOS": DenseFCOSDecoder,
