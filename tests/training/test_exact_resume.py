@@ -261,5 +261,5 @@ def test_random_numbers_follow_from_the_iteration(case, tmp_path):
 
 def test_what_is_kept_for_a_resumption_is_plain_data(case, train, tmp_path):
     train(case("distillation"))
-    content = read_checkpoint(str(tmp_path / "run" / "model_final.pth"))
+    content = read_checkpoint(str(tmp_path / "run" / f"model_{ITERATIONS - 1:07d}.pth"))
     assert content["resumption"]["processes"] == 1
