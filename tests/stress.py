@@ -10,7 +10,7 @@ Every file holds the weights that were saved, and a ``"struct"`` of this model o
 of an order, ``vars()`` of each class and module that the overlay touches is what it was, by
 identity, and a module that has imported a name meanwhile has upstream's::
 
-    1000 orders, 12000 steps on 4 threads: apply 2013, build 1976, …
+    1000 orders, 12000 steps on 4 threads: apply 2013, …, save 1990 (995 with a structure)
     0 problems
 
 The exit code is 1 if anything is otherwise.
@@ -28,10 +28,11 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+import yaml
 
 import blendprune
 from blendprune import overlay
-from tests.helpers.one_stage import one_stage_cfg
+from tests.helpers.one_block import one_block_cfg
 
 THREADS, STEPS = 4, 3
 _SCRIPT = """
@@ -48,14 +49,17 @@ class Stress:
         folder (str): for the files.
 
     Attributes:
-        count (Counter): steps that were taken, by name.
+        taken (list[str]): steps that ended without an error.
+        structs (list[str]): saves whose file has a structure, which was compared.
         problems (list[str]): what was otherwise.
     """
 
     def __init__(self, folder):
         from detectron2.checkpoint import DetectionCheckpointer
 
-        self.folder, self.count, self.problems, self.scripts = folder, Counter(), [], []
+        self.folder, self.problems, self.scripts = folder, [], []
+        self.taken, self.structs = [], []  # appending is atomic, adding to a counter is not
+        self.invalidating = threading.Lock()
         overlay.import_targets()
         with blendprune.applied():
             from detectron2.modeling import build_model
@@ -64,7 +68,7 @@ class Stress:
                 {id(place.owner): place.owner for p in overlay.PATCHES for place in p.edits._places}
                 .values()
             )  # fmt: skip
-            self.cfg = one_stage_cfg()
+            self.cfg = one_block_cfg()
             torch.manual_seed(0)
             model = build_model(self.cfg).eval()
             blendprune.prune(model, max_flops=0.6, importance="magnitude", rounds=1)
@@ -111,7 +115,7 @@ class Stress:
             step = choose(list(ACTIONS))
             try:
                 ACTIONS[step](self, f"{name}_{number}")
-                self.count[step] += 1
+                self.taken.append(step)
             except Exception as error:
                 self.problems.append(f"{step} {name}: {error!r:.300}")
 
@@ -138,7 +142,8 @@ class Stress:
 def _import(stress, name):
     module = f"stress_script_{name}"
     Path(stress.folder, f"{module}.py").write_text(_SCRIPT)
-    importlib.invalidate_caches()
+    with stress.invalidating:  # CPython's own loop over the finders is not for two threads
+        importlib.invalidate_caches()
     stress.scripts.append(importlib.import_module(module))
 
 
@@ -158,11 +163,21 @@ def _save(stress, name):
     with tempfile.TemporaryDirectory(dir=stress.folder) as folder:
         DetectionCheckpointer(model, folder).save("saved")
         found = torch.load(os.path.join(folder, "saved.pth"))
-    same = all(torch.equal(found["model"][key], value) for key, value in stress.weights.items())
-    # Loading registers BlendMask, whose keys are in the config from then on.
-    differ = [key for key, value in found.get("struct", {}).items() if value != stress.struct[key]]
-    if not same or set(differ) - {"config"}:
-        stress.problems.append(f"save {name}: other weights, or another struct: {differ}")
+    if list(found["model"]) != list(stress.weights) or not all(
+        torch.equal(found["model"][key], value) for key, value in stress.weights.items()
+    ):
+        stress.problems.append(f"save {name}: other weights")
+    # Without the overlay, detectron2 saves no structure.
+    if "struct" in found:
+        stress.structs.append(name)
+        if _values(found["struct"]) != _values(stress.struct):
+            stress.problems.append(f"save {name}: another struct")
+
+
+def _values(struct):
+    # YAML writes a list that two keys share as an alias, and what is read shares none: the texts
+    # of two equal configs differ.
+    return {**struct, "config": yaml.safe_load(struct["config"])}
 
 
 def _load(stress, name):
@@ -214,9 +229,11 @@ def main():
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     found = stress(args.orders, args.seed)
-    steps = ", ".join(f"{name} {found.count[name]}" for name in sorted(ACTIONS))
+    count = Counter(found.taken)
+    steps = ", ".join(f"{name} {count[name]}" for name in sorted(ACTIONS))
     print(
-        f"{args.orders} orders, {found.count.total()} steps on {THREADS} threads: {steps}\n"
+        f"{args.orders} orders, {len(found.taken)} steps on {THREADS} threads: {steps} "
+        f"({len(found.structs)} with a structure)\n"
         f"{len(found.problems)} problems"
     )
     for problem in found.problems[:20]:

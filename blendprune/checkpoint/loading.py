@@ -199,18 +199,19 @@ def _refuse_other_predictions(weights, model, path):
 
 
 def _build_dense(struct, weights, device, path):
-    from detectron2.config import CfgNode, get_cfg
+    from detectron2.config import CfgNode
     from detectron2.modeling import build_model
 
     from .. import modeling
     from ..config import add_prune_config
+    from ..config.defaults import default_cfg
     from ..config.plain import read_plain_yaml
     from .limits import refuse_large_numbers, sized_by
 
     if not struct["config"]:
         raise StructError(f"{path} has no config: pass the dense model, load(path, model=…).")
     modeling.register()
-    cfg = get_cfg()
+    cfg = default_cfg()
     add_prune_config(cfg)
     cfg.set_new_allowed(True)
     try:

@@ -73,38 +73,44 @@ class Edits:
 
         What others put around it or in its place, in any of these modules, is wrapped in turn.
         """
-        everywhere = globals_above(module)
-        for before in versions(module, name, everywhere):
+        for before in versions(module, name, globals_above(module)):
             theirs = foreign(module, name, before)
-            self._rebind(module, [(before, self._wrapped(before, wrapper))], everywhere, theirs)
+            self.rebind(module, [(before, self._wrapped(before, wrapper))], theirs)
 
-    def rebind(self, module, pairs):
+    def rebind(self, module, pairs, theirs=""):
         """Replace values of ``module`` in every module that has them as globals.
 
         Args:
             module (module): of upstream.
             pairs (list[tuple]): values before and after.
+            theirs (str): who had patched them before, as :meth:`below` describes it.
         """
-        self._rebind(module, pairs, globals_above(module))
-
-    def _rebind(self, module, pairs, everywhere, theirs=""):
         for _, after in pairs:
             mark_as_ours(after)
-        for owner, name, before, after in _replace(everywhere, pairs):
+        for owner, name, before, after in _replace(module, pairs):
             self._places.append(_Place(owner, name, after, before, theirs))
         backwards = [pair[::-1] for pair in pairs]
-        self.on_undo(lambda: _replace(globals_above(module), backwards))
+        self.on_undo(lambda: _replace(module, backwards))
 
-    def additions(self, mapping, add, *args):
+    def additions(self, mapping, add, *args, lock=None):
         """Call ``add(*args)``; undo removes the keys it added to ``mapping`` (nested dicts).
+
+        The ``lock`` is held meanwhile.
 
         Keys that others added below ours stay, and so do keys of ours whose value they changed.
         """
-        keys = Keys(mapping)
-        add(*args)
-        keys.note_additions()
+        lock = lock or contextlib.nullcontext()
+        with lock:
+            keys = Keys(mapping)
+            add(*args)
+            keys.note_additions()
         self._keys.append(keys)
-        self.on_undo(keys.remove)
+
+        def undo():
+            with lock:
+                keys.remove()
+
+        self.on_undo(undo)
 
     @contextlib.contextmanager
     def late(self):
@@ -302,9 +308,22 @@ def _who(value):
     return "deleted" if value is _ABSENT else describe(value)
 
 
-def _replace(everywhere, pairs):
-    """Replace values in the globals of modules; list module, name, old and new of each place."""
-    places, by_id = [], {id(pair[0]): pair for pair in pairs}
+def _replace(module, pairs):
+    """Replace values of a module in all globals; list module, name, old and new of each place.
+
+    Another thread may import one of the values from a module that still has it, into a module that
+    was passed already. So the last pass finds nothing new.
+    """
+    places, by_id, known = {}, {id(pair[0]): pair for pair in pairs}, -1
+    while len(places) > known:
+        known = len(places)
+        for place in _replace_once(globals_above(module), by_id):
+            places[id(place[0]), place[1]] = place
+    return list(places.values())
+
+
+def _replace_once(everywhere, by_id):
+    places = []
     for module, names in everywhere:
         # Few modules have one of them: a set of ids is compared faster than a value at a time.
         if not by_id.keys().isdisjoint(map(id, list(names.values()))):

@@ -6,15 +6,16 @@ of this package's BlendMask are added, too: its config merges whatever was impor
 """
 
 from ..config import add_prune_config
+from ..config.defaults import DEFAULTS_LOCK
 from ._patch import Patch, importable
 
 
 def _install(module, edits):
-    edits.additions(module._C, add_prune_config, module._C)
+    edits.additions(module._C, add_prune_config, module._C, lock=DEFAULTS_LOCK)
     if not importable("adet"):
         from ..modeling.blendmask_config import add_blendmask_config
 
-        edits.additions(module._C, add_blendmask_config, module._C)
+        edits.additions(module._C, add_blendmask_config, module._C, lock=DEFAULTS_LOCK)
 
 
 PATCHES = [

@@ -19,17 +19,26 @@ def small_file(legacy=False):
     Args:
         legacy (bool): the older one, which is no zip archive.
     """
-    net, file = Net(4), io.BytesIO()
+    return _saved(Net(4), legacy)
+
+
+def _saved(net, legacy):
+    file = io.BytesIO()
     content = {"model": net.state_dict(), "struct": blendprune.structure_of(net)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
     return file.getvalue()
 
 
+def smallest_file(legacy=False):
+    """Bytes of a good checkpoint of one weight, as of :func:`small_file`: 2 kB, or 1 kB."""
+    return _saved(torch.nn.Linear(1, 1, bias=False), legacy)
+
+
 def truncated(count):
-    """Files cut off at every offset, or, of fewer than there are offsets, at even distances."""
-    files = [small_file(), small_file(legacy=True)]
+    """Two files cut off at every offset; at even distances if ``count`` is smaller than both."""
+    files = [smallest_file(), smallest_file(legacy=True)]
+    step = -(-sum(map(len, files)) // count)
     for good in files:
-        step = max(1, len(files) * len(good) // count)
         for offset in range(0, len(good), step):
             yield good[:offset]
 

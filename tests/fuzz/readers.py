@@ -1,10 +1,14 @@
 """Everything that reads a file, and what one may do: read it, or raise an error of blendprune."""
 
 import codecs
+import json
 import os
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+
+import torch
 
 import blendprune
 from blendprune.errors import BlendpruneError
@@ -47,8 +51,6 @@ def _convert(path):
 
 
 def _config(path):
-    from types import SimpleNamespace
-
     from blendprune.command_line.config import config_of
 
     config_of(SimpleNamespace(config_file=path, imports=(), opts=[]))
@@ -58,10 +60,35 @@ def _runtime(path):
     blendprune.runtime.load(path, threads=1)
 
 
-def _sensitivity(path):
-    from blendprune.pruning.search.sensitivity import load_sensitivity
+def sensitivity():
+    """A good measurement of a small model, as plain data."""
+    from blendprune.pruning.search.sensitivity import digest
 
-    load_sensitivity(path)
+    form = {"format": "blendprune.sensitivity", "version": 1}
+    curves = {
+        "conv": {"width": 8, "masked": [1, 4, 6], "loss": [2.5, 2.25, 4.0]},
+        "up": {"width": 16, "masked": [2, 8, 12], "loss": [2.0, 3.0, 9.5]},
+    }
+    found = {"weights": digest(_measured()), "importance": "obs", "ratios": [0.1, 0.5, 0.75]}
+    return {**form, **found, "images": 4, "loss": 2.0, "groups": curves}
+
+
+def _measured():
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.ones_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    return model
+
+
+def _sensitivity(path):
+    from blendprune.pruning.search.sensitivity import load_sensitivity, sensitivity_table
+
+    found = load_sensitivity(path)
+    sensitivity_table(found)
+    found.check(_measured(), "obs", ratios=[0.1, 0.5, 0.75])
+    parts = {"num_parts": 1, "block_size": 1, "aligned": False}
+    groups = [SimpleNamespace(root=root, width=8, **parts) for root in ("conv", "up")]
+    found.rescale([torch.ones(8)] * 2, groups, [8, 16])
 
 
 #: By kind of file: the functions that read it.
@@ -97,7 +124,7 @@ def warm_up(folder):
         "built": next(configs.inside(1, folder, seed=1)),
         "exported": path.read_bytes(),
         "config": b"VERSION: 2\n",
-        "sensitivity": b"{}",
+        "sensitivity": json.dumps(sensitivity()).encode(),
     }
     names = {"exported": "file.onnx", "config": "config.yaml", "sensitivity": "sensitivity.json"}
     for kind, content in good.items():

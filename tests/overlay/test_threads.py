@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+import types
 
 import pytest
 import torch
@@ -159,3 +160,41 @@ def test_building_under_prune_while_reverting_leaves_nothing_behind(retinanet_cf
     thread.join()
     assert problems == []
     assert dict(vars(kind)) == before
+
+
+def test_a_module_that_imports_a_name_while_it_is_restored_gets_upstreams(monkeypatch):
+    import detectron2.modeling
+
+    from blendprune.overlay import _patch
+
+    upstreams = detectron2.modeling.build_model
+    late, looked_up = types.ModuleType("late_script"), _patch.globals_above
+
+    def globals_above(module):
+        found = looked_up(module)
+        # What the other thread does right after this one has listed the modules.
+        if module.__name__ == "detectron2.modeling.meta_arch.build":
+            monkeypatch.setitem(sys.modules, "late_script", late)
+        return found
+
+    with blendprune.applied():
+        late.build_model = detectron2.modeling.build_model
+        assert late.build_model is not upstreams
+        monkeypatch.setattr(_patch, "globals_above", globals_above)
+    assert late.build_model is upstreams
+
+
+def test_the_defaults_are_not_changed_while_they_are_copied():
+    from detectron2.config.defaults import _C
+
+    from blendprune.config.defaults import DEFAULTS_LOCK, default_cfg
+
+    for change, prunes in ((blendprune.apply, True), (blendprune.revert, False)):
+        thread = threading.Thread(target=change)
+        with DEFAULTS_LOCK:
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive()
+            assert ("PRUNE" in default_cfg().MODEL) is not prunes
+        thread.join()
+        assert ("PRUNE" in _C.MODEL) is prunes
