@@ -4,6 +4,7 @@
 
     make stress                                # 1 000 orders
     python -m tests.stress --orders 50 --seed 3
+    TMPDIR=/dev/shm python -m tests.stress     # saves wait for a busy disk: a save is on it
 
 In an order, each thread takes random steps. Every model computes what it computes without threads.
 Every file holds the weights that were saved, and a ``"struct"`` of this model or none. At the end
