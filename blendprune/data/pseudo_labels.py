@@ -7,7 +7,6 @@ import tempfile
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as mask_util
@@ -102,13 +101,13 @@ def _label(cfg, model, paths, folder):
     with evaluating(model):
         for number, path in enumerate(paths):
             try:
-                height, width = read_image(path, cfg.INPUT.FORMAT).shape[:2]
+                given = mapper({"file_name": path, "image_id": number})
             except OSError as error:
                 raise ConfigError(
                     f"PRUNER.IMAGE_FOLDER: {path!r} cannot be read ({first_line(error)}): remove it"
                 ) from None
-            record = {"file_name": path, "height": height, "width": width, "image_id": number}
-            [output] = model([mapper(record)])
+            record = {key: value for key, value in given.items() if key != "image"}
+            [output] = model([given])
             record |= _labels_of(output, os.path.join(folder, f"{number}.png"))
             if record.get("annotations") != []:
                 records.append(record)
