@@ -3,6 +3,7 @@
 `make fuzz` reads ten thousand.
 """
 
+import importlib.util
 import os
 import subprocess
 
@@ -45,6 +46,16 @@ def test_any_file_is_read_or_refused_and_nothing_else_happens(folder, kind):
     assert wrong == []
     assert total > 0
     assert not os.path.exists(os.path.join(folder, "ran"))
+
+
+def test_looking_for_a_module_is_no_fault(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for second in range(2):  # the import system lists a folder of sys.path when it has changed
+        os.utime(tmp_path, (second, second))
+        with watching() as watch:
+            assert importlib.util.find_spec("no_such_module") is None
+            os.listdir(os.sep)
+        assert watch.seen == ["os.listdir /"]
 
 
 def test_a_config_in_a_file_builds_nothing_that_is_not_registered(folder):

@@ -54,8 +54,13 @@ class Watch:
             self.seen.append(f"{event} {args[:1]!r:.80}")
         elif event in FILES and isinstance(args[0], (str, bytes)):
             path = os.path.realpath(os.fsdecode(args[0]))
-            if not path.startswith(self.allowed):
+            if not (path.startswith(self.allowed) or _looks_for_a_module(event, path)):
                 self.seen.append(f"{event} {path}")
+
+
+def _looks_for_a_module(event, path):
+    # importlib.util.find_spec lists a folder of sys.path again when something changed in it.
+    return event == "os.listdir" and path in map(os.path.realpath, sys.path)
 
 
 class TooSlow(BaseException):
