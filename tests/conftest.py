@@ -43,6 +43,13 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef):
+    # What a fixture shares must not depend on the tests that ran before in this process.
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _logs():
     """What a script under test does to upstream's loggers ends with the test."""
