@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 from ..errors import BlendpruneError, ConfigError
+from ..progress import Progress, TerminalProgress
 from .parser import parse
 
 
@@ -32,7 +33,8 @@ def main(argv=None):
 
 def _run(args):
     try:
-        return args.command(args)
+        with _progress(args).heard():
+            return args.command(args)
     except ModuleNotFoundError as error:
         if error.name != "detectron2" or importlib.util.find_spec("detectron2"):
             raise
@@ -41,3 +43,8 @@ def _run(args):
             f"detectron2 is not installed for {sys.executable}: build it for the PyTorch there, or "
             "install its wheel as docs/troubleshooting.md shows"
         ) from None
+
+
+def _progress(args):
+    silent = getattr(args, "quiet", True) or getattr(args, "json", False)
+    return Progress() if silent else TerminalProgress()

@@ -12,7 +12,6 @@ import blendprune
 
 from ..config.imports import find, import_into
 from ..errors import ConfigError
-from ..progress import Progress, TerminalProgress
 from .config import config_of
 
 
@@ -49,7 +48,7 @@ def sensitivity(args):
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
     mapper = find(args.mapper) if args.mapper else None
-    found = sensitivity_from_config(cfg, progress=_progress(args), mapper=mapper)
+    found = sensitivity_from_config(cfg, mapper=mapper)
     print(sensitivity_table(found))
     print(f"\nprune with: --sensitivity {path}")
     return 0
@@ -64,7 +63,7 @@ def prune(args):
     cfg = config_of(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
     mapper = find(args.mapper) if args.mapper else None
-    report = prune_from_config(cfg, output, progress=_progress(args), mapper=mapper)
+    report = prune_from_config(cfg, output, mapper=mapper)
     print(report_table(report))
     print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
     print(f"to look at: {os.path.join(output, 'report.html')}")
@@ -77,15 +76,14 @@ def export(args):
     from ..deployment.export import exported_table
     from ..pipeline import export_checkpoint, export_from_config
 
-    progress = _progress(args)
     if args.config_file:
         cfg = config_of(args)
         mapper = find(args.mapper) if args.mapper else None
-        found = export_from_config(cfg, args.output, args.int8, mapper, progress)
+        found = export_from_config(cfg, args.output, args.int8, mapper)
     else:
         _refuse_without_config(args)
         _import_modules(args)
-        found = export_checkpoint(args.weights, args.output, progress)
+        found = export_checkpoint(args.weights, args.output)
     return _print(args, found.to_dict(), lambda: exported_table(found))
 
 
@@ -106,11 +104,10 @@ def evaluate(args):
     _begin()
     from ..pipeline.evaluate_file import evaluate_file, evaluation_table
 
-    progress = _progress(args)
     cfg = config_of(args) if args.config_file else None
     if cfg is None:
         _import_modules(args)
-    found = evaluate_file(args.weights, cfg, args.opts, args.engine, progress)
+    found = evaluate_file(args.weights, cfg, args.opts, args.engine)
     return _print(args, found, lambda: evaluation_table(found))
 
 
@@ -131,7 +128,6 @@ def bench(args):
         network=args.network,
         with_ap=args.ap,
         output=args.output,
-        progress=_progress(args),
     )
     return _print(args, found, lambda: bench_table(found))
 
@@ -143,8 +139,7 @@ def report(args):
     from ..report.page import summary
 
     _import_modules(args)
-    progress = _progress(args)
-    found = report_files(args.models, args.output, args.ap, progress)
+    found = report_files(args.models, args.output, args.ap)
     lines = [f"{name}: {summary(each)}" for name, each in found.items()]
     return _print(args, found, lambda: "\n".join([*lines, args.output]))
 
@@ -230,11 +225,6 @@ def convert(args):
         print(f"left out: {what}", file=sys.stderr)
     print(args.output)
     return 0
-
-
-def _progress(args):
-    silent = args.quiet or getattr(args, "json", False)
-    return Progress() if silent else TerminalProgress()
 
 
 def _print(args, found, text):

@@ -104,7 +104,8 @@ def _run(output, opts, num_train, num_test):
     clock.stage(f"prune to {cfg.PRUNER.MAX_FLOPS:.0%} of the FLOPs")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     folder = os.path.join(output, "pruned")
-    pruned = prune_from_config(cfg, folder, progress=LoggedProgress(_log.info))
+    with LoggedProgress(_log.info).heard():
+        pruned = prune_from_config(cfg, folder)
 
     # From here on only the written files are used, as for a user on another day.
     tuned_cfg = get_cfg()

@@ -16,7 +16,7 @@ from ..deployment.bench import bench, check_forms, draw_bench
 from ..deployment.export import IMAGES
 from ..errors import ConfigError, StructError, first_line
 from ..files import make_writable
-from ..progress import Progress
+from ..progress import stage
 from ..report.page import bench_page
 from ..structure import config_of
 from .evaluation import check_test_sets, evaluate
@@ -36,7 +36,6 @@ def bench_files(
     network=False,
     with_ap=False,
     output=None,
-    progress=None,
 ):
     """Time the models of files in the forms that they are shipped in.
 
@@ -51,7 +50,6 @@ def bench_files(
             first model has it.
         with_ap (bool): evaluate every form on DATASETS.TEST of the first model.
         output (str): folder for ``bench.json`` and, with AP, ``bench.png``: AP over latency.
-        progress (Progress): hears of the stages.
 
     Returns:
         dict: see :func:`blendprune.bench`.
@@ -60,12 +58,11 @@ def bench_files(
         ConfigError: an argument is invalid, or the data sets of the config are not registered.
         CheckpointError: a file cannot be read.
     """
-    progress = progress or Progress()
     forms = forms or [*_ALWAYS, *filter(importlib.util.find_spec, _ENGINES)]
     needs_data = any(form.endswith("int8") for form in check_forms(forms))
     if output:
         make_writable(output)
-    models = read_models(paths, progress)
+    models = read_models(paths)
     cfg = config_in(next(iter(models.values())))
     if with_ap:
         check_test_sets(cfg)
@@ -83,7 +80,6 @@ def bench_files(
         network=network,
         data=_calibration(cfg) if needs_data else None,
         evaluate=functools.partial(evaluate, cfg) if with_ap else None,
-        progress=progress.stage,
     )
     if output:
         write_bench(found, output)
@@ -105,12 +101,11 @@ def write_bench(found, output):
         draw_bench(found, os.path.join(output, "bench.png"))
 
 
-def read_models(paths, progress):
+def read_models(paths):
     """Load the models of files.
 
     Args:
         paths (Sequence[str]): see :func:`bench_files`.
-        progress (Progress): hears of each.
 
     Returns:
         dict[str, nn.Module]: by a short name, in eval mode.
@@ -121,7 +116,7 @@ def read_models(paths, progress):
     """
     models = {}
     for path in paths:
-        progress.stage(f"loading {path}")
+        stage(f"loading {path}")
         models[_name(path, models)] = _read(path)
     return models
 

@@ -8,13 +8,13 @@ from ..checkpoint.build import build_trained
 from ..config.messages import explained
 from ..deployment.runtime import load
 from ..errors import ConfigError
-from ..progress import Progress
+from ..progress import stage
 from .bench import config_in, read_models
 from .evaluation import check_test_sets, evaluate_fully
 from .metrics import tasks_of
 
 
-def evaluate_file(path, cfg=None, opts=(), engine="onnxruntime", progress=None):
+def evaluate_file(path, cfg=None, opts=(), engine="onnxruntime"):
     """Evaluate a file on DATASETS.TEST by detectron2's evaluators.
 
     Args:
@@ -23,7 +23,6 @@ def evaluate_file(path, cfg=None, opts=(), engine="onnxruntime", progress=None):
         cfg (CfgNode): of the model; names the test sets and the size of their images.
         opts (list): KEY VALUE pairs that change the config of a checkpoint.
         engine (str): what runs an exported file.
-        progress (Progress): hears of the stages.
 
     Returns:
         dict: task → metric → value, as ``DefaultTrainer.test`` returns it.
@@ -33,15 +32,14 @@ def evaluate_file(path, cfg=None, opts=(), engine="onnxruntime", progress=None):
         CheckpointError: the file cannot be read.
         DeployError: so, for an exported file.
     """
-    progress = progress or Progress()
     if cfg is None:
-        run, cfg = _of_checkpoint(path, opts, progress)
+        run, cfg = _of_checkpoint(path, opts)
         check_test_sets(cfg)
     else:
         check_test_sets(cfg)
-        progress.stage(f"loading {path or cfg.MODEL.WEIGHTS}")
+        stage(f"loading {path or cfg.MODEL.WEIGHTS}")
         run = load(path, engine) if _is_exported(path) else build_trained(cfg).eval()
-    progress.stage(f"evaluating on {', '.join(cfg.DATASETS.TEST)}")
+    stage(f"evaluating on {', '.join(cfg.DATASETS.TEST)}")
     return evaluate_fully(cfg, run)
 
 
@@ -49,7 +47,7 @@ def _is_exported(path):
     return path is not None and path.endswith(".onnx")
 
 
-def _of_checkpoint(path, opts, progress):
+def _of_checkpoint(path, opts):
     if path is None:
         raise ConfigError("there is no model to evaluate: give --config-file, or --weights")
     if _is_exported(path):
@@ -57,7 +55,7 @@ def _of_checkpoint(path, opts, progress):
             f"{path!r} does not say what to evaluate it on: give --config-file, the config of its "
             "model"
         )
-    [model] = read_models([path], progress).values()
+    [model] = read_models([path]).values()
     cfg = config_in(model)
     with explained("the KEY VALUE pairs", cfg):
         cfg.merge_from_list(list(opts))

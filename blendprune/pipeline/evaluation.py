@@ -5,6 +5,7 @@ import io
 import logging
 
 from ..errors import ConfigError, error_line
+from ..progress import Counted
 from .metrics import main_metrics
 
 
@@ -46,7 +47,7 @@ def evaluate_fully(cfg, run):
     for name, evaluators in check_test_sets(cfg).items():
         with _quiet():
             loader = build_detection_test_loader(cfg, name)
-            found[name] = inference_on_dataset(run, loader, evaluators)
+            found[name] = inference_on_dataset(run, Counted(loader, "image"), evaluators)
     return found if len(names) > 1 else found[names[0]]
 
 

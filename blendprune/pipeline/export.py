@@ -12,7 +12,7 @@ from ..data.calibration import calibration_batches
 from ..deployment.export import IMAGES, check_path, export
 from ..deployment.export.exported import Exported
 from ..errors import ConfigError
-from ..progress import Progress
+from ..progress import stage
 
 _KEY = "PRUNER.CALIBRATION_IMAGES"
 
@@ -22,7 +22,6 @@ def export_from_config(
     path: str,
     int8: bool = False,
     mapper: Callable[..., Any] | None = None,
-    progress: Progress | None = None,
 ) -> Exported:
     """Export the model at ``MODEL.WEIGHTS``; a pruned model keeps its widths.
 
@@ -33,7 +32,6 @@ def export_from_config(
             ``PRUNER.CALIBRATION_IMAGES`` if these are more.
         mapper (Callable): dataset mapper of the training, called as ``mapper(cfg, True)``; None:
             the one that upstream's training scripts have for the architecture.
-        progress (Progress): hears of the stages.
 
     Returns:
         Exported: see :func:`blendprune.export`.
@@ -46,11 +44,10 @@ def export_from_config(
     check_path(path)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model, or pass --weights")
-    progress = progress or Progress()
 
     def read():
         images = max(IMAGES, check_count(_KEY, cfg.PRUNER.CALIBRATION_IMAGES))
-        progress.stage(f"reading {images} images of {', '.join(cfg.DATASETS.TRAIN)}")
+        stage(f"reading {images} images of {', '.join(cfg.DATASETS.TRAIN)}")
         return {
             "int8": True,
             "data": calibration_batches(cfg, mapper, images, "or export without int8"),
@@ -58,15 +55,15 @@ def export_from_config(
         }
 
     more = read() if int8 else {}
-    return _export(lambda: build_trained(cfg), cfg.MODEL.WEIGHTS, path, progress, **more)
+    return _export(lambda: build_trained(cfg), cfg.MODEL.WEIGHTS, path, **more)
 
 
-def export_checkpoint(weights, path, progress=None):
+def export_checkpoint(weights, path):
     """Export the model of a checkpoint that carries its ``"struct"``.
 
     Args:
         weights (str): path of the checkpoint.
-        path (str), progress (Progress): as for :func:`export_from_config`.
+        path (str): as for :func:`export_from_config`.
 
     Returns:
         Exported: see :func:`blendprune.export`.
@@ -77,11 +74,11 @@ def export_checkpoint(weights, path, progress=None):
         DeployError: the model cannot be exported.
     """
     check_path(path)
-    return _export(lambda: load(weights, device="cpu"), weights, path, progress or Progress())
+    return _export(lambda: load(weights, device="cpu"), weights, path)
 
 
-def _export(build, weights, path, progress, **more):
-    progress.stage(f"loading {weights}")
+def _export(build, weights, path, **more):
+    stage(f"loading {weights}")
     model = build()
-    progress.stage("exporting and checking")
+    stage("exporting and checking")
     return export(model, path, **more)

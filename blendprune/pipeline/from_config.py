@@ -22,7 +22,7 @@ from ..data.calibration import calibration_batches
 from ..data.pseudo_labels import batches_of_pictures
 from ..errors import error_line
 from ..files import explained_write, make_writable, staged
-from ..progress import Progress
+from ..progress import listener, stage
 from ..pruning import PruningPlan, Sensitivity
 from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
@@ -37,7 +37,6 @@ from .trial import try_config
 def prune_from_config(
     cfg: CfgNode,
     output_dir: str,
-    progress: Progress | None = None,
     mapper: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
     """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
@@ -50,7 +49,6 @@ def prune_from_config(
     Args:
         cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
         output_dir (str): a local folder, made if needed.
-        progress (Progress): hears of the stages and the rounds.
         mapper (Callable): dataset mapper of the training, called as ``mapper(cfg, True)``; None:
             the one that upstream's training scripts have for the architecture.
 
@@ -66,17 +64,14 @@ def prune_from_config(
         CheckpointError: the weights cannot be read, or are not a trained model of this config.
         PruningError: the model cannot be pruned as asked.
     """
-    progress = progress or Progress()
     prune_mode(cfg)
     _check(cfg, output_dir)
-    progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
+    stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    return prune_trained(
-        cfg, model, output_dir, lambda: _read(cfg, model, progress, mapper), progress=progress
-    )
+    return prune_trained(cfg, model, output_dir, lambda: _read(cfg, model, mapper))
 
 
-def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
+def prune_trained(cfg, model, output_dir, read, evaluate=None):
     """Prune a trained model in place as the ``PRUNER`` node says, and write the files.
 
     Of processes that prune together, the first one measures latencies and writes.
@@ -89,7 +84,6 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
             detectron2's format.
         evaluate (Callable): called with the dense and with the pruned model; returns what an
             evaluator of detectron2 gives: task → metric → value. None: no ``"ap"`` in the report.
-        progress (Progress): hears of the stages and the rounds.
 
     Returns:
         dict: the report, as from :func:`prune_from_config`; ``ap`` holds ``dense`` and ``pruned``,
@@ -100,7 +94,6 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
         PruningError: the model cannot be pruned as asked.
     """
     start = time.perf_counter()
-    progress = progress or Progress()
     arguments = _check(cfg, output_dir)
     model = unwrap(model)
     if not structure.is_remembered(model):
@@ -110,21 +103,21 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     if pruning.is_data_driven(pruning.build_importance(arguments["importance"])):
         data = read()
     if arguments["sensitivity"]:
-        arguments["sensitivity"] = _sensitivity(cfg, model, data, read, progress)
+        arguments["sensitivity"] = _sensitivity(cfg, model, data, read)
     # Before the long work: what the dense model refuses, the pruned one would, too.
     _tuning(cfg, output_dir, model, data)
-    ap = {"dense": _measure(evaluate, model, "dense", progress)} if evaluate else {"dense": {}}
+    ap = {"dense": _measure(evaluate, model, "dense")} if evaluate else {"dense": {}}
     reports, pictures = {}, Pictures(cfg, dense, data)
 
     def write(result, folder):
         tuning, frozen = _tuning(cfg, folder, model, data)
         found = ap
         if ap["dense"]:
-            found = ap | {"pruned": _measure(evaluate, model, "pruned", progress)}
+            found = ap | {"pruned": _measure(evaluate, model, "pruned")}
         return distributed.from_first(lambda: finish(result, folder, tuning, frozen, found))
 
     def finish(result, folder, tuning, frozen, ap):
-        progress.stage("measuring latency")
+        stage("measuring latency")
         latencies, missing = form_latencies(
             {"before": dense, "after": model},
             pruning.config_inputs(model),
@@ -150,7 +143,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
         page = page_of_prune(reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder)
         _write(folder, model, tuning, report, page)
         kept = report["flops"]["after"] / report["flops"]["before"]
-        progress.stage(
+        stage(
             f"{kept:.3f} of the FLOPs of {reference_words(reference)}, widths "
             f"{rounding_words(report['round_to'])}: {folder}"
         )
@@ -159,7 +152,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, progress=None):
     result = pruning.prune(
         model,
         data=data,
-        progress=progress.steps("round"),
+        progress=listener().steps("round"),
         on_level=lambda level, result: write(result, os.path.join(output_dir, f"{level:g}")),
         **arguments,
     )
@@ -207,14 +200,12 @@ def plan_from_config(cfg: CfgNode) -> PruningPlan:
 
 def sensitivity_from_config(
     cfg: CfgNode,
-    progress: Progress | None = None,
     mapper: Callable[..., Any] | None = None,
 ) -> Sensitivity:
     """Measure the sensitivity of the model at ``MODEL.WEIGHTS``, or read its file.
 
     Args:
         cfg (CfgNode): with the keys of ``add_prune_config``; PRUNER.SENSITIVITY names the file.
-        progress (Progress): hears of the stages and the groups.
         mapper (Callable): as for :func:`prune_from_config`.
 
     Returns:
@@ -225,15 +216,14 @@ def sensitivity_from_config(
         CheckpointError: the weights cannot be read, or are not a trained model of this config.
         PruningError: the model cannot be traced, or its losses are not finite.
     """
-    progress = progress or Progress()
     prune_mode(cfg)
-    progress.stage(f"loading {cfg.MODEL.WEIGHTS}")
+    stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    read = functools.partial(_read, cfg, model, progress, mapper)
-    return _sensitivity(cfg, model, None, read, progress)
+    read = functools.partial(_read, cfg, model, mapper)
+    return _sensitivity(cfg, model, None, read)
 
 
-def _sensitivity(cfg, model, data, read, progress):
+def _sensitivity(cfg, model, data, read):
     path = cfg.PRUNER.SENSITIVITY
     pruning.build_importance(cfg.PRUNER.IMPORTANCE)
     pruning.check_output(path)
@@ -247,20 +237,20 @@ def _sensitivity(cfg, model, data, read, progress):
         data=data,
         importance=cfg.PRUNER.IMPORTANCE,
         path=path,
-        progress=progress.steps("sensitivity of group"),
+        progress=listener().steps("sensitivity of group"),
     )
 
 
-def _read(cfg, model, progress, mapper):
+def _read(cfg, model, mapper):
     names = cfg.PRUNER.IMAGE_FOLDER or ", ".join(cfg.DATASETS.TRAIN)
-    progress.stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
+    stage(f"reading {cfg.PRUNER.CALIBRATION_IMAGES} images of {names}")
     if cfg.PRUNER.IMAGE_FOLDER:
         return batches_of_pictures(cfg, model, mapper)
     return calibration_batches(cfg, mapper)
 
 
-def _measure(evaluate, model, name, progress):
-    progress.stage(f"evaluating the {name} model")
+def _measure(evaluate, model, name):
+    stage(f"evaluating the {name} model")
     try:
         found, why = main_metrics(evaluate(model)), "the evaluator gives none"
     except Exception as error:
@@ -272,7 +262,7 @@ def _measure(evaluate, model, name, progress):
     # Evaluators give their results in the first process alone.
     found = distributed.from_first(lambda: found)
     if not found:
-        progress.stage(f"AP is not measured: {why}")
+        stage(f"AP is not measured: {why}")
     return found
 
 

@@ -6,7 +6,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files import explained_write, make_writable, staged
-from ..progress import Progress
+from ..progress import stage
 from ..pruning.cost.count import count_costs, flops_by_module, total_costs
 from ..pruning.graph.inputs import config_inputs
 from ..pruning.search.rounds import layer_widths
@@ -19,14 +19,13 @@ from .page import Pictures
 _FORMS = ("eager", "deployed")
 
 
-def report_files(paths, output, with_ap=False, progress=None):
+def report_files(paths, output, with_ap=False):
     """Compare trained models and write a page about them.
 
     Args:
         paths (Sequence[str]): as for :func:`.bench.bench_files`, the dense model first.
         output (str): the ``.html`` file.
         with_ap (bool): evaluate all of them on DATASETS.TEST of the first one.
-        progress (Progress): hears of the stages.
 
     Returns:
         dict[str, dict]: name of each model but the first → what it has of the keys of
@@ -37,11 +36,10 @@ def report_files(paths, output, with_ap=False, progress=None):
             sets cannot be read.
         CheckpointError: a file cannot be read, or the page cannot be written.
     """
-    progress = progress or Progress()
     if len(paths) < 2:
         raise ConfigError("a report compares models: give the dense one first, then pruned ones")
     make_writable(os.path.dirname(os.path.abspath(output)))
-    models = read_models(paths, progress)
+    models = read_models(paths)
     (_, dense), *pruned = models.items()
     cfg = config_in(dense)
     if with_ap:
@@ -51,10 +49,10 @@ def report_files(paths, output, with_ap=False, progress=None):
     reports = {name: _sizes(before, _counted(model, inputs)) for name, model in pruned}
     scores = {}
     for name, model in models.items() if with_ap else ():
-        progress.stage(f"evaluating {name}")
+        stage(f"evaluating {name}")
         scores[name] = evaluate(cfg, model)
     for name, model in pruned:
-        progress.stage(f"timing {name}")
+        stage(f"timing {name}")
         pair = {"before": dense, "after": model}
         latencies, notes = form_latencies(pair, inputs, _FORMS)
         reports[name] |= {

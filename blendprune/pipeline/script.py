@@ -93,7 +93,8 @@ def _prune_in_script(cfg, model, data_loader, evaluate):
         _say(f"reading {distributed.share_of(images)} images of the script's loader")
         return split_batches(first_batches(data_loader, model, images))
 
-    report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate, LoggedProgress(_say))
+    with LoggedProgress(_say).heard():
+        report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate)
     _say(f"pruned instead of trained, because of MODEL.PRUNE:\n{report_table(report)}")
     _say(f"fine-tune with: {command('--config-file', os.path.join(cfg.OUTPUT_DIR, 'config.yaml'))}")
     if evaluate is None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 
 from ...checks import check_count
 from ...errors import BlendpruneError, ConfigError, error_line
+from ...progress import stage
 from ...pruning.cost.count import count_costs, total_costs
 from ...pruning.cost.forms import FORMS, FormOptions
 from ...pruning.cost.latency import device_name, paired_ratio, quartiles, time_in_turns
@@ -20,8 +20,6 @@ from ...pruning.graph.inputs import example_inputs_for
 from ...wrappers import given_model
 from .forms import check_forms
 from .memory import peak_memory
-
-_log = logging.getLogger(__name__)
 
 
 def bench(
@@ -35,7 +33,6 @@ def bench(
     network: bool = False,
     data: Iterable[list[dict[str, Any]]] | None = None,
     evaluate: Callable[[Callable[[list[dict[str, Any]]], list[dict[str, Any]]]], Any] | None = None,
-    progress: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Time models in the forms that they are shipped in.
 
@@ -60,7 +57,6 @@ def bench(
         data (Iterable[list[dict]]): batches to calibrate int8 on.
         evaluate (Callable): called with a callable from list[dict] to list[dict], once per model
             and form; returns task → AP.
-        progress (Callable): called as ``progress(text)`` before each step.
 
     Returns:
         dict: ``machine``, ``threads``, ``image`` (its shape), and ``rows``: per model, form and
@@ -82,14 +78,13 @@ def bench(
         raise ConfigError("models, forms and batch_sizes must each name one at least")
     dense, first = next(iter(models.items()))
     inputs = example_inputs_for(first, example_inputs)[:1]
-    report = progress or _log.info
     with _threads(threads) as threads, tempfile.TemporaryDirectory() as folder, torch.no_grad():
         costs = {name: _flops(model, inputs) for name, model in models.items()}
         ready, rows = {}, []
         for number, (name, model) in enumerate(models.items()):
             options = FormOptions(os.path.join(folder, str(number)), threads, data)
             for form in forms:
-                report(f"{name}: {form}")
+                stage(f"{name}: {form}")
                 row = {"model": name, "form": form, "flops": costs[name] / costs[dense]}
                 made = _make(form, model, inputs, options, evaluate, row)
                 if made is None:
@@ -97,7 +92,7 @@ def bench(
                 else:
                     ready[name, form] = made, row
         for batch in batch_sizes:
-            report(f"timing, {batch} image{'s' * (batch > 1)} a call")
+            stage(f"timing, {batch} image{'s' * (batch > 1)} a call")
             rows += _timed(ready, inputs * batch, runs, (dense, forms[0]), network)
     return {
         "machine": device_name(next((p.device for p in first.parameters()), None)),

@@ -13,6 +13,7 @@ from torch import nn
 
 from ...checks import check_count
 from ...errors import ConfigError, DeployError
+from ...progress import Counted
 from ...pruning.graph.inputs import config_inputs
 from ...pruning.scores.batches import first_batches
 from ...wrappers import given_model
@@ -78,7 +79,7 @@ def export(
     files = core_files(path, found.cores)
     with _beside(path) as folder:
         written: list[ExportedCore] = []
-        for name, core in found.cores.items():
+        for name, core in Counted(found.cores.items(), "core"):
             model_of_core = to_onnx(core, name)
             if not written:
                 others = {name: files[name] for name in list(files)[1:]}

@@ -5,17 +5,15 @@ calibration images. The first conv stays in float: after it, all of a network se
 image in 256 steps. Further layers stay in float where the error of the outputs demands it.
 """
 
-import logging
 import os
 import tempfile
 
 import numpy as np
 
 from ...errors import DeployError, error_line
+from ...progress import Counted, stage
 from ..extra import need
 from ..session import open_session
-
-_log = logging.getLogger(__name__)
 
 # What is quantized: the layers, and what passes int8 on between them. Norms and sigmoids are not.
 _LAYERS = ("Conv", "Gemm", "MatMul")
@@ -74,7 +72,7 @@ def _quantize(onnx, source, target, inputs, first_in_float, folder):
         errors = _errors(exact, _run(onnx, quantized, watched, measured))
         outputs = {value.name: errors[value.name] for value in model.graph.output}
         worst = max(outputs.values(), default=0.0)
-        _log.info("int8, %d layers in float: worst error %.2g", len(found), worst)
+        stage(f"int8, {len(found)} layers in float: worst error {worst:.2g}")
         others = [layer for layer in layers if layer.name not in found]
         most = max(int(_MOST * len(layers)), 1)
         step = min(max(1, len(found)), most - len(found), len(others))
@@ -102,7 +100,7 @@ def _ranges(path, inputs, folder):
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            self._left = iter(inputs)
+            self._left = iter(Counted(inputs, "int8: ranges of image"))
 
         def get_next(self):
             return next(self._left, None)

@@ -9,6 +9,7 @@ import time
 
 import torch
 
+from ...progress import Counted
 from ..tracing.hooks import evaluating
 
 
@@ -57,7 +58,7 @@ def time_in_turns(calls, runs, warmup=2):
         raise ValueError(f"runs is {runs}; at least 1 forward must be timed.")
     times = {name: [] for name in calls}
     order = list(calls)
-    for run in range(-warmup, runs):
+    for run in Counted(range(-warmup, runs), "turn"):
         for name in order:
             elapsed = _time(calls[name])
             if run >= 0:

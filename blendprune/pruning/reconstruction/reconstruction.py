@@ -12,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ... import distributed
+from ...progress import Counted
 from ..architectures import architecture_of
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import evaluating, forward_hooks
@@ -130,7 +131,7 @@ class Reconstruction:
             layers = {name: model.get_submodule(name) for name in self._targets}
             cache = OutputCache(model, layers.values())
             with _forwards(model) as run:
-                for name, layer in layers.items():
+                for name, layer in Counted(layers.items(), "refitting layer"):
                     self._refit(run, model, name, kept, cache, seconds)
                     cache.final(layer)
                     give_back_memory()
@@ -192,8 +193,9 @@ class Reconstruction:
             rows = linear_map(model.get_submodule(name))
             target.totals.append(rows.outputs(result, target.where[-1]).clone())
 
+        images = Counted(list(zip(self.batches, self._regions)), "features of image")
         with forward_hooks(names, take), _forwards(model) as run:
-            for number, (batch, regions) in enumerate(zip(self.batches, self._regions)):
+            for number, (batch, regions) in enumerate(images):
                 # The positions are those of the image, whichever process has it.
                 generator.manual_seed(distributed.number_of(number))
                 with self._sums(model, self._targets, total):

@@ -3,6 +3,7 @@
 import torch
 
 from ... import distributed
+from ...progress import Counted
 from ..graph.layer_sides import sum_by_input
 from ..graph.outputs import head_outputs
 from ..tracing.hooks import evaluating, forward_hooks, full_forward
@@ -113,7 +114,7 @@ def _record(model, layers, batches, run, record):
             record(layer, x)
 
     with evaluating(model), full_forward(model), forward_hooks(layers, hook, before=True):
-        for batch in batches:
+        for batch in Counted(batches, "features of batch"):
             run(model, [{"image": image["image"]} for image in batch])
     return reached
 

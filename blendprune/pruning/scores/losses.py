@@ -8,6 +8,7 @@ from torch import nn
 
 from ... import distributed
 from ...errors import PruningError, first_line
+from ...progress import Counted
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import full_forward, keeping_random_state
 from ..tracing.snapshot import keeping_state
@@ -67,11 +68,12 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
     Raises:
         PruningError: the losses are not finite, or are no dict.
     """
+    of = "batch"
     if after_image is not None:
-        batches = [[image] for batch in batches for image in batch]
+        batches, of = [[image] for batch in batches for image in batch], "image"
     model.zero_grad(set_to_none=True)
     with _training(model):
-        for batch in _seeded(model, batches):
+        for batch in _seeded(model, Counted(batches, f"scoring {of}")):
             if after_image is not None:
                 model.zero_grad(set_to_none=True)
             with torch.enable_grad():
@@ -98,7 +100,8 @@ def mean_loss(model, batches):
         PruningError: the losses are not finite, or are no dict.
     """
     with torch.no_grad(), _training(model):
-        losses = [training_loss(model, batch).item() for batch in _seeded(model, batches)]
+        seeded = _seeded(model, Counted(batches, "loss of batch"))
+        losses = [training_loss(model, batch).item() for batch in seeded]
     losses = sum(distributed.gathered(losses), [])
     return sum(losses) / len(losses)
 
