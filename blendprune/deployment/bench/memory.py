@@ -1,9 +1,10 @@
 """Peak memory of a call."""
 
 import contextlib
-import ctypes
 
 import torch
+
+from ...pruning.tracing.allocator import give_back_memory
 
 
 def peak_memory(call):
@@ -25,8 +26,7 @@ def peak_memory(call):
         call()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps for later goes back to the system
+    give_back_memory()
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # the peak starts again from the present
     before = _resident("VmRSS")

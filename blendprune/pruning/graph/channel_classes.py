@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 #: The id of what is no channel, or of no channel that can be followed.
 NO_CHANNEL = 0
@@ -76,14 +78,14 @@ class ChannelClasses:
             ones (Tensor | ndarray), others (Tensor | ndarray): ids, of the same shape.
         """
         pairs = np.stack([self.classes(ones).ravel(), self.classes(others).ravel()])
-        roots = np.unique(pairs)
-        while (pairs := pairs[:, pairs[0] != pairs[1]]).size:
-            # Each class gets the smallest class that is joined with it; then the rest is joined.
-            low, high = np.sort(pairs, 0)
-            self._parent[high] = len(self._parent)
-            np.minimum.at(self._parent, high, low)
-            pairs = np.stack([self.classes(low), self.classes(high)])
-        np.logical_and.at(self._loose, self.classes(roots), self._loose[roots])
+        roots, at = np.unique(pairs, return_inverse=True)
+        one, other = at.reshape(pairs.shape)  # flat before numpy 2
+        links = coo_array((np.ones(len(one)), (one, other)), (len(roots), len(roots)))
+        _, joined = connected_components(links, directed=False)
+        _, first = np.unique(joined, return_index=True)
+        # Of the classes that are joined, the smallest stands for all.
+        self._parent[roots] = smallest = roots[first][joined]
+        np.logical_and.at(self._loose, smallest, self._loose[roots])
 
     def divide(self, ids):
         """Say that parts of channels must stay equally wide.
