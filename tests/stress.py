@@ -18,6 +18,7 @@ The exit code is 1 if anything is otherwise.
 """
 
 import argparse
+import functools
 import importlib
 import logging
 import os
@@ -33,6 +34,7 @@ import yaml
 
 import blendprune
 from blendprune import overlay
+from blendprune.progress import Counted, LoggedProgress
 from tests.helpers.one_block import one_block_cfg
 
 THREADS, STEPS = 4, 3
@@ -213,7 +215,7 @@ def stress(orders, seed=0):
         sys.path.insert(0, folder)
         sys.setswitchinterval(1e-4)  # threads take turns often
         try:
-            for number in range(orders):
+            for number in Counted(range(orders), "order"):
                 found.order(seed + number)
         finally:
             sys.setswitchinterval(interval)
@@ -229,7 +231,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    found = stress(args.orders, args.seed)
+    with LoggedProgress(functools.partial(print, flush=True)).heard():
+        found = stress(args.orders, args.seed)
     count = Counter(found.taken)
     steps = ", ".join(f"{name} {count[name]}" for name in sorted(ACTIONS))
     print(
