@@ -77,6 +77,8 @@ def _checkpoint(path):
     found["values"] = {"before": struct["dense_size"], "now": struct["size"]}
     found["widths"] = _widths(struct)
     found["use"] = f"blendprune.load({path!r})"
+    if not struct["config"]:
+        found["use"] = f"blendprune.load({path!r}, model=model), with the dense model"
     if found["pruned"]:
         found["use"] += f"; to train: MODEL.FINETUNE True MODEL.WEIGHTS {path}"
     try:

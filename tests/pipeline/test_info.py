@@ -1,5 +1,6 @@
 """What `blendprune info` says of files."""
 
+import copy
 import json
 
 import pytest
@@ -15,6 +16,7 @@ from blendprune.pruning.graph.inputs import config_inputs
 from tests.deployment.conftest import settled
 from tests.helpers.exportable import one_level_retinanet
 from tests.helpers.small_blendmask import small_cfg
+from tests.helpers.small_net import residual, small_inputs
 
 
 @pytest.fixture
@@ -53,6 +55,18 @@ def test_a_pruned_checkpoint_says_how_much_is_left_and_how_to_load_it(model, tmp
     assert isinstance(eval(found["use"].split(";")[0]), type(model))
     table = info_table(found)
     assert f"{len(widths)} layers" in table and "MODEL.FINETUNE True" in table
+
+
+def test_a_file_without_a_config_asks_for_the_dense_model(tmp_path):
+    model = residual()
+    dense = copy.deepcopy(model)
+    blendprune.prune(model, small_inputs(), pruning_ratio=0.5, importance="magnitude")
+    path = str(tmp_path / "fork.pth")
+    torch.save({"model": model.state_dict(), "struct": blendprune.structure_of(model)}, path)
+    use = describe_file(path)["use"]
+    assert use.startswith(f"blendprune.load({path!r}, model=model), with the dense model; to train")
+    pruned = eval(use.split(", with")[0], {"blendprune": blendprune, "model": dense})
+    assert pruned.state_dict().keys() == model.state_dict().keys()
 
 
 def test_a_dense_checkpoint_and_one_without_a_structure(model, tmp_path, capsys):
