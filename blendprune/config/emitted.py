@@ -3,8 +3,8 @@
 import importlib.util
 
 from detectron2.config import defaults as detectron2_defaults
-from detectron2.config import get_cfg
 
+from .defaults import default_cfg
 from .keys import add_prune_config
 
 
@@ -20,7 +20,7 @@ def drop_keys_of_other_models(cfg):
         cfg (CfgNode): changed in place.
     """
     if not _names_of_others(cfg):
-        _drop(cfg, get_cfg(), _detectron2_keys())
+        _drop(cfg, default_cfg(), _detectron2_keys())
 
 
 def _names_of_others(cfg):

@@ -9,6 +9,7 @@ import torch
 
 from ..checkpoint.build import build_trained
 from ..checkpoint.loading import load
+from ..config.defaults import default_cfg
 from ..config.file import merge_plain_file
 from ..config.messages import explained
 from ..data.calibration import calibration_batches
@@ -123,9 +124,7 @@ def read_models(paths):
 
 def _read(path):
     if path.endswith((".yaml", ".yml")):
-        from detectron2.config import get_cfg
-
-        cfg = get_cfg()
+        cfg = default_cfg()
         with explained(f"the config file {path!r}", cfg):
             merge_plain_file(cfg, path)
         return build_trained(cfg).eval()
