@@ -25,6 +25,7 @@ SMALL_VIT = """
 """.split()
 
 
+@pytest.mark.slow
 def test_the_model_of_a_lazyconfig_is_trained_pruned_and_fine_tuned(shell, tmp_path):
     def run(*args, start="", output):
         folder = tmp_path / output

@@ -13,6 +13,7 @@ from detectron2.utils.env import seed_all_rng
 from blendprune.checkpoint import read_checkpoint
 from blendprune.training import ExactResume
 from tests.helpers.digit_scenes import digit_scenes
+from tests.helpers.slow import slow_but
 from tests.helpers.small_zoo import SMALL, TINY, config_of
 
 ITERATIONS = 6
@@ -139,7 +140,7 @@ def case(registered, blendmask_cfg, small_blendmasks, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(CASES, "workers", "distillation", "gradual"))
 def test_the_end_is_the_same(case, train, name):
     cfg = case(name)
     whole = train(cfg)
@@ -147,7 +148,7 @@ def test_the_end_is_the_same(case, train, name):
     assert whole["resumption"]["streams"]["train"]["position"] >= 2 * ITERATIONS
 
 
-@pytest.mark.parametrize("name", ["distillation", "sparsity"])
+@pytest.mark.parametrize("name", slow_but(["distillation", "sparsity"], "distillation"))
 def test_checkpoints_without_the_trainer_resume_too(case, train, name):
     cfg = case(name)
     whole = train(cfg, kind=LikeAdet)
