@@ -17,7 +17,8 @@ from .search.options import LayerRatios, PruningOptions, check_rounds
 from .search.result import PruningReport
 from .search.rounding import AUTO
 from .search.rounds import PruningRun
-from .search.sensitivity import Sensitivity, load_sensitivity
+from .search.sensitivity import Sensitivity
+from .search.sensitivity_file import load_sensitivity
 from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
 

@@ -15,9 +15,11 @@ from ..scores import as_batches, build_importance, importance_name, mean_loss, s
 from ..tracing.entry import entry_point, refuse_nonfinite
 from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
+from .digests import digest
 from .options import PruningOptions
 from .search import channel_order
-from .sensitivity import GroupSensitivity, Sensitivity, check_output, digest, load_sensitivity
+from .sensitivity import GroupSensitivity, Sensitivity
+from .sensitivity_file import check_output, load_sensitivity
 
 #: Fractions of a group's channels that are masked by default.
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)

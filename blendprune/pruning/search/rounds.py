@@ -30,10 +30,10 @@ from ..tracing.attributes import sync_attributes
 from ..tracing.hooks import evaluating
 from ..tracing.layer_kinds import is_prunable_layer, output_width
 from ..tracing.view import prunable
+from .digests import digest
 from .own_runs import check_own_runs
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
-from .sensitivity import digest
 from .stages import StageSeconds
 
 _LATENCY_ROUNDS = 12
