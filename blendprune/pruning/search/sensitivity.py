@@ -1,8 +1,6 @@
 """Sensitivity as data: the rise of the training loss when a group loses channels."""
 
 import itertools
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -12,7 +10,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...files import staged
+from ...files import save_json
 from ..graph.groups import ChannelGroup
 from ..scores import importance_name
 from .digests import digest
@@ -98,13 +96,11 @@ class Sensitivity:
 
         Args:
             path (str): any address PathManager knows; what is there is replaced.
-        """
-        from detectron2.utils.file_io import PathManager
 
-        if os.path.dirname(path):
-            PathManager.mkdirs(os.path.dirname(path))
-        with staged(path) as [partial], PathManager.open(partial, "w") as file:
-            json.dump(FORMAT | asdict(self), file, indent=2)
+        Raises:
+            CheckpointError: the path cannot be written.
+        """
+        save_json(FORMAT | asdict(self), path)
 
     def check(
         self,

@@ -51,7 +51,7 @@ def load_sensitivity(path):
             raise ValueError("another version")
         groups = {root: GroupSensitivity(**group) for root, group in values.pop("groups").items()}
         found = Sensitivity(**values, groups=groups)
-        _check_values(found)
+        check_values(found)
         return found
     except Exception as error:  # each PathManager handler raises other errors
         raise ConfigError(
@@ -60,8 +60,15 @@ def load_sensitivity(path):
         ) from None
 
 
-def _check_values(found):
-    """Refuse what no measurement has: a file may come from anyone."""
+def check_values(found):
+    """Refuse what no measurement has: a file may come from anyone.
+
+    Args:
+        found (Sensitivity): with values of any types.
+
+    Raises:
+        ValueError: says which value.
+    """
     ratios, loss = found.ratios, found.loss
     _require(isinstance(found.weights, str), "its weights are no digest")
     _require(isinstance(found.importance, str), "its importance is no name")
