@@ -43,6 +43,19 @@ def data_digests(batches):
     return distributed.gathered(own)
 
 
+def text_digest(value):
+    """SHA-256 of a value's ``repr``.
+
+    Args:
+        value (object): plain data. Other objects may have an address in it, and thus another digest
+            in each process.
+
+    Returns:
+        str: 64 hexadecimal digits.
+    """
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
 class _Pickler(pickle.Pickler):
     """Writes the numbers of a tensor; torch's own pickle has addresses of the memory."""
 
