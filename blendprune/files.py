@@ -7,6 +7,7 @@ machine stops, the path has the old file or the new one.
 import contextlib
 import errno
 import io
+import json
 import os
 import shutil
 import tempfile
@@ -32,6 +33,25 @@ def save_atomically(obj, path):
         raise CheckpointError(
             f"cannot write {path!r} ({first_line(error)}): choose another file."
         ) from None
+
+
+def save_json(values, path):
+    """Save as JSON, so that ``path`` never holds an incomplete file; its folder is made.
+
+    Args:
+        values (dict): plain data.
+        path (str): any address PathManager knows.
+
+    Raises:
+        CheckpointError: the path cannot be written.
+    """
+    from detectron2.utils.file_io import PathManager
+
+    with explained_write(path):
+        if os.path.dirname(path):
+            PathManager.mkdirs(os.path.dirname(path))
+        with staged(path) as [partial], PathManager.open(partial, "w") as file:
+            json.dump(values, file, indent=2)
 
 
 @contextlib.contextmanager

@@ -324,7 +324,7 @@ def test_every_argument_of_prune_has_its_key(registered):
     names = inspect.signature(blendprune.prune).parameters
     keys = set(get_cfg().PRUNER)
     assert {n.upper() for n in names} - keys == {
-        *("MODEL", "EXAMPLE_INPUTS", "DATA", "PROGRESS", "ON_LEVEL")
+        *("MODEL", "EXAMPLE_INPUTS", "DATA", "PROGRESS", "ON_LEVEL", "ON_ROUND", "RESUME")
     }
 
 

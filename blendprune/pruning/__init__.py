@@ -28,13 +28,8 @@ from .scores import (
 )
 from .search.measure import measure_sensitivity
 from .search.result import PruningReport, pruning_table
-from .search.sensitivity import (
-    GroupSensitivity,
-    Sensitivity,
-    check_output,
-    load_sensitivity,
-    sensitivity_table,
-)
+from .search.sensitivity import GroupSensitivity, Sensitivity, sensitivity_table
+from .search.sensitivity_file import check_output, load_sensitivity
 from .tracing.channel_wise import register_channel_wise
 from .tracing.view import prunable
 

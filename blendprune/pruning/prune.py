@@ -13,13 +13,17 @@ from ..config.target import Target
 from ..errors import ConfigError
 from .graph.inputs import example_inputs_for
 from .scores import as_batches, build_importance, importance_name, is_data_driven
+from .search.history import History, identity_of
 from .search.options import LayerRatios, PruningOptions, check_rounds
 from .search.result import PruningReport
 from .search.rounding import AUTO
 from .search.rounds import PruningRun
-from .search.sensitivity import Sensitivity, load_sensitivity
+from .search.sensitivity import Sensitivity
+from .search.sensitivity_file import load_sensitivity
 from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
+
+_GOES_ON = "went on behind {} rounds of an interrupted prune: seconds are those since then"
 
 
 @entry_point(changes_widths=True)
@@ -49,6 +53,8 @@ def prune(
     data: Iterable[list[dict[str, Any]]] | None = None,
     progress: Callable[[int, int], object] | None = None,
     on_level: Callable[[float, PruningReport], object] | None = None,
+    on_round: Callable[[dict[str, Any]], object] | None = None,
+    resume: dict[str, Any] | None = None,
 ) -> PruningReport:
     """Remove channels from ``model`` in place until a target is met.
 
@@ -126,12 +132,20 @@ def prune(
             counts its own rounds.
         on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
             save or evaluate it. The target's own report is returned instead.
+        on_round (Callable): called as ``on_round(state)`` after each round, to save the state, of
+            plain data and tensors: ``torch.load(…, weights_only=True)`` reads it. Not with
+            ``max_latency``, whose rounds follow a clock.
+        resume (dict): a state that an interrupted prune of the same model, data and arguments gave
+            to ``on_round``: the prune goes on behind that round, and ends (on the CPU, bit for bit)
+            like one that was not interrupted. ``on_level`` is not called for levels before it. What
+            is of another prune is not used; the log says why.
 
     Returns:
         PruningReport: FLOPs, parameters, widths.
 
     Raises:
-        ConfigError: an argument is invalid, or the model meets an absolute target anyway.
+        ConfigError: an argument is invalid, or the model meets an absolute target anyway; or
+            ``resume`` does not fit the model.
         TargetUnreachable: no allowed widths meet the target.
         PruningError: the model cannot be traced, scored or run; its weights hold NaN, or are of
             half precision or on the meta device.
@@ -165,6 +179,7 @@ def prune(
     levels = target.levels(levels)
     check_callable("progress", progress)
     check_callable("on_level", on_level)
+    check_callable("on_round", on_round)
     sensitivity = _check_sensitivity(sensitivity, model, options)
     if data is None and is_data_driven(build_importance(importance)):
         raise ConfigError(
@@ -176,12 +191,27 @@ def prune(
     batches, reading = (None, []) if data is None else as_batches(data, model)
     inputs = distributed.from_first(lambda: example_inputs_for(model, example_inputs, batches))
 
+    history = History()
+    if target.unit != "latency" and (on_round is not None or resume is not None):
+        how = (target, levels, rounds)
+        history = History(identity_of(model, inputs, batches, sensitivity, options, how), resume)
+    if history.repeats:
+        reading = [*reading, _GOES_ON.format(history.repeats)]
     snapshot = Snapshot(model)
     try:
         memory = target.unit == "memory"
-        run = PruningRun(model, inputs, options, batches, sensitivity, memory)
+        run = PruningRun(model, inputs, options, batches, sensitivity, memory, history)
+
+        def after_round(done, rounds):
+            if progress is not None:
+                progress(done, rounds)
+            if on_round is not None and target.unit != "latency" and history.is_ahead:
+                on_round(history.state(model, run.notes))
+
         for level in [*levels, target]:
-            run.reach(level, rounds, progress, goal=target)
+            run.reach(level, rounds, after_round, goal=target)
+            if history.is_behind:
+                continue
             run.try_own_runs(snapshot)
             report = run.report()
             report = replace(

@@ -62,7 +62,7 @@ def _runtime(path):
 
 def sensitivity():
     """A good measurement of a small model, as plain data."""
-    from blendprune.pruning.search.sensitivity import digest
+    from blendprune.pruning.search.digests import digest
 
     form = {"format": "blendprune.sensitivity", "version": 1}
     curves = {
@@ -81,7 +81,8 @@ def _measured():
 
 
 def _sensitivity(path):
-    from blendprune.pruning.search.sensitivity import load_sensitivity, sensitivity_table
+    from blendprune.pruning.search.sensitivity import sensitivity_table
+    from blendprune.pruning.search.sensitivity_file import load_sensitivity
 
     found = load_sensitivity(path)
     sensitivity_table(found)

@@ -15,9 +15,12 @@ from ..scores import as_batches, build_importance, importance_name, mean_loss, s
 from ..tracing.entry import entry_point, refuse_nonfinite
 from ..tracing.snapshot import Snapshot
 from ..tracing.view import prunable
+from .digests import data_digests, digest
 from .options import PruningOptions
 from .search import channel_order
-from .sensitivity import GroupSensitivity, Sensitivity, check_output, digest, load_sensitivity
+from .sensitivity import GroupSensitivity, Sensitivity
+from .sensitivity_file import check_output, load_sensitivity
+from .unfinished import UnfinishedSensitivity
 
 #: Fractions of a group's channels that are masked by default.
 RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -50,7 +53,9 @@ def measure_sensitivity(
         ratios (Sequence[float]): fractions of a group's channels to mask; :data:`RATIOS`, or what
             the file has.
         path (str): a JSON file for the measurement, any address PathManager knows. If the file
-            exists, it is read and nothing runs.
+            exists, it is read and nothing runs. Until it does, ``path`` with ``.unfinished`` behind
+            it has the groups that are measured: if the measurement is interrupted, the same call
+            goes on from there. What is of other weights, score, ratios or images is not used.
         progress (Callable): called as ``progress(done, groups)`` after each group.
 
     Returns:
@@ -58,6 +63,7 @@ def measure_sensitivity(
 
     Raises:
         ConfigError: an argument is invalid, or the file is of other weights, score or ratios.
+        CheckpointError: the file cannot be written.
         PruningError: the model cannot be traced; its weights or its losses are not finite.
     """
     from detectron2.utils.file_io import PathManager
@@ -81,28 +87,36 @@ def measure_sensitivity(
     batches, _ = as_batches(data, model)
     shown = distributed.from_first(lambda: few_images(batches))
     inputs = example_inputs_for(model, example_inputs, shown)
+    found = Sensitivity(
+        weights=weights,
+        importance=importance_name(importance),
+        ratios=list(ratios or RATIOS),
+        images=sum(distributed.gathered(sum(map(len, batches)))),
+        loss=0.0,
+    )
+    unfinished = UnfinishedSensitivity(path, data_digests(batches) if path else [])
     snapshot = Snapshot(model)
     try:
-        found = Sensitivity(
-            weights=weights,
-            importance=importance_name(importance),
-            ratios=list(ratios or RATIOS),
-            images=sum(distributed.gathered(sum(map(len, batches)))),
-            loss=0.0,
-        )
         with prunable(model):
             _, groups = proven_graph(model, inputs, batches=shown)
             groups = [group for group in groups if group.prunable]
-            scores = score_groups(model, groups, build_importance(options.importance), batches)
-            found.loss = mean_loss(model, batches)
+            begun = distributed.from_first(lambda: unfinished.read(found, groups))
+            if begun is None:
+                scores = score_groups(model, groups, build_importance(options.importance), batches)
+                found.loss = mean_loss(model, batches)
+            else:
+                found, scores = begun
             for done, (group, score) in enumerate(zip(groups, scores), 1):
-                found.groups[group.root] = _measure(model, group, score, batches, found.ratios)
+                if group.root not in found.groups:
+                    found.groups[group.root] = _measure(model, group, score, batches, found.ratios)
+                    distributed.from_first(lambda: unfinished.write(found, groups, scores))
                 if progress is not None:
                     progress(done, len(groups))
     finally:
         snapshot.restore()
     if path:
         distributed.from_first(lambda: found.save(path))
+        distributed.from_first(unfinished.remove)
     return found
 
 

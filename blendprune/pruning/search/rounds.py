@@ -30,10 +30,11 @@ from ..tracing.attributes import sync_attributes
 from ..tracing.hooks import evaluating
 from ..tracing.layer_kinds import is_prunable_layer, output_width
 from ..tracing.view import prunable
+from .digests import digest
+from .history import History
 from .own_runs import check_own_runs
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
-from .sensitivity import digest
 from .stages import StageSeconds
 
 _LATENCY_ROUNDS = 12
@@ -60,6 +61,7 @@ class PruningRun:
         batches (list[list[dict]] | None): data for scores and reconstruction.
         sensitivity (Sensitivity | None): decides how much of each group goes.
         memory (bool): also count memory; targets of memory need it.
+        history (History | None): of its rounds, with those of an interrupted run, if there are any.
 
     Attributes:
         dense (dict[str, int]): costs of the model at the start, by unit.
@@ -71,8 +73,11 @@ class PruningRun:
             None where nothing must follow the parameters.
     """
 
-    def __init__(self, model, inputs, options, batches=None, sensitivity=None, memory=False):
+    def __init__(
+        self, model, inputs, options, batches=None, sensitivity=None, memory=False, history=None
+    ):
         self.model, self.inputs, self.options = model, inputs, options
+        self.history = history or History()
         self.batches, self.sensitivity = batches, sensitivity
         distributed.check_same("weights", lambda: digest(model))
         # Every process looks at the same images to see what runs.
@@ -161,8 +166,9 @@ class PruningRun:
                 sync_attributes(self.model)
                 with self.seconds.of("counting"):
                     self._counts = count_costs(self.model, self.inputs, self._with_memory)
-            if self._reconstruction is not None:
+            if self._reconstruction is not None and not self.history.is_behind:
                 self._reconstruction(self.model, self.kept, self.seconds)
+        self.history.add(groups, channels, self.model, self.notes)
         distributed.copy_from_first([*self.model.parameters(), *self.model.buffers()])
         with self.seconds.of("checks"):
             self._verify()
@@ -324,6 +330,8 @@ class PruningRun:
             self.start = 1.0 if self.start is None else self.start
         else:
             self._check_reach(target, goal, groups, dense, partial(costs.cost, target.unit))
+        if (channels := self.history.channels(groups)) is not None:
+            return channels
         # Each round keeps the same fraction of what is left.
         if target.is_ratio:
             scores = self._scores(target, groups, dense, costs)

@@ -1,10 +1,6 @@
 """Sensitivity as data: the rise of the training loss when a group loses channels."""
 
-import hashlib
 import itertools
-import json
-import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -13,13 +9,15 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ...errors import ConfigError, first_line
-from ...files import staged
+from ...errors import ConfigError
+from ...files import save_json
 from ..graph.groups import ChannelGroup
 from ..scores import importance_name
+from .digests import digest
 from .search import channel_order
 
-_FORMAT = {"format": "blendprune.sensitivity", "version": 1}
+#: What tells the file of a measurement.
+FORMAT = {"format": "blendprune.sensitivity", "version": 1}
 
 
 @dataclass
@@ -98,13 +96,11 @@ class Sensitivity:
 
         Args:
             path (str): any address PathManager knows; what is there is replaced.
-        """
-        from detectron2.utils.file_io import PathManager
 
-        if os.path.dirname(path):
-            PathManager.mkdirs(os.path.dirname(path))
-        with staged(path) as [partial], PathManager.open(partial, "w") as file:
-            json.dump(_FORMAT | asdict(self), file, indent=2)
+        Raises:
+            CheckpointError: the path cannot be written.
+        """
+        save_json(FORMAT | asdict(self), path)
 
     def check(
         self,
@@ -176,92 +172,6 @@ class Sensitivity:
         return rescaled
 
 
-def check_output(path):
-    """Refuse a path that no measurement can be written to.
-
-    Args:
-        path (str | None): of the file; addresses of other machines pass.
-
-    Raises:
-        ConfigError: it is a folder, lies inside a file, or is no text.
-    """
-    if path is None or (isinstance(path, str) and "://" in path):
-        return
-    wrong = "not a str" if not isinstance(path, str) else "a folder" if os.path.isdir(path) else ""
-    folder = "" if wrong else os.path.abspath(path)
-    while not wrong and not os.path.isdir(folder := os.path.dirname(folder)):
-        wrong = f"below the file {folder!r}" if os.path.exists(folder) else ""
-    if wrong:
-        raise ConfigError(
-            f"cannot write a sensitivity to {path!r}, which is {wrong}: name a file such as "
-            "'sensitivity.json'"
-        )
-
-
-def load_sensitivity(path):
-    """Read what :func:`measure_sensitivity` has written.
-
-    Args:
-        path (str): any address PathManager knows.
-
-    Returns:
-        Sensitivity: not yet compared with a model.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds something else.
-    """
-    from detectron2.utils.file_io import PathManager
-
-    try:
-        with PathManager.open(path, "r") as file:
-            values = json.load(file)
-        if {key: values.pop(key) for key in _FORMAT} != _FORMAT:
-            raise ValueError("another version")
-        groups = {root: GroupSensitivity(**group) for root, group in values.pop("groups").items()}
-        found = Sensitivity(**values, groups=groups)
-        _check_values(found)
-        return found
-    except Exception as error:  # each PathManager handler raises other errors
-        raise ConfigError(
-            f"cannot read {path!r} as a measured sensitivity ({first_line(error)}): name the file "
-            "that `blendprune sensitivity` writes"
-        ) from None
-
-
-def _check_values(found):
-    """Refuse what no measurement has: a file may come from anyone."""
-    ratios, loss = found.ratios, found.loss
-    _require(isinstance(found.weights, str), "its weights are no digest")
-    _require(isinstance(found.importance, str), "its importance is no name")
-    _require(found.importance.isprintable(), "its importance is no name")
-    _require(_are(ratios, float) and ratios, "its ratios are no numbers")
-    ascending = sorted(set(ratios)) == ratios
-    _require(ascending and 0 < ratios[0] <= ratios[-1] < 1, "its ratios do not ascend from 0 to 1")
-    _require(type(found.images) is int and found.images > 0, "its images are no number")
-    _require(_are([loss], int, float) and math.isfinite(loss), "its loss is not finite")
-    for root, group in found.groups.items():
-        _require(root.isprintable(), "a group in it has no name")
-        width, masked = group.width, group.masked
-        _require(type(width) is int and _are(masked, int), f"{root} has no widths")
-        fits = sorted(masked) == masked and masked[:1] > [0] and masked[-1] < width
-        _require(fits, f"{root} of {width} channels does not have the channels that were masked")
-        _require(_are(group.loss, int, float), f"{root} has no losses")
-        rises = [math.isfinite(each - loss) for each in group.loss]
-        _require(all(rises), f"a loss of {root} is not finite")
-        same = len(masked) == len(rises) == len(ratios)
-        _require(same, f"{root} does not have one loss for each ratio")
-
-
-def _are(values, *kinds):
-    # Not isinstance: True is an int.
-    return isinstance(values, list) and all(type(each) in kinds for each in values)
-
-
-def _require(fine, wrong):
-    if not fine:
-        raise ValueError(wrong)
-
-
 def sensitivity_table(sensitivity):
     """The measurement as text: rise of the loss when fractions of a group are masked.
 
@@ -295,22 +205,6 @@ def sensitivity_table(sensitivity):
         f"{table}\n\nloss as it is: {sensitivity.loss:.3f} ({sensitivity.images} images, "
         f"{sensitivity.importance})"
     )
-
-
-def digest(model):
-    """SHA-256 of a state dict: names, shapes and numbers.
-
-    Args:
-        model (nn.Module): outside the prunable view.
-
-    Returns:
-        str: 64 hexadecimal digits.
-    """
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
 
 
 def _slope(a, b):

@@ -1,7 +1,6 @@
 """Sensitivity: what is measured is what a cut does, once, and new targets need no more of it."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
@@ -21,10 +20,9 @@ from blendprune.pruning import (
 )
 from blendprune.pruning.graph.masking import masking
 from blendprune.pruning.scores import mean_loss
-from blendprune.pruning.search.sensitivity import digest
+from blendprune.pruning.search.digests import digest
 from tests.helpers.blendmask_options import WIDE
 from tests.helpers.chain import Chain, chain_inputs
-from tests.helpers.sentences import assert_sentence
 from tests.helpers.state import remember, unchanged
 
 NO_GROUP_NORM = ("MODEL.FCOS.NORM", "BN")
@@ -145,54 +143,6 @@ def test_what_was_measured_on_something_else_is_refused(tmp_path):
         prune(model, images, importance="magnitude", **how)
     model.load_state_dict(before[0])
     prune(model, images, importance="magnitude", **how)
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"format": "something", "version": 1}'])
-def test_a_file_of_another_kind_is_refused(tmp_path, text):
-    path = tmp_path / "sensitivity.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match="as a measured sensitivity"):
-        load_sensitivity(str(path))
-    with pytest.raises(ConfigError, match="as a measured sensitivity"):
-        load_sensitivity(str(tmp_path / "none.json"))
-
-
-WRONG = {
-    "weights": [3, None],
-    "importance": [3, "\x1b[31m"],
-    "ratios": [[], ["0.5"], [0.5, 0.1], [0, 0.5], [0.5, 1.5], 0.5],
-    "images": [0, True, "4"],
-    "loss": ["1", None, float("nan"), 10**400],
-    "width": [4, 8.0, "8", None],
-    "masked": [[], [1], [0, 4], [4, 1], [1, 8], [1.0, 4.0], None],
-    "curve": [[], [1.0], [1.0, float("inf")], [1.0, "2"], 3],
-    "root": ["\x1b[31m"],
-}
-
-
-@pytest.mark.parametrize("where, value", [(key, each) for key in WRONG for each in WRONG[key]])
-def test_values_that_no_measurement_has_are_refused(tmp_path, where, value):
-    curve = {"width": 8, "masked": [1, 4], "loss": [2.0, 3.0]}
-    good = {"weights": "0", "importance": "obs", "ratios": [0.1, 0.5], "images": 4, "loss": 1.0}
-    file = {"format": "blendprune.sensitivity", "version": 1, **good, "groups": {"conv": curve}}
-    path = tmp_path / "sensitivity.json"
-    path.write_text(json.dumps(file))
-    assert load_sensitivity(str(path)).groups["conv"].width == 8
-    if where == "root":
-        file["groups"] = {value: curve}
-    elif where in ("width", "masked", "curve"):
-        curve[where.replace("curve", "loss")] = value
-    else:
-        file[where] = value
-    path.write_text(json.dumps(file))
-    with pytest.raises(ConfigError) as error:
-        load_sensitivity(str(path))
-    assert str(error.value).isprintable()
-    assert_sentence(
-        str(error.value),
-        "cannot read '…sensitivity.json' as a measured sensitivity (…): name the file that "
-        "`blendprune sensitivity` writes",
-    )
 
 
 def test_channels_that_have_no_effect_cost_nothing_and_go_first(blendmask, images, batches):
