@@ -6,14 +6,7 @@ from functools import partial
 
 from ... import distributed
 from ...config.target import Target
-from ...errors import (
-    BlendpruneError,
-    ConfigError,
-    PruningError,
-    TargetUnreachable,
-    error_line,
-    first_line,
-)
+from ...errors import ConfigError, TargetUnreachable
 from ...structure import remember_predictions
 from ..cost.clock import FormClock
 from ..cost.cost_model import CostModel
@@ -33,6 +26,14 @@ from ..tracing.view import prunable
 from .digests import digest
 from .history import History
 from .own_runs import check_own_runs
+from .refusals import (
+    check_any,
+    check_goal,
+    check_met,
+    check_ratios,
+    naming_data_faults,
+    naming_misfits,
+)
 from .result import PruningReport
 from .search import TOLERANCE, Search, end_widths, ratio_notes
 from .stages import StageSeconds
@@ -157,9 +158,9 @@ class PruningRun:
             channels = self._choose(target, part, goal, graph, groups)
             distributed.check_same("channels to remove", lambda: sorted(channels.items()))
             if self._wants_reconstruction() and self._reconstruction is None:
-                with self._naming_data_faults(), self.seconds.of("dense features"):
+                with naming_data_faults(self.model), self.seconds.of("dense features"):
                     self._reconstruction = Reconstruction(self.model, self.batches)
-            with self._naming_misfits():
+            with naming_misfits(self.model):
                 for index, group_channels in channels.items():
                     graph.prune(groups[index], group_channels, self.kept)
                 self.model.zero_grad(set_to_none=True)
@@ -188,17 +189,7 @@ class PruningRun:
             return
         target = self._relative(target)
         now = self.totals()[target.unit] / self.dense[target.unit]
-        below = now < (1 - TOLERANCE) * target.value
-        if below and target.unit == "memory":
-            self.notes.append(
-                f"{target}: the nearest widths that are allowed give {target.words(now)}"
-            )
-        elif below or now > target.value * (1 + 1e-6):
-            raise TargetUnreachable(
-                f"{target} cannot be met within {TOLERANCE:.0%}: the nearest widths that are "
-                f"allowed give {target.words(now)}; ask for that{self._or_lower_round_to}",
-                now,
-            )
+        self.notes += check_met(target, now, self.options.rounding)
 
     def try_own_runs(self, dense):
         """Run the model's own inference and, with data, its training; note what cannot run.
@@ -358,13 +349,7 @@ class PruningRun:
             self.dense_widths = {group.root: group.width for group in groups}
             self.notes += graph.notes + group_notes(groups) + ratio_notes(groups, self.options)
             self.notes += self._counts.notes()
-        if not any(group.prunable for group in groups):
-            raise PruningError(
-                f"{type(self.model).__name__} has no group of channels that may be pruned: "
-                + ("; ".join(self.notes[:3]) or "every layer is a prediction layer")
-                + (f"; and {len(self.notes) - 3} more" if len(self.notes) > 3 else "")
-                + " (blendprune.plan lists all)"
-            )
+        check_any(groups, self.model, self.notes)
 
     def _check_reach(self, target, goal, groups, dense, cost):
         # Widths alone decide what can be reached: ask before any score is computed.
@@ -372,12 +357,12 @@ class PruningRun:
             start, smallest = end_widths(groups, dense, options)
             if cost(smallest) <= goal.value * self.dense[goal.unit]:
                 break
-        self._refuse_goal(goal, cost(smallest))
+        check_goal(goal, cost(smallest) / self.dense[goal.unit], self.options.rounding)
         self._note_finer(options)
         self.options = options
         if self.start is None:
             self.start = cost(start)
-            self._refuse_ratios(target, self.start / self.dense[target.unit])
+            check_ratios(target, self.start / self.dense[target.unit])
 
     def _note_finer(self, options):
         wanted, taken = self.options.rounding.multiple, options.rounding.multiple
@@ -388,7 +373,7 @@ class PruningRun:
     def _scores(self, target, groups, dense, costs, limit=None):
         importance = build_importance(self.options.importance)
         prunable_groups = [group for group in groups if group.prunable]
-        with self._naming_data_faults(importance), self.seconds.of("scoring"):
+        with self._naming_data_faults(), self.seconds.of("scoring"):
             scores = iter(score_groups(self.model, prunable_groups, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
         if self.sensitivity is not None:
@@ -403,65 +388,15 @@ class PruningRun:
             scores = normalize_scores(scores, groups, partial(costs.cost, unit))
         return scores
 
+    def _naming_data_faults(self):
+        # Those of a function of the user's are his, and so are those of a score without data.
+        ours = self.batches and not callable(self.options.importance)
+        return naming_data_faults(self.model) if ours else contextlib.nullcontext()
+
     def _verify(self):
         """Run the pruned model, training-only branches included."""
-        with self._naming_misfits(), evaluating(self.model):
+        with naming_misfits(self.model), evaluating(self.model):
             head_outputs(self.model, small_inputs(self.model, self.inputs))
-
-    @contextlib.contextmanager
-    def _naming_data_faults(self, importance=None):
-        """Turn what a model raises on the data into one sentence."""
-        try:
-            yield
-        except BlendpruneError:
-            raise
-        except Exception as error:
-            if not self.batches or callable(self.options.importance) and importance is not None:
-                raise  # of a function of the user's, perhaps
-            raise PruningError(
-                f"{type(self.model).__name__} does not run on the data ({error_line(error)}): pass "
-                "batches as its training takes them, images and labels"
-            ) from error
-
-    @contextlib.contextmanager
-    def _naming_misfits(self):
-        """Turn torch's error about shapes that do not fit into one that says what to do."""
-        try:
-            yield
-        except RuntimeError as error:
-            raise PruningError(
-                f"the pruned {type(self.model).__name__} does not run ({first_line(error)}); name "
-                "the layers around that shape in ignored_layers"
-            ) from error
-
-    @property
-    def _or_lower_round_to(self):
-        # "auto" has tried finer steps already.
-        given = self.options.rounding.multiple > 1 and not self.options.rounding.auto
-        return ", or lower round_to" if given else ""
-
-    def _refuse_goal(self, goal, least):
-        reachable = least / self.dense[goal.unit]
-        if reachable > goal.value:
-            # Rounded up, and near enough to be met within the tolerance.
-            digits = 3 if reachable > 0.1 else 5
-            raise TargetUnreachable(
-                f"{goal} is out of reach: the widths that are allowed go down to "
-                f"{goal.words(reachable, digits)}; ask for that, raise max_pruning_ratio, or "
-                f"ignore fewer layers{self._or_lower_round_to}",
-                reachable,
-            )
-
-    def _refuse_ratios(self, target, left):
-        # A latency is approached step by step, and the first step may be a large one. Memory is a
-        # limit alone.
-        approached = target.unit in ("latency", "memory")
-        if left < (1 - TOLERANCE) * target.value and not approached:
-            raise TargetUnreachable(
-                f"{target} cannot be met within {TOLERANCE:.0%}: pruning_ratio_dict alone leaves "
-                f"{target.words(left)}; ask for that, or lower the ratios",
-                left,
-            )
 
 
 def _rounds_to_keep(fraction):
