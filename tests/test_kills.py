@@ -14,7 +14,7 @@ import blendprune
 from blendprune.checkpoint import build_mode, read_checkpoint
 from blendprune.errors import CheckpointError
 from blendprune.files import save_atomically
-from blendprune.pipeline import from_config
+from blendprune.pipeline.pruned_folder import write_folder
 from tests.helpers.kills import run_killed
 from tests.helpers.slow import slow_but
 from tests.helpers.small_blendmask import small_cfg
@@ -87,7 +87,7 @@ def _prune(folder, value):
     """What `prune` writes: a report, a config and a checkpoint that belong together."""
     path = os.path.join(folder, "model_pruned.pth")
     cfg = small_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
-    from_config._write(folder, _net(value), cfg, {"value": value}, "<!doctype html>")
+    write_folder(folder, _net(value), cfg, {"value": value}, "<!doctype html>")
 
 
 def _check_prune(folder):
