@@ -210,7 +210,7 @@ def _kill(chain, folder, **when):
     return killed, _contents(folder)
 
 
-@pytest.mark.parametrize("step", slow_but([1, 20], 20))
+@pytest.mark.parametrize("step", slow_but([3, 20], 20))
 def test_a_prune_that_is_killed_at_file_operations_goes_on(chain, whole, folder, step):
     operation, killed = step // 2, True
     while killed:
@@ -220,7 +220,7 @@ def test_a_prune_that_is_killed_at_file_operations_goes_on(chain, whole, folder,
     assert operation > 60  # three folders, and a state after each round and level
 
 
-@pytest.mark.parametrize("kills", slow_but([3, 40], 3))
+@pytest.mark.parametrize("kills", slow_but([3, 15], 3))
 def test_a_prune_that_is_killed_at_any_time_goes_on(chain, whole, folder, kills):
     delays = random.Random(kills)
     for _ in range(kills):
