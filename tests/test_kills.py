@@ -13,8 +13,8 @@ from torch import nn
 import blendprune
 from blendprune.checkpoint import build_mode, read_checkpoint
 from blendprune.errors import CheckpointError
-from blendprune.files import save_atomically
-from blendprune.pipeline import from_config
+from blendprune.files import save_atomically, save_json
+from blendprune.pipeline.pruned_folder import write_folder
 from tests.helpers.kills import run_killed
 from tests.helpers.slow import slow_but
 from tests.helpers.small_blendmask import small_cfg
@@ -87,7 +87,7 @@ def _prune(folder, value):
     """What `prune` writes: a report, a config and a checkpoint that belong together."""
     path = os.path.join(folder, "model_pruned.pth")
     cfg = small_cfg("MODEL.FINETUNE", True, "MODEL.WEIGHTS", path)
-    from_config._write(folder, _net(value), cfg, {"value": value}, "<!doctype html>")
+    write_folder(folder, _net(value), cfg, {"value": value}, "<!doctype html>")
 
 
 def _check_prune(folder):
@@ -147,7 +147,7 @@ def small_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-@pytest.mark.parametrize("write", ["checkpointer", "save", "prune"])
+@pytest.mark.parametrize("write", ["checkpointer", "save", "json", "prune"])
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(tmp_path, write, request):
     path = str(tmp_path / "x" / "model_pruned.pth")
     _prune(str(tmp_path / "x"), 1)
@@ -157,6 +157,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_files(tmp_path, write, r
     works = {
         "checkpointer": lambda: _train(str(tmp_path), 2),
         "save": lambda: save_atomically({"x": torch.zeros(5000)}, path),
+        "json": lambda: save_json({"x": [0.5] * 2000}, str(tmp_path / "sensitivity.json")),
         "prune": lambda: _prune(str(tmp_path / "x"), 2),
     }
     with pytest.raises(CheckpointError, match="^cannot write .*File too large.*is intact.$"):

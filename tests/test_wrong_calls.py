@@ -161,6 +161,7 @@ PRUNE = [
     ),
     ({"progress": 5}, "progress is 5, which cannot be called: pass a function or None"),
     ({"on_level": "x"}, "on_level is 'x', which cannot be called: pass a function or None"),
+    ({"on_round": "x"}, "on_round is 'x', which cannot be called: pass a function or None"),
     ({"sensitivity": "no.json"}, "cannot read 'no.json' as a measured sensitivity (…): name the …"),
     ({"sensitivity": "file"}, "cannot read 'file' as a measured sensitivity (…): name the file …"),
     ({"sensitivity": 5}, "sensitivity is a int: pass the path of a measurement, or what …"),

@@ -46,6 +46,8 @@ def prune(model: Detector, loader: Iterable[list[dict[str, Any]]]) -> None:
         pruning_ratio_dict={"head": 0.3},
         progress=print,
         on_level=lambda level, found: print(level + 1, found.flops["after"]),
+        on_round=lambda state: print(state["removed"]),
+        resume=None,
     )
     assert_type(report, PruningReport)
     assert_type(report.layers["backbone.conv1"]["after"], int)

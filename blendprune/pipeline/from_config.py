@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import json
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
 from .. import distributed, pruning, structure
-from ..checkpoint import checkpoint_id, read_checkpoint
+from ..checkpoint import read_checkpoint
 from ..checkpoint.build import arguments_of, build_dense, build_trained, prune_arguments
 from ..checkpoint.loading import restructure_from
 from ..config import prune_mode
@@ -21,17 +20,19 @@ from ..config.emitted import drop_keys_of_other_models
 from ..data.calibration import calibration_batches
 from ..data.pseudo_labels import batches_of_pictures
 from ..errors import error_line
-from ..files import explained_write, make_writable, staged
+from ..files import make_writable
 from ..progress import listener, stage
 from ..pruning import PruningPlan, Sensitivity
 from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
-from ..wrappers import plain_state, unwrap
+from ..wrappers import unwrap
 from .finetune import finetune_config
 from .latencies import form_latencies
 from .metrics import main_metrics
 from .page import Pictures, page_of_prune
+from .pruned_folder import write_folder
 from .trial import try_config
+from .unfinished import UnfinishedPrune
 
 
 def prune_from_config(
@@ -44,7 +45,8 @@ def prune_from_config(
     Writes ``model_pruned.pth`` (weights and ``"struct"``), ``config.yaml`` (ready for the training
     script: MODEL.FINETUNE is True, MODEL.WEIGHTS set), ``report.json`` and ``report.html`` to
     ``output_dir``: all or none. The model at each of ``PRUNER.LEVELS`` is written as soon as it is
-    reached, to a folder named after the level: ``output_dir/0.67``.
+    reached, to a folder named after the level: ``output_dir/0.67``. If the prune is interrupted,
+    the same call goes on behind its last round, and keeps the levels that are written.
 
     Args:
         cfg (CfgNode): config of the trained model, with the keys of ``add_prune_config``.
@@ -108,6 +110,13 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
     _tuning(cfg, output_dir, model, data)
     ap = {"dense": _measure(evaluate, model, "dense")} if evaluate else {"dense": {}}
     reports, pictures = {}, Pictures(cfg, dense, data)
+    unfinished = UnfinishedPrune(cfg, output_dir)
+    distributed.from_first(unfinished.read)
+
+    def at_level(level, result):
+        folder = os.path.join(output_dir, f"{level:g}")
+        if not distributed.from_first(lambda: os.path.basename(folder) in unfinished.levels):
+            write(result, folder)
 
     def write(result, folder):
         tuning, frozen = _tuning(cfg, folder, model, data)
@@ -139,9 +148,14 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
         if ap["dense"]:
             report["ap"] = ap
         report["wall_s"] = round(time.perf_counter() - start, 1)
-        reports[os.path.basename(os.path.abspath(folder))] = report
-        page = page_of_prune(reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder)
-        _write(folder, model, tuning, report, page)
+        name = os.path.basename(os.path.abspath(folder))
+        reports[name] = report
+        page = page_of_prune(
+            unfinished.reports | reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder
+        )
+        own = write_folder(folder, model, tuning, report, page)
+        if folder != output_dir:
+            unfinished.add_level(name, own)
         kept = report["flops"]["after"] / report["flops"]["before"]
         stage(
             f"{kept:.3f} of the FLOPs of {reference_words(reference)}, widths "
@@ -153,10 +167,14 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
         model,
         data=data,
         progress=listener().steps("round"),
-        on_level=lambda level, result: write(result, os.path.join(output_dir, f"{level:g}")),
+        on_level=at_level,
+        on_round=lambda state: distributed.from_first(lambda: unfinished.add_round(state)),
+        resume=distributed.from_first(lambda: unfinished.state),
         **arguments,
     )
-    return write(result, output_dir)
+    report = write(result, output_dir)
+    distributed.from_first(unfinished.remove)
+    return report
 
 
 def _tuning(cfg, folder, model, data=None):
@@ -264,22 +282,3 @@ def _measure(evaluate, model, name):
     if not found:
         stage(f"AP is not measured: {why}")
     return found
-
-
-def _write(folder, model, cfg, report, page):
-    weights = plain_state(model)
-    own = checkpoint_id(weights)
-    cfg.PRUNER.CHECKPOINT_ID = own
-    names = ("report.json", "report.html", "config.yaml", "model_pruned.pth")
-    paths = [os.path.join(folder, name) for name in names]
-    with explained_write(folder):
-        os.makedirs(folder, exist_ok=True)
-        with staged(*paths) as (report_at, page_at, config_at, at):
-            with open(report_at, "w") as file:
-                json.dump({"checkpoint_id": own, **report}, file, indent=2)
-            with open(page_at, "w", encoding="utf-8") as file:
-                file.write(page)
-            with open(config_at, "w") as file:
-                file.write(cfg.dump())
-            struct = structure.structure_of(model)
-            torch.save({"model": weights, "struct": struct, "checkpoint_id": own}, at)

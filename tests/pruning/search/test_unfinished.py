@@ -176,7 +176,7 @@ def test_a_measurement_that_is_killed_at_any_file_operation_goes_on(model, whole
     assert path.read_bytes() == whole and os.listdir(folder) == ["sensitivity.json"]
 
 
-@pytest.mark.parametrize("kills", slow_but([5, 50], 5))
+@pytest.mark.parametrize("kills", slow_but([5, 30], 5))
 def test_a_measurement_that_is_killed_again_and_again_ends(model, whole, tmp_path, kills):
     path, delays = tmp_path / "sensitivity.json", random.Random(kills)
     for _ in range(kills):
