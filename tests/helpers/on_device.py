@@ -8,6 +8,7 @@ It runs in a process of its own, because the pretended device stays. It prints o
 family → ``"green"``, or what went wrong.
 """
 
+import copy
 import json
 import os
 import sys
@@ -63,15 +64,17 @@ def check(family, device):
     settle_norms(model, images[:1])
     few_regions(model)
     # Scores from data and refitting take most of the time, and do the same with any model.
-    report = blendprune.prune(
-        model,
-        images[:1],
-        max_flops=0.7,
-        importance="obs" if family == "blendmask" else "magnitude",
-        reconstruct=family in ("blendmask", "mask-fpn"),
-        data=[batch],
-        rounds=1,
-    )
+    how = {
+        "max_flops": 0.7,
+        "importance": "obs" if family == "blendmask" else "magnitude",
+        "reconstruct": family in ("blendmask", "mask-fpn"),
+        "data": [batch],
+        "rounds": 1,
+    }
+    dense, states = copy.deepcopy(model), []
+    report = blendprune.prune(model, images[:1], on_round=states.append, **how)
+    if family == "semantic":
+        _check_going_on(dense, images, states, model, how)
     assert 0.68 < report.flops["after"] / report.flops["before"] <= 0.7
     assert {p.device.type for p in model.parameters()} == {torch.device(device).type}
 
@@ -84,6 +87,16 @@ def check(family, device):
     assert_same(model, loaded, images[:1])
     dtype, tolerance = (torch.bfloat16, 0.1) if family == "blendmask" else (None, 1e-3)
     _check_features(loaded, blendprune.deploy(loaded, images[:1], dtype=dtype), images, tolerance)
+
+
+def _check_going_on(dense, images, states, model, how):
+    # As a file gives it.
+    [state] = states
+    state["weights"] = {name: value.cpu() for name, value in state["weights"].items()}
+    assert "went on" in blendprune.prune(dense, images[:1], resume=state, **how).notes[0]
+    ours, theirs = dense.state_dict(), model.state_dict()
+    assert all(ours[name].device == value.device for name, value in theirs.items())
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
 
 
 def _check_features(model, deployed, images, tolerance):

@@ -94,7 +94,7 @@ class History:
             width = groups[index].width
             if max(channels, default=0) >= width or len(set(channels)) >= width:
                 raise _no_fit(f"{groups[index].root} has {width} channels")
-        if len(found) < len(known) or not found:
+        if len(found) < len(known):
             raise _no_fit("it has other groups")
         return found
 

@@ -107,6 +107,14 @@ def test_a_prune_goes_on_behind_each_round_and_ends_bit_for_bit_the_same(dense, 
     _check_going_on(dense, whole, [1, 3], **how)
 
 
+def test_rounds_that_have_nothing_to_remove_are_repeated_too(dense):
+    how = {"max_flops": 0.268, "rounds": 5, "round_to": 30, "importance": "magnitude"}
+    whole = _Run(dense, **how)
+    removed = torch.load(io.BytesIO(whole.states[-1]), weights_only=True)["removed"]
+    assert {} in removed and len(removed) == 5
+    _check_going_on(dense, whole, [removed.index({}) + 1, 5], **how)
+
+
 def test_levels_that_are_done_are_not_told_of_again(dense, whole):
     told = _check_going_on(dense, whole, range(1, 7), **LEVELS)
     # A level whose last round was the last of all may not have been saved.
@@ -210,7 +218,7 @@ def test_what_is_no_state_is_not_used(dense, whole, change, caplog):
         (lambda state: state["removed"][0].update(first=[60]), "first has 60 channels"),
         (lambda state: state["removed"][0].update(first=[*range(60)]), "first has 60 channels"),
         (lambda state: state["removed"][0].update(third=[0]), "it has other groups"),
-        (lambda state: state["removed"].__setitem__(0, {}), "it has other groups"),
+        (lambda state: state["removed"].__setitem__(0, {}), "it has another first.weight"),
         (lambda state: state["weights"].pop("first.weight"), "it has another first.weight"),
         (lambda state: state["weights"].update(third=torch.zeros(1)), "it has another third"),
         (

@@ -185,6 +185,24 @@ def test_a_measurement_that_is_killed_again_and_again_ends(model, whole, tmp_pat
     assert path.read_bytes() == whole
 
 
+@pytest.mark.slow
+def test_a_measurement_of_a_blendmask_goes_on(blendmask, images, batches, tmp_path):
+    model, how = blendmask(), {"data": batches, "importance": "obs", "ratios": [0.5]}
+    path, done = str(tmp_path / "sensitivity.json"), []
+
+    def stop(*step):
+        done.append(step)
+        if len(done) == 2:
+            raise _Interrupted
+
+    whole = measure_sensitivity(model, images, **how)
+    with pytest.raises(_Interrupted):
+        measure_sensitivity(model, images, path=path, progress=stop, **how)
+    before = os.stat(f"{path}.unfinished").st_size
+    assert measure_sensitivity(model, images, path=path, **how) == whole == load_sensitivity(path)
+    assert before > 1000 and len(whole.groups) > 2
+
+
 def test_two_processes_go_on_together(model, tmp_path):
     images = [[image] for batch in BATCHES for image in batch] + [chain_inputs(4)]
 
