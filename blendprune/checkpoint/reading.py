@@ -91,13 +91,14 @@ def checkpoint_id(weights):
         weights (dict[str, Tensor]): a state dict.
 
     Returns:
-        str: 16 hexadecimal digits; the same for the same weights.
+        str: ``sha256-`` and 16 hexadecimal digits; the same for the same weights.
     """
     sha = hashlib.sha256()
     for name, value in weights.items():
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         sha.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()[:16]
+    # Digits alone may look like a number, 00e8478179053984, which configs read as one.
+    return f"sha256-{sha.hexdigest()[:16]}"
 
 
 def _pruned_checkpoint(path):

@@ -4,8 +4,10 @@ import os
 
 import pytest
 import torch
+from detectron2.config import CfgNode
 
 import blendprune
+from blendprune.checkpoint import checkpoint_id
 from blendprune.errors import CheckpointError, StructError
 from tests.helpers.net import Net
 
@@ -79,3 +81,11 @@ def test_weights_that_do_not_fit_their_own_structure_are_refused(checkpoint):
     torch.save(content, path)
     with pytest.raises(CheckpointError, match='do not fit its own "struct"'):
         blendprune.load(path)
+
+
+def test_an_id_is_read_from_a_config_as_it_was_written():
+    for number in range(5000):  # of 16 hexadecimal digits, one in 770 is a number: 00e8478179053984
+        node = CfgNode({"ID": checkpoint_id({"w": torch.tensor([number])})})
+        read = CfgNode({"ID": ""})
+        read.merge_from_other_cfg(CfgNode.load_cfg(node.dump()) if number < 9 else node)
+        assert read.ID == node.ID
