@@ -77,21 +77,19 @@ def export(args):
     from ..pipeline import export_checkpoint, export_from_config
 
     if args.config_file:
-        cfg = config_of(args)
-        mapper = find(args.mapper) if args.mapper else None
+        cfg, mapper = config_of(args), find(args.mapper) if args.mapper else None
         found = export_from_config(cfg, args.output, args.int8, mapper)
     else:
         _refuse_without_config(args)
         _import_modules(args)
-        found = export_checkpoint(args.weights, args.output)
+        mapper = find(args.mapper) if args.mapper else None
+        found = export_checkpoint(args.weights, args.output, args.int8, mapper)
     return _print(args, found.to_dict(), lambda: exported_table(found))
 
 
 def _refuse_without_config(args):
     if not args.weights:
         what = "there is no model to export"
-    elif args.int8:
-        what = "int8 is calibrated on the training images of a config"
     elif args.opts:
         what = "KEY VALUE pairs change a config"
     else:

@@ -65,15 +65,13 @@ def calibration_batches(cfg, mapper=None, images=None, otherwise=None):
         batches = iter(loader)
         return [next(batches) for _ in range(-(-images // per_batch))]
     except (KeyError, OSError, AssertionError, ValueError) as error:
-        # A sensitivity needs the importance that it was measured with.
-        free = (
-            ""
-            if cfg.PRUNER.SENSITIVITY
-            else "or use PRUNER.IMPORTANCE magnitude, which needs no data"
-        )
-        otherwise = free if otherwise is None else otherwise
+        if otherwise is None:
+            # A sensitivity needs the importance that it was measured with.
+            free = "or use PRUNER.IMPORTANCE magnitude, which needs no data"
+            otherwise = "" if cfg.PRUNER.SENSITIVITY else free
         raise ConfigError(
             f"cannot read training images of {', '.join(cfg.DATASETS.TRAIN) or 'DATASETS.TRAIN'} "
-            f"({first_line(error)}): register the dataset or set DETECTRON2_DATASETS"
+            f"({first_line(error)}): register the dataset (for a command: in a module that "
+            "--import names) or set DETECTRON2_DATASETS"
             f"{otherwise and ', '}{otherwise}."
         ) from None

@@ -13,6 +13,7 @@ from ..deployment.export import IMAGES, check_path, export
 from ..deployment.export.exported import Exported
 from ..errors import ConfigError
 from ..progress import stage
+from .bench import config_in
 
 _KEY = "PRUNER.CALIBRATION_IMAGES"
 
@@ -44,41 +45,43 @@ def export_from_config(
     check_path(path)
     if not cfg.MODEL.WEIGHTS:
         raise ConfigError("MODEL.WEIGHTS is empty: set it to the trained model, or pass --weights")
+    stage(f"loading {cfg.MODEL.WEIGHTS}")
 
-    def read():
-        images = max(IMAGES, check_count(_KEY, cfg.PRUNER.CALIBRATION_IMAGES))
-        stage(f"reading {images} images of {', '.join(cfg.DATASETS.TRAIN)}")
-        return {
-            "int8": True,
-            "data": calibration_batches(cfg, mapper, images, "or export without int8"),
-            "images": images,
-        }
-
-    more = read() if int8 else {}
-    return _export(lambda: build_trained(cfg), cfg.MODEL.WEIGHTS, path, **more)
+    return _export(build_trained(cfg), path, cfg if int8 else None, mapper)
 
 
-def export_checkpoint(weights, path):
+def export_checkpoint(
+    weights: str, path: str, int8: bool = False, mapper: Callable[..., Any] | None = None
+) -> Exported:
     """Export the model of a checkpoint that carries its ``"struct"``.
 
     Args:
         weights (str): path of the checkpoint.
-        path (str): as for :func:`export_from_config`.
+        path (str), int8 (bool), mapper (Callable): as for :func:`export_from_config`; the training
+            images are those of the config in the checkpoint.
 
     Returns:
         Exported: see :func:`blendprune.export`.
 
     Raises:
-        ConfigError: the path is invalid.
+        ConfigError: the path is invalid, or the images cannot be read.
         CheckpointError: the checkpoint cannot be read, or has no ``"struct"``.
         DeployError: the model cannot be exported.
     """
     check_path(path)
-    return _export(lambda: load(weights, device="cpu"), weights, path)
-
-
-def _export(build, weights, path, **more):
     stage(f"loading {weights}")
-    model = build()
+    model = load(weights, device="cpu")
+    return _export(model, path, config_in(model) if int8 else None, mapper)
+
+
+def _export(model, path, cfg, mapper):
+    """Export a model, in int8 if a config names the images that it is calibrated on."""
+    more = {}
+    if cfg is not None:
+        wanted = (cfg.get("PRUNER") or {}).get("CALIBRATION_IMAGES", IMAGES)
+        images = max(IMAGES, check_count(_KEY, wanted))
+        stage(f"reading {images} images of {', '.join(cfg.DATASETS.TRAIN)}")
+        data = calibration_batches(cfg, mapper, images, "or export without int8")
+        more = {"int8": True, "data": data, "images": images}
     stage("exporting and checking")
     return export(model, path, **more)

@@ -60,6 +60,15 @@ def test_a_pruned_model_of_a_config_keeps_its_widths(retinanet, capsys):
 
 
 @pytest.mark.slow
+def test_a_pruned_checkpoint_becomes_int8_on_the_images_that_its_own_config_names(
+    retinanet, capsys
+):
+    output = retinanet / "model.onnx"
+    core = exported(capsys, "--weights", retinanet / "pruned.pth", "--output", output, "--int8")
+    assert core["int8"]["inputs"] == 128
+
+
+@pytest.mark.slow
 def test_a_pruned_checkpoint_needs_no_config(retinanet, capsys):
     weights, output = str(retinanet / "pruned.pth"), str(retinanet / "model.onnx")
     assert main(["export", "--weights", weights, "--output", output]) == 0
