@@ -105,20 +105,38 @@ def write_bench(found, output):
 def read_models(paths):
     """Load the models of files.
 
+    A plain checkpoint of detectron2 does not say which model it is of. Beside a file that was
+    pruned from it, it is built from the config in that one.
+
     Args:
         paths (Sequence[str]): see :func:`bench_files`.
 
     Returns:
-        dict[str, nn.Module]: by a short name, in eval mode.
+        dict[str, nn.Module]: by a short name, in the order of the paths, in eval mode.
 
     Raises:
         ConfigError: two have the same name, or one needs its config.
         CheckpointError: one cannot be read.
     """
-    models = {}
+    models, plain = {}, {}
     for path in paths:
         stage(f"loading {path}")
-        models[_name(path, models)] = _read(path)
+        name = _name(path, models)
+        try:
+            models[name] = _read(path)
+        except StructError as error:
+            models[name], plain[name] = None, (path, error)
+    known = [model for model in models.values() if model is not None and config_of(model)]
+    for name, (path, error) in plain.items():
+        if not known:
+            raise ConfigError(
+                f"{path!r} does not say which model it is of ({first_line(error)}): give its "
+                "config (.yaml) instead, with MODEL.WEIGHTS set to it, or name a file beside it "
+                "that was pruned from it"
+            )
+        cfg = config_in(known[0])
+        cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = path, str(next(known[0].parameters()).device)
+        models[name] = build_trained(cfg).eval()
     return models
 
 
@@ -128,13 +146,7 @@ def _read(path):
         with explained(f"the config file {path!r}", cfg):
             merge_plain_file(cfg, path)
         return build_trained(cfg).eval()
-    try:
-        return load(path)
-    except StructError as error:
-        raise ConfigError(
-            f"{path!r} does not say which model it is of ({first_line(error)}): give its config "
-            "(.yaml) instead, with MODEL.WEIGHTS set to it"
-        ) from None
+    return load(path)
 
 
 def _calibration(cfg):

@@ -4,8 +4,13 @@ import json
 import os
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 
-from blendprune.pipeline.bench import write_bench
+import blendprune
+from blendprune.errors import CheckpointError, ConfigError
+from blendprune.pipeline.bench import read_models, write_bench
+from tests.helpers.exportable import one_level_retinanet
 
 TIMED = {"model": "dense", "form": "eager", "batch": 1, "ms": 5.0, "low": 4.0, "high": 6.0}
 TIMED |= {"images_per_s": 200.0, "speedup": 1.0, "speedup_in_form": 1.0, "flops": 1.0}
@@ -18,6 +23,27 @@ def written(rows, folder):
     write_bench(found, str(folder))
     assert json.loads((folder / "bench.json").read_text()) == found
     return sorted(os.listdir(folder))
+
+
+def test_a_plain_checkpoint_is_of_the_model_that_the_other_file_was_pruned_from(
+    registered, tmp_path
+):
+    cfg = one_level_retinanet()
+    model = build_model(cfg).eval()
+    dense, pruned = str(tmp_path / "dense.pth"), str(tmp_path / "pruned.pth")
+    torch.save({"model": model.state_dict()}, dense)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    blendprune.prune(model, pruning_ratio=0.4, importance="magnitude", rounds=1)
+    torch.save({"model": model.state_dict(), "struct": blendprune.structure_of(model)}, pruned)
+    found = read_models([dense, pruned])
+    assert list(found) == ["dense", "pruned"] and not any(m.training for m in found.values())
+    read = found["dense"].state_dict()
+    assert all(torch.equal(read[name], value) for name, value in weights.items())
+    with pytest.raises(ConfigError, match="name a file beside it that was pruned from it"):
+        read_models([dense])
+    torch.save({"model": {"other": torch.zeros(1)}}, dense)
+    with pytest.raises(CheckpointError, match="weights"):
+        read_models([dense, pruned])
 
 
 def test_evaluated_forms_are_drawn(tmp_path):
