@@ -64,13 +64,12 @@ class LoggedProgress(Progress):
 
         def step(done, total):
             nonlocal last
-            now, left = time.monotonic(), ""
-            if detail:
-                if now - last < _SECONDS:
-                    return
-                left = f", {tqdm.format_interval((now - began) / done * (total - done))} left"
-            last = now
-            self._write(f"{text} {done} of {total}{left}")
+            now = time.monotonic()
+            if not detail:
+                self._write(f"{text} {done} of {total} done")
+            elif now - last >= _SECONDS:
+                last, left = now, (now - began) / done * (total - done)
+                self._write(f"{text} {done} of {total}, {tqdm.format_interval(left)} left")
 
         return step
 

@@ -42,7 +42,7 @@ def test_a_log_gets_every_stage_and_step():
         step = log.steps("round")
         step(1, 2)
         step(2, 2)
-    assert lines == ["loading", "round 1 of 2", "round 2 of 2"]
+    assert lines == ["loading", "round 1 of 2 done", "round 2 of 2 done"]
 
 
 def test_a_log_gets_details_every_ten_seconds_with_the_time_left(clock):

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 
 from ..errors import BlendpruneError, ConfigError
-from ..progress import Progress, TerminalProgress
+from ..progress import LoggedProgress, Progress, TerminalProgress
 from .parser import parse
 
 
@@ -46,5 +46,8 @@ def _run(args):
 
 
 def _progress(args):
-    silent = getattr(args, "quiet", True) or getattr(args, "json", False)
-    return Progress() if silent else TerminalProgress()
+    if getattr(args, "quiet", True) or getattr(args, "json", False):
+        return Progress()
+    if sys.stderr.isatty():
+        return TerminalProgress()
+    return LoggedProgress(lambda line: print(f"- {line}", flush=True))

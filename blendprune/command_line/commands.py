@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import runpy
+import shlex
 import sys
 import warnings
 
@@ -65,8 +66,13 @@ def prune(args):
     mapper = find(args.mapper) if args.mapper else None
     report = prune_from_config(cfg, output, mapper=mapper)
     print(report_table(report))
-    print(f"\nfine-tune with: --config-file {os.path.join(output, 'config.yaml')}")
-    print(f"to look at: {os.path.join(output, 'report.html')}")
+    weights, config, page = (
+        os.path.join(output, name) for name in ("model_pruned.pth", "config.yaml", "report.html")
+    )
+    imports = [part for name in args.imports for part in ("--import", name)]
+    print(f"\nlook at it:     {page}")
+    print(f"AP now:         {shlex.join(['blendprune', 'eval', *imports, '--weights', weights])}")
+    print(f"fine-tune with: {shlex.join(['python', 'train_net.py', '--config-file', config])}")
     return 0
 
 
