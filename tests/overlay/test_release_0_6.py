@@ -74,6 +74,18 @@ def test_the_patch_is_that_of_the_release_and_reverts_exactly(release_0_6):
     assert "_torch_load" not in vars(DetectionCheckpointer)
 
 
+def test_nothing_needs_the_transformers_that_0_6_lacks(fresh_python):
+    fresh_python(
+        "import sys, detectron2.modeling\n"
+        "for name in ('swin', 'vit', 'mvit'):\n"
+        "    sys.modules[f'detectron2.modeling.backbone.{name}'] = None\n"
+        "import blendprune.deployment.export.windows, blendprune.modeling.attention\n"
+        "import blendprune.pipeline, blendprune.training\n"
+        "model = blendprune.modeling.attention.nn.Identity()\n"
+        "assert blendprune.deployment.export.windows.trace_windows(model) is model\n"
+    )
+
+
 def test_a_config_without_an_end_of_the_rate_gets_a_fine_tuning(blendmask_cfg):
     cfg = blendmask_cfg("SOLVER.BASE_LR", 0.02)
     cfg.SOLVER.pop("BASE_LR_END", None)
