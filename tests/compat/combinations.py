@@ -1,7 +1,7 @@
 """The combinations that are tried, and what each part of one stands for."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -53,7 +53,7 @@ class Detectron2:
     revision: str = ""
     compiled: bool = False
     needs: tuple = ()
-    left_out: dict = ()
+    left_out: dict = field(default_factory=dict)
 
 
 DETECTRON2 = {

@@ -50,7 +50,7 @@ class Environment:
             if wanted and not os.environ.get(variable):
                 raise Unavailable(f"{variable} names no checkout")
         python = self.combination.python
-        # Not one that uv would download: it is no one's choice here.
+        # uv would download a missing Python unasked.
         make = ("venv", "--clear", "--no-python-downloads", "--python", python, self.folder)
         self._uv(f"no Python {python} on this machine", *make)
         own = (*self.upstream.needs, *(ADELAIDET if self.combination.adelaidet else ()))

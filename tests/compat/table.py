@@ -18,8 +18,8 @@ def row(found):
     versions = found.get("versions", {})
     python = versions.get("python", found["python"])
     torch = versions.get("torch", "").partition("+")[0]
-    packages = {"oldest-torch": "newest"}.get(found["packages"], found["packages"])
-    upstream = {"wheel": "0.7.2"}.get(found["detectron2"], found["detectron2"])
+    packages = "oldest" if found["packages"] == "oldest" else "newest"
+    upstream = "0.7.2" if found["detectron2"] == "wheel" else found["detectron2"]
     cells = [python, torch, upstream, "main" if found["adelaidet"] else "", packages]
     if "unavailable" in found:
         return [*cells, found["unavailable"], "", "", "", ""]
