@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-oldest upstream-tests mutation fuzz stress soak lint docs \
-	package env clean
+.PHONY: demo test test-slow test-oldest upstream-tests mutation fuzz stress soak compat lint \
+	docs package env clean
 
 # Threads that spin while they wait cost a busy machine most of its speed.
 demo: $(READY)
@@ -45,6 +45,11 @@ stress: $(READY)
 # Train, prune, fine-tune and load in one process for an hour: memory, threads and files stay flat.
 soak: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak
+
+# Pythons, PyTorchs and detectron2s, each in its own environment in build/compat: what applies, what
+# passes. COMPAT=NAME chooses; DETECTRON2_ROOT and ADELAIDET_ROOT name checkouts. See tests/compat.
+compat: $(READY)
+	$(BIN)/python -m tests.compat $(COMPAT)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -3,6 +3,7 @@
 Extended: ``save``, ``tag_last_checkpoint``, ``load``, ``_torch_load`` and ``_load_model``. The
 first two are inherited from fvcore; the patch sets them on detectron2's class only, so other users
 of fvcore's class are not affected. It reaches AdelaiDet's ``AdetCheckpointer`` and every subclass.
+The release 0.6 has no ``_torch_load``: there, ``_load_file`` is extended.
 
 Why here: fvcore writes in place: a training that is killed while it saves over a checkpoint has
 lost it. And it only warns about weights of another shape, so a dense model would start from random
@@ -11,7 +12,9 @@ a whole file; its message advises to disable the check. Left alone: all other lo
 """
 
 import pickle
+import sys
 import threading
+from functools import partial
 
 from ..checkpoint import extras, read_plain
 from ..checkpoint.mismatch import refuse_other_widths
@@ -20,6 +23,7 @@ from ..first_forward import ends_at_first_forward
 from ..wrappers import name_as
 from ._patch import Patch
 
+_MODULE = "detectron2.checkpoint.detection_checkpoint"
 # Held while a checkpointer has another path manager.
 _writing = threading.RLock()
 
@@ -74,6 +78,17 @@ def torch_load(wrapped, instance, args, kwargs):
         return read_plain(args[0], args[0])
 
 
+def load_file(wrapped, instance, args, kwargs):
+    """Read a file as :func:`torch_load` does; upstream itself unpickles ``.pkl`` and ``.pyth``."""
+    try:
+        return wrapped(*args, **kwargs)
+    except pickle.UnpicklingError:
+        if args[0].endswith((".pkl", ".pyth")):
+            raise
+        loaded = read_plain(args[0], args[0])
+        return loaded if "model" in loaded else {"model": loaded}
+
+
 def load_model(wrapped, instance, args, kwargs):
     """Load weights under the model's own names, but refuse those of other widths.
 
@@ -88,24 +103,37 @@ def load_model(wrapped, instance, args, kwargs):
     return wrapped(*args, **kwargs)
 
 
-def _install(module, edits):
-    checkpointer = module.DetectionCheckpointer
-    edits.wrap(checkpointer, "save", save)
-    edits.wrap(checkpointer, "tag_last_checkpoint", tag_last_checkpoint)
-    edits.wrap(checkpointer, "load", load)
-    edits.wrap(checkpointer, "_torch_load", torch_load)
-    edits.wrap(checkpointer, "_load_model", load_model)
+def _is_0_6():
+    """Whether the imported detectron2 is of the time of its release 0.6."""
+    checkpointer = getattr(sys.modules.get(_MODULE), "DetectionCheckpointer", None)
+    return checkpointer is not None and not hasattr(checkpointer, "_torch_load")
+
+
+def _install(module, edits, **readers):
+    wrappers = dict(save=save, tag_last_checkpoint=tag_last_checkpoint, load=load)
+    for name, wrapper in {**wrappers, **readers, "_load_model": load_model}.items():
+        edits.wrap(module.DetectionCheckpointer, name, wrapper)
+
+
+def _watches(*methods):
+    return tuple(f"DetectionCheckpointer.{name}" for name in methods)
 
 
 PATCHES = [
     Patch(
         name="save-struct",
-        module="detectron2.checkpoint.detection_checkpoint",
-        watches=tuple(
-            f"DetectionCheckpointer.{n}"
-            for n in ("save", "_load_file", "_load_model", "load", "_torch_load")
-        ),
+        module=_MODULE,
+        watches=_watches("save", "_load_file", "_load_model", "load", "_torch_load"),
         digests=("eebeaa587b1428e2",),
-        install=_install,
-    )
+        install=partial(_install, _torch_load=torch_load),
+        when=lambda: not _is_0_6(),
+    ),
+    Patch(
+        name="save-struct",
+        module=_MODULE,
+        watches=_watches("save", "_load_file", "_load_model", "load"),
+        digests=("fb641881ed252446",),
+        install=partial(_install, _load_file=load_file),
+        when=_is_0_6,
+    ),
 ]

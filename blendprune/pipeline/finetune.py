@@ -114,17 +114,22 @@ def _freezing_keys(node, name):
             yield f"{name}.{key}", value
 
 
+def _solver_keys(cfg):
+    # detectron2 0.6 has no BASE_LR_END: its cosine always ends at 0.
+    return [key for key in _SOLVER if key in cfg.SOLVER]
+
+
 def _dense_training(cfg):
     """The schedule of the dense training: as recorded, else that of the config itself."""
     recorded = cfg.PRUNER.DENSE_TRAINING
     if not recorded:
         return type(cfg)(
             {
-                "SOLVER": {key: cfg.SOLVER[key] for key in _SOLVER},
+                "SOLVER": {key: cfg.SOLVER[key] for key in _solver_keys(cfg)},
                 "TEST": {"EVAL_PERIOD": cfg.TEST.EVAL_PERIOD},
             }
         )
-    wanted = {"SOLVER": _SOLVER, "TEST": ("EVAL_PERIOD",)}
+    wanted = {"SOLVER": _solver_keys(cfg), "TEST": ("EVAL_PERIOD",)}
     for node, keys in wanted.items():
         for key in keys:
             if key not in recorded.get(node, ()):
@@ -146,7 +151,8 @@ def _shorten(cfg, training, rate):
         )
     solver.LR_SCHEDULER_NAME = "WarmupCosineLR"
     solver.BASE_LR = rate * dense.BASE_LR
-    solver.BASE_LR_END = rate * dense.BASE_LR_END
+    if "BASE_LR_END" in solver:
+        solver.BASE_LR_END = rate * dense.BASE_LR_END
     solver.MAX_ITER = max(1, round(schedule * dense.MAX_ITER))
     solver.WARMUP_ITERS = round(_WARMUP * solver.MAX_ITER)
     solver.STEPS = tuple(round(schedule * step) for step in dense.STEPS)

@@ -2,7 +2,10 @@
 
 import types
 
-from detectron2.modeling.backbone.swin import SwinTransformerBlock
+try:
+    from detectron2.modeling.backbone.swin import SwinTransformerBlock
+except ImportError:  # detectron2 0.6 has no Swin
+    SwinTransformerBlock = ()
 
 
 def trace_windows(model):
