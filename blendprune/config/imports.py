@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from ..errors import ConfigError, error_line
+from ..errors import BlendpruneError, ConfigError, error_line
 
 
 def import_into(cfg, names):
@@ -62,6 +62,8 @@ def _import(module, name):
         sys.path.insert(0, os.getcwd())
     try:
         return importlib.import_module(module)
+    except BlendpruneError:  # says already what to do
+        raise
     except Exception as error:  # whatever the user's module raises
         raise ConfigError(
             f"cannot import {name!r} ({error_line(error)}): give a module of the working "
