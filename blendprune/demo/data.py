@@ -1,8 +1,8 @@
-"""Registers the scenes that the demo has drawn, as ``digits_train`` and ``digits_test``.
+"""The scenes that the demo has drawn, for every other command.
 
-Commands import it before they read data, in the folder where the demo ran::
+Commands call it before they read data, in the folder where the demo ran::
 
-    blendprune eval --import blendprune.demo.data --weights output/demo/dense/model_final.pth
+    blendprune eval --import blendprune.demo.data:register --weights output/demo/dense/model_final.pth
 """
 
 import os
@@ -12,9 +12,19 @@ from ..errors import ConfigError
 
 SCENES = os.path.join("output", "demo", "digits")
 
-if not os.path.isdir(SCENES):
-    raise ConfigError(
-        f"there are no scenes of the demo in {os.path.abspath(SCENES)}: run `blendprune demo` here "
-        "first, without --output"
-    )
-register_digits(SCENES)
+
+def register(cfg=None):
+    """Register the scenes in the working directory as ``digits_train`` and ``digits_test``.
+
+    Args:
+        cfg (CfgNode): what ``--import MODULE:FUNCTION`` passes; it stays as it is.
+
+    Raises:
+        ConfigError: the demo has not run in the working directory.
+    """
+    if not os.path.isdir(SCENES):
+        raise ConfigError(
+            f"there are no scenes of the demo in {os.path.abspath(SCENES)}: run `blendprune demo` "
+            "here first, without --output"
+        )
+    register_digits(SCENES)

@@ -82,7 +82,7 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
         json.dump(report, file, indent=2)
     files = "dense/model_final.pth", "pruned/config.yaml", "finetuned/model_final.pth"
     commands = [
-        (what, f"{command} --import blendprune.demo.data")
+        (what, f"{command} --import blendprune.demo.data:register")
         for what, command in next_commands(*(os.path.join(output, name) for name in files))
     ]
     with open(os.path.join(output, "report.html"), "w", encoding="utf-8") as file:

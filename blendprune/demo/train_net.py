@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from .. import apply, modeling
-from . import data  # noqa: F401  (registers the scenes)
+from .data import register
 from .trainer import DigitTrainer
 
 
@@ -24,9 +24,13 @@ def main(args):
 
     Returns:
         dict: task ("segm", "bbox") to the metrics of COCOEvaluator.
+
+    Raises:
+        ConfigError: the demo has not run in the working directory.
     """
     apply()
     modeling.register()
+    register()
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts)
