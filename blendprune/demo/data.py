@@ -2,7 +2,8 @@
 
 Commands call it before they read data, in the folder where the demo ran::
 
-    blendprune eval --import blendprune.demo.data:register --weights output/demo/dense/model_final.pth
+    blendprune eval --import blendprune.demo.data:register \\
+        --weights output/demo/dense/model_final.pth
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The training script of the demo's models; tests/docs/test_runs.py prunes and fine-tunes with it."""
+"""The training script; ``tests/docs/test_runs.py`` prunes and fine-tunes with it."""
 
 import pytest
 from detectron2.engine import default_argument_parser
