@@ -89,8 +89,9 @@ class EvaluationLog(HookBase):
     def after_step(self):
         results = getattr(self.trainer, "_last_eval_results", None)
         if results and results is not self._seen:
-            done = self.trainer.iter + 1
-            _log.info("after %d iterations: %s", done, ap_text(average_precisions(results)))
+            done, last = self.trainer.iter + 1, self.trainer.max_iter
+            aps = ap_text(average_precisions(results))
+            _log.info("iteration %4d / %d   %s", done, last, aps)
         self._seen = results
 
 
