@@ -53,7 +53,7 @@ def pytest_fixture_setup(fixturedef):
 @pytest.fixture(autouse=True)
 def _logs():
     """What a script under test does to upstream's loggers ends with the test."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "adet")]
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "adet", "blendprune")]
     before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     yield
     for logger, (level, propagate, handlers) in zip(loggers, before):

@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from ..errors import ConfigError, error_line
+from ..errors import BlendpruneError, ConfigError, error_line
 
 
 def import_into(cfg, names):
@@ -18,6 +18,7 @@ def import_into(cfg, names):
 
     Raises:
         ConfigError: a module cannot be imported, a name is not in it, or a function fails.
+        BlendpruneError: what a function raised of these.
     """
     for name in names:
         if ":" not in name:
@@ -26,6 +27,8 @@ def import_into(cfg, names):
         function = find(name)
         try:
             function(cfg)
+        except BlendpruneError:  # says already what to do
+            raise
         except Exception as error:  # whatever the user's function raises
             raise ConfigError(
                 f"{name!r} failed when it was called with the config ({error_line(error)}): name a "

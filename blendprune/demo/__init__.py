@@ -1,1 +1,1 @@
-"""The demo: a trainer for digit scenes, and the full workflow in one run."""
+"""The demo: the full workflow in one run; a trainer and a training script for digit scenes."""

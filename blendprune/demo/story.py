@@ -5,9 +5,9 @@ its FLOPs, fine-tunes it as a user would (a config with ``MODEL.FINETUNE`` and a
 rebuilds it from its file in a new process. ::
 
     OUTPUT/digits/          the scenes, in COCO's format
-    OUTPUT/dense/           model_final.pth, metrics.json
+    OUTPUT/dense/           model_final.pth, config.yaml, metrics.json
     OUTPUT/pruned/          model_pruned.pth, config.yaml, report.json of the pruning
-    OUTPUT/finetuned/       model_final.pth (the best model), metrics.json
+    OUTPUT/finetuned/       model_final.pth (the best model), config.yaml, metrics.json
     OUTPUT/detections.png   test scenes: truth, dense model, fine-tuned model
     OUTPUT/report.json      all results
     OUTPUT/report.html      the same as a page, with test scenes
@@ -40,7 +40,7 @@ from ..report.page import prune_page
 from ..training import KeepBest
 from .picture import detections_picture
 from .reload import are_identical, detections, outputs_in_new_process
-from .trainer import DigitTrainer, average_precisions
+from .trainer import DigitTrainer, EvaluationLog, ap_text, average_precisions
 
 CONFIG = os.path.join(os.path.dirname(data.__file__), "digits.yaml")
 NUM_TRAIN, NUM_TEST = 2000, 200
@@ -81,7 +81,10 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
     with open(os.path.join(output, "report.json"), "w") as file:
         json.dump(report, file, indent=2)
     files = "dense/model_final.pth", "pruned/config.yaml", "finetuned/model_final.pth"
-    commands = next_commands(*(os.path.join(output, name) for name in files))
+    commands = [
+        (what, f"{command} --import blendprune.demo.data:register")
+        for what, command in next_commands(*(os.path.join(output, name) for name in files))
+    ]
     with open(os.path.join(output, "report.html"), "w", encoding="utf-8") as file:
         file.write(drawn(prune_page, {"demo": report}, comparisons, commands))
     return report
@@ -99,7 +102,7 @@ def _run(output, opts, num_train, num_test):
     cfg.OUTPUT_DIR = os.path.join(output, "dense")
     clock.stage(f"train the dense model, {cfg.SOLVER.MAX_ITER} iterations")
     dense_ap = _train(cfg)[1]
-    _log.info("dense: %s", _aps(dense_ap))
+    _log.info("dense: %s", ap_text(dense_ap))
 
     clock.stage(f"prune to {cfg.PRUNER.MAX_FLOPS:.0%} of the FLOPs")
     cfg.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
@@ -113,8 +116,7 @@ def _run(output, opts, num_train, num_test):
     tuned_cfg.OUTPUT_DIR = os.path.join(output, "finetuned")
     clock.stage(f"evaluate, then fine-tune for {tuned_cfg.SOLVER.MAX_ITER} iterations")
     pruned_ap, tuned_ap = _train(tuned_cfg)
-    _log.info("pruned, not yet fine-tuned: %s", _aps(pruned_ap))
-    _log.info("fine-tuned, the best of the evaluated models: %s", _aps(tuned_ap))
+    _log.info("fine-tuned, the best of the evaluated models: %s", ap_text(tuned_ap))
 
     clock.stage("measure latency")
     paths = {
@@ -151,17 +153,16 @@ def _run(output, opts, num_train, num_test):
 def _train(cfg):
     """Train from MODEL.WEIGHTS; return the AP before (None unless it fine-tunes) and after."""
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    with open(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), "w") as file:
+        file.write(cfg.dump())
     seed_all_rng(cfg.SEED)
     with _quiet():
         trainer = DigitTrainer(cfg)
+        trainer.register_hooks([EvaluationLog()])
         trainer.resume_or_load(resume=False)
         after = average_precisions(trainer.train())
     kept = [hook.results[0] for hook in trainer._hooks if isinstance(hook, KeepBest)]
     return average_precisions(kept[0]) if kept else None, after
-
-
-def _aps(ap):
-    return f"mask AP {ap['segm']:.1f}, box AP {ap['bbox']:.1f}"
 
 
 def _test_scenes(cfg, count):

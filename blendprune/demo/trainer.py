@@ -6,14 +6,17 @@ import os
 
 import torch
 from detectron2.data import build_detection_train_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import COCOEvaluator
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 
 from ..data.mapper import DatasetMapperWithBasis
+from ..training import KeepBest
 
 _log = logging.getLogger(__name__)
+
+_TASKS = {"segm": "mask", "bbox": "box"}
 
 
 class DigitTrainer(DefaultTrainer):
@@ -64,6 +67,32 @@ def average_precisions(results):
     # COCOEvaluator returns NaN if nothing was detected, and JSON has no NaN.
     aps = {task: results[task]["AP"] for task in ("segm", "bbox") if task in results}
     return {task: 0.0 if math.isnan(ap) else round(ap, 2) for task, ap in aps.items()}
+
+
+def ap_text(ap):
+    """One line with the result of `average_precisions` (str)."""
+    return ", ".join(f"{_TASKS[task]} AP {value:.1f}" for task, value in ap.items())
+
+
+class EvaluationLog(HookBase):
+    """Logs the AP of each evaluation before the last, with that of `KeepBest` at the start.
+
+    Register it behind the hooks that evaluate.
+    """
+
+    def before_train(self):
+        self._seen = None
+        for hook in self.trainer._hooks:
+            if isinstance(hook, KeepBest) and 0 in hook.results:
+                _log.info("at the start: %s", ap_text(average_precisions(hook.results[0])))
+
+    def after_step(self):
+        results = getattr(self.trainer, "_last_eval_results", None)
+        if results and results is not self._seen:
+            done, last = self.trainer.iter + 1, self.trainer.max_iter
+            aps = ap_text(average_precisions(results))
+            _log.info("iteration %4d / %d   %s", done, last, aps)
+        self._seen = results
 
 
 class ProgressWriter(EventWriter):

@@ -97,7 +97,7 @@ class ProtoNet(nn.Module):
         if targets is None:
             raise ConfigError(
                 "MODEL.BASIS_MODULE.LOSS_ON needs 'basis_sem' in every training input: load the "
-                "data with DatasetMapperWithBasis, or set the key to False."
+                "data with blendprune.data.mapper.DatasetMapperWithBasis, or set the key to False."
             )
         stride = self.common_stride
         return F.cross_entropy(self.seg_head(finest), targets[:, ::stride, ::stride].long())

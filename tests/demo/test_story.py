@@ -33,6 +33,9 @@ def test_the_story_runs_from_scenes_to_a_reloaded_file(overlay, tmp_path, capfd)
     assert report["reloaded_identical"] is True
     assert "reloaded in a new process: identical" in report_table(report)
 
+    for name in ("dense", "finetuned"):
+        config = (output / name / "config.yaml").read_text()
+        assert f"OUTPUT_DIR: {output / name}" in config
     assert "FINETUNE: true" in (output / "pruned" / "config.yaml").read_text()
     tuned = torch.load(output / "finetuned" / "model_final.pth", weights_only=True)
     cut = torch.load(output / "pruned" / "model_pruned.pth", weights_only=True)
@@ -43,7 +46,8 @@ def test_the_story_runs_from_scenes_to_a_reloaded_file(overlay, tmp_path, capfd)
     assert (output / "detections.png").stat().st_size > 0
 
     shown = capfd.readouterr().out
-    assert "[6/6]" in shown
+    order = [shown.index(text) for text in ("[4/6]", "at the start: mask AP", "1 / 2   mask AP")]
+    assert order == sorted(order) and "[6/6]" in shown
     assert len(shown.splitlines()) < 40
 
 

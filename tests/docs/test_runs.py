@@ -10,7 +10,7 @@ from torch import nn
 import blendprune
 from blendprune.__main__ import main
 from blendprune.pruning import IMPORTANCES
-from tests.docs.pages import blocks, commands
+from tests.docs.pages import ROOT, blocks, commands
 from tests.helpers.chain import Chain, chain_inputs
 
 # A reader's script: detectron2's usual one, with COCO's evaluation.
@@ -47,6 +47,13 @@ SMALL = [
     *("SOLVER.IMS_PER_BATCH", 2, "SOLVER.MAX_ITER", 4, "SOLVER.STEPS", (), "SOLVER.BASE_LR", 1e-5),
     *("PRUNER.CALIBRATION_IMAGES", 4, "PRUNER.ROUNDS", 1, "PRUNER.FINETUNE_SCHEDULE", 1.0),
 ]
+# A demo of few channels and iterations; no page needs a good model.
+QUICK = [
+    *("SOLVER.MAX_ITER", 4, "SOLVER.IMS_PER_BATCH", 2, "SOLVER.WARMUP_ITERS", 1),
+    *("MODEL.FPN.OUT_CHANNELS", 32, "INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64),
+    *("PRUNER.CALIBRATION_IMAGES", 4, "PRUNER.ROUNDS", 1, "PRUNER.FINETUNE_SCHEDULE", 1.0),
+]
+RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 COMMAND = "import sys; from blendprune.__main__ import main; sys.exit(main())"
 
 
@@ -92,6 +99,27 @@ def test_the_quick_start_runs_from_its_first_command_to_its_last(reader, tmp_pat
     assert (tmp_path / "model.onnx").stat().st_size > 100_000
     [block] = _blocks("docs/quick-start.md", "python")
     reader(f"{block.text}\nassert not any('norm' in n for n, _ in fast.named_parameters())")
+
+
+@pytest.mark.slow
+def test_the_way_on_from_the_demo_runs_from_its_first_command_to_its_last(fresh_python, tmp_path):
+    from blendprune.data.digits import write_digits
+    from blendprune.demo.data import SCENES
+    from blendprune.demo.story import CONFIG
+
+    write_digits(tmp_path / SCENES, num_train=8, num_test=2, image_size=64)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    dense = ["--config-file", CONFIG, *QUICK, "OUTPUT_DIR", "output/demo/dense"]
+    fresh_python(COMMAND, "run", "-m", "blendprune.demo.train_net", *dense, cwd=tmp_path)
+
+    _, *typed = [words for block in _blocks("docs/demo.md", "sh") for words in commands(block)]
+    for words in typed[:-1]:
+        assert words[0] == "blendprune"
+        fresh_python(COMMAND, *words[1:], cwd=tmp_path)
+    assert typed[-1][0] == "python"
+    fresh_python(RUN, *typed[-1][1:], cwd=tmp_path)
+    for name in ("quarter.html", "quarter.onnx", "quarter.png"):
+        assert (tmp_path / "output/demo" / name).stat().st_size > 1000
 
 
 def test_the_plan_is_printed_as_the_page_shows_it(capsys):

@@ -20,7 +20,7 @@ _READERS = {"train_net.py", "tools/train_net.py", "/path/to/datasets"}
 # Flags of upstream's scripts.
 _UPSTREAM = {"--resume", "--eval-only", "--num-gpus", "--num-machines", "--machine-rank"}
 # Programs that a reader has.
-_KNOWN = ("cd", "eval", "export", "for", "done;", "curl", "pytest", "uvicorn")
+_KNOWN = (".", "cd", "eval", "export", "for", "done;", "curl", "pytest", "uvicorn")
 _KEY = re.compile(r"^[A-Z][A-Z_0-9]+(\.[A-Z_0-9]+)+$")
 
 
@@ -56,7 +56,7 @@ def _fault(words, folder):
     if program == "python" and rest[0] == "-m":
         return "" if importlib.util.find_spec(rest[1]) else f"no module {rest[1]}"
     if program in ("python", "sh"):
-        there = rest[0] in _READERS or (folder / rest[0]).exists()
+        there = rest[0] in _READERS or any((each / rest[0]).exists() for each in (folder, ROOT))
         return "" if there else f"no script {rest[0]}"
     return "" if program in _KNOWN else f"an unknown program {program}"
 
