@@ -14,7 +14,7 @@ import types
 import warnings
 from dataclasses import dataclass, field
 
-from ..errors import UpstreamDrift
+from ..errors import UpstreamDrift, error_line
 from ._keys import Keys
 from ._provenance import (
     Wrapper,
@@ -269,13 +269,24 @@ class Patch:
         )
 
     def apply(self, module):
-        """Edit ``module``; if an edit fails, undo all of them."""
+        """Edit ``module``; if an edit fails, undo all of them.
+
+        A source that differs, which the caller accepts, may lack what is edited: it is left alone,
+        with a warning.
+        """
         self.edits.begin()
         try:
             self.install(module, self.edits)
-        except BaseException:
+        except BaseException as error:
             self.edits.undo()
-            raise
+            if self.state != "drifted" or not isinstance(error, (AttributeError, KeyError)):
+                raise
+            self.detail += "; left out"
+            warnings.warn(
+                f"patch {self.name!r} is left out: {self.target} lacks what it changes "
+                f"({error_line(error)})",
+                stacklevel=2,
+            )
         if self.state == "pending":
             self.state = "applied"
 

@@ -181,6 +181,27 @@ def test_drift_can_be_accepted_with_a_warning(monkeypatch):
     assert set(states.values()) == {"applied"}
 
 
+def test_accepted_drift_without_a_method_leaves_that_patch_out(monkeypatch):
+    overlay.import_targets()
+    before = _snapshot()
+    patch = next(p for p in overlay.PATCHES if p.name == "save-struct" and p.when())
+
+    def install(module, edits):
+        edits.set(module.DetectionCheckpointer, "save", print)
+        edits.wrap(module.DetectionCheckpointer, "method_of_another_release", print)
+
+    monkeypatch.setattr(patch, "install", install)
+    with pytest.raises(AttributeError):  # of a source that is known, it is a fault of ours
+        blendprune.apply()
+    monkeypatch.setattr(patch, "digests", ("0" * 16,))
+    with pytest.warns(UserWarning, match="'save-struct' is left out: .* lacks what it changes"):
+        blendprune.apply(on_drift="warn")
+    row = next(row for row in blendprune.status() if row.name == "save-struct")
+    assert row.state == "drifted" and row.detail.endswith("; left out")
+    blendprune.revert()
+    assert _snapshot() == before
+
+
 def test_drift_found_at_import_fails_that_import_and_changes_nothing_else(python):
     python(
         """
