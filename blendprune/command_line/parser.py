@@ -126,6 +126,7 @@ def make_parser():
     subs = parser.add_subparsers(required=True, metavar="COMMAND", help=argparse.SUPPRESS)
 
     sub = _add(subs, "demo", commands.demo)
+    sub.set_defaults(go_on="the demo begins anew when it is started again")
     sub.add_argument("--output", default="output/demo", metavar="DIR", help="for all files")
 
     sub = _add(subs, "plan", commands.plan)

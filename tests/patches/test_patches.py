@@ -77,7 +77,8 @@ def _apply(names, folder):
         )
         target = _target(name)
         assert done.returncode == 0, done.stderr
-        said = done.stderr.splitlines()
+        # Lines in front of a hunk may have come or gone; what it changes is the same, exactly.
+        said = [line for line in done.stderr.splitlines() if "(offset" not in line]
         assert said == [f"Checking patch {target}...", f"Applied patch {target} cleanly."]
 
 

@@ -5,6 +5,7 @@ calibration images. The first conv stays in float: after it, all of a network se
 image in 256 steps. Further layers stay in float where the error of the outputs demands it.
 """
 
+import logging
 import os
 import tempfile
 
@@ -15,11 +16,15 @@ from ...progress import Counted, stage
 from ..extra import need
 from ..session import open_session
 
+_log = logging.getLogger(__name__)
+
 # What is quantized: the layers, and what passes int8 on between them. Norms and sigmoids are not.
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _OPERATORS = (*_LAYERS, "Add", "Concat", "MaxPool", "Relu", "Resize", "Reshape", "Flatten")
 # Mean squared error of an output relative to its variance.
 _ERROR = 0.005
+# What is worth more layers in float: an error that is smaller by this factor.
+_LESS = 0.9
 # Inputs that the error is measured on, and the largest part of the layers that may stay in float.
 _MEASURED, _MOST = 8, 0.25
 
@@ -28,7 +33,8 @@ def quantize_file(source, target, inputs, name, first_in_float):
     """Quantize the file of a core.
 
     Layers are put back to float, those first where the error rises most, until the error of every
-    output is small, or a quarter of the layers is in float.
+    output is small, or a quarter of the layers is in float. Then the best that was tried is
+    written, with a warning.
 
     Args:
         source (str): the float file.
@@ -66,13 +72,16 @@ def _quantize(onnx, source, target, inputs, first_in_float, folder):
     watched = [layer.output[0] for layer in layers]
     measured = inputs[:: -(-len(inputs) // _MEASURED)]
     exact = _run(onnx, model, watched, measured)
-    found = _first_layers(model) if first_in_float else []
+    found, best = _first_layers(model) if first_in_float else [], None
     while True:
         quantized = _quantized(onnx, plain, ranges, found)
         errors = _errors(exact, _run(onnx, quantized, watched, measured))
         outputs = {value.name: errors[value.name] for value in model.graph.output}
         worst = max(outputs.values(), default=0.0)
-        stage(f"int8, {len(found)} layers in float: worst error {worst:.2g}")
+        stage(f"int8, {len(found)} layers in float: worst error {worst:.2g} of the variance")
+        # More layers in float are no better in themselves: the numbers of others round otherwise.
+        if best is None or worst <= _ERROR or worst < _LESS * best[0]:
+            best = worst, quantized, found, outputs
         others = [layer for layer in layers if layer.name not in found]
         most = max(int(_MOST * len(layers)), 1)
         step = min(max(1, len(found)), most - len(found), len(others))
@@ -80,6 +89,15 @@ def _quantize(onnx, source, target, inputs, first_in_float, folder):
             break
         rises = _rises(model, others, errors)
         found = found + sorted(rises, key=rises.get, reverse=True)[:step]
+    worst, quantized, found, outputs = best
+    if worst > _ERROR:
+        _log.warning(
+            "int8: an output of %s differs by %.2g of its variance from the float model's, more "
+            "than %g: compare the AP of both (blendprune eval), or export without int8",
+            os.path.basename(target),
+            worst,
+            _ERROR,
+        )
     _keep_metadata(onnx, source, quantized)
     onnx.save(quantized, target)
     return {"inputs": len(inputs), "layers": len(layers), "float": found, "errors": outputs}

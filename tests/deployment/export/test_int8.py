@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 
 import numpy as np
 import onnx
@@ -12,11 +13,13 @@ from torch import nn
 import blendprune
 from blendprune.deployment.cores import Core, cores_of, read_metadata
 from blendprune.deployment.cores.metadata import CoreNames
-from blendprune.deployment.export import exported_table
+from blendprune.deployment.export import exported_table, int8
+from blendprune.deployment.export.inputs import core_inputs
 from blendprune.deployment.export.int8 import quantize_file
 from blendprune.deployment.export.onnx_model import save, to_onnx
 from blendprune.deployment.runtime.engines import ENGINES
 from blendprune.errors import ConfigError, DeployError
+from blendprune.progress import LoggedProgress
 from tests.deployment.conftest import images_of, settled
 from tests.helpers.exportable import core_of_images, core_of_regions, one_level_retinanet
 from tests.helpers.exported import count
@@ -112,6 +115,23 @@ def test_a_layer_that_spoils_the_outputs_stays_in_float(tmp_path):
     source, target = _written(Uneven(), tmp_path)
     found = quantize_file(source, target, inputs(), "image", first_in_float=False)
     assert found["float"] == ["c/Conv"] and found["errors"]["map"] < 0.005
+
+
+def test_the_best_that_was_tried_is_written_and_what_it_misses_is_said(
+    quantized, tmp_path, monkeypatch, caplog
+):
+    _, core, model, images = quantized
+    source, tried = str(tmp_path / "float.onnx"), []
+    blendprune.export(model, source)
+    inputs = core_inputs(source, images)["image"]
+    monkeypatch.setattr(int8, "_ERROR", 0.0)
+    with LoggedProgress(tried.append).heard():
+        facts = quantize_file(source, str(tmp_path / "int8.onnx"), inputs, "image", True)
+    found = dict(re.match(r"int8, (\d+) .* error (\S+)", line).groups() for line in tried)
+    kept = float(found[str(len(facts["float"]))])
+    assert len(found) > 1 and kept == pytest.approx(max(facts["errors"].values()), rel=0.05)
+    assert all(kept <= 1.2 * float(each) for each in found.values())
+    assert "int8.onnx differs by" in caplog.text and "compare the AP" in caplog.text
 
 
 def test_a_core_of_regions_takes_one_or_many_in_int8(tmp_path):
