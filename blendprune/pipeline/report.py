@@ -67,7 +67,9 @@ def report_files(paths, output, with_ap=False):
         }
         if with_ap:
             reports[name]["ap"] = {"dense": next(iter(scores.values())), "pruned": scores[name]}
-    page = prune_page(reports, Pictures(cfg, dense).through(pruned[-1][1]))
+    pictures = Pictures(cfg, dense)
+    comparisons = pictures.through(pruned[-1][1])
+    page = prune_page(reports, comparisons, no_pictures=pictures.missing)
     with explained_write(output), staged(output) as [at], open(at, "w", encoding="utf-8") as file:
         file.write(page)
     return reports

@@ -28,7 +28,7 @@ class Comparison:
     words: str
 
 
-def prune_page(reports, comparisons=(), commands=()):
+def prune_page(reports, comparisons=(), commands=(), no_pictures=""):
     """Draw one self-contained page: no network, no other file.
 
     Args:
@@ -36,6 +36,7 @@ def prune_page(reports, comparisons=(), commands=()):
             last one is shown in full, and all of them as curves.
         comparisons (Sequence[Comparison]): images.
         commands (Sequence[tuple[str, str]]): what to do next: words, and a command.
+        no_pictures (str): why there are no comparisons, and what to do.
 
     Returns:
         str: HTML.
@@ -51,6 +52,7 @@ def prune_page(reports, comparisons=(), commands=()):
         layers=report.get("layers", {}),
         notes=report.get("notes", ()),
         comparisons=comparisons,
+        no_pictures=no_pictures,
         commands=commands,
     )
 
