@@ -44,13 +44,12 @@ def bench_rows(found, form):
 
 def _columns(rows):
     """Header → what a row has there; a column that would say the same of all rows is left out."""
-    first, first_form = rows[0]["model"], rows[0]["form"]
-    models, forms = ({row[key] for row in rows} for key in ("model", "form"))
+    models, forms = _names(rows)
     faster = {}
     if len(models) > 1 or len(forms) > 1:
-        faster["speedup"] = f"times faster than {first}, {first_form}", "times faster"
+        faster["speedup"] = "times faster"
     if len(models) > 1 and len(forms) > 1:
-        faster["speedup_in_form"] = f"than {first} in this form", "in this form"
+        faster["speedup_in_form"] = "in this form"
     columns = {
         "model": lambda row: row["model"],
         "form": lambda row: row["form"],
@@ -58,18 +57,32 @@ def _columns(rows):
         "ms": lambda row: f"{row['ms']:.1f}",
         "quartiles": lambda row: f"{row['low']:.1f} – {row['high']:.1f}",
         "images/s": lambda row: f"{row['images_per_s']:.2f}",
-        **{header: _number_at(key) for key, (header, _) in faster.items()},
+        **{header: _number_at(key) for key, header in faster.items()},
     }
     if any("network_ms" in row for row in rows):
         columns["network alone: ms"] = _number_at("network_ms", 1)
-        for key, (_, header) in faster.items():
+        for key, header in faster.items():
             columns[f"network alone: {header}"] = _number_at(f"network_{key}")
     if len(models) > 1:
-        columns[f"FLOPs ({first} = 1)"] = _number_at("flops", 3)
+        columns["FLOPs"] = _number_at("flops", 3)
     columns["peak MB"] = _number_at("peak_mb", 0)
     for task in dict.fromkeys(task for row in rows for task in row.get("ap") or ()):
         columns[f"{task} AP"] = lambda row, task=task: _number((row.get("ap") or {}).get(task), 1)
     return columns
+
+
+def _names(rows):
+    """Models and forms, in their order."""
+    return (list(dict.fromkeys(row[key] for row in rows)) for key in ("model", "form"))
+
+
+def _compared_with(rows):
+    """What ratios are of."""
+    (first, *models), (form, *forms) = _names(rows)
+    words = [f"times faster: than {first}, {form}"] if models or forms else []
+    words += [f"in this form: than {first} in the same form"] if models and forms else []
+    words += [f"FLOPs: of {first}'s"] if models else []
+    return "; ".join(words)
 
 
 def bench_facts(found):
@@ -86,6 +99,7 @@ def bench_facts(found):
     failed = {(row["model"], row["form"]): row["error"] for row in found["rows"] if "error" in row}
     return [
         f"{found['machine']}; {threads}; {height} x {width}; medians of {found['runs']}",
+        *filter(None, [_compared_with(found["rows"])]),
         *([_NETWORK_WORDS] if any("network_ms" in row for row in found["rows"]) else []),
         *(f"{model}, {form}: {error}" for (model, form), error in failed.items()),
     ]
