@@ -25,4 +25,5 @@ blendprune export --import own_data --import own_backbone \
     --config-file "$OUTPUT/pruned/config.yaml" \
     --weights "$OUTPUT/pruned/finetune/model_final.pth" --output "$OUTPUT/model.onnx" --int8
 
+# Draws numbers of classes; --names NAME NAME … draws names.
 python detect.py "$OUTPUT/model.onnx" "$PICTURE" --output "$OUTPUT/detections.png"

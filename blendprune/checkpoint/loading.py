@@ -60,14 +60,9 @@ def load_read(checkpoint, path, model=None, device=None):
     Returns:
         nn.Module: the model in eval mode.
     """
-    struct, given = struct_in(checkpoint), model is not None
+    given = model is not None
     if model is None:
-        if struct is None:
-            raise StructError(
-                f'{path!r} has no "struct": pass the dense model, load(path, model=…), or build it '
-                "under MODEL.FINETUNE True with MODEL.WEIGHTS set to the file."
-            )
-        model = _build_dense(struct, weights_in(checkpoint), device, path)
+        model = build_read(checkpoint, path, device)
     elif device is not None:
         model.to(device)
     restructure_from(model, checkpoint)
@@ -82,6 +77,29 @@ def load_read(checkpoint, path, model=None, device=None):
             "the file was altered; save it again from the original model."
         ) from None
     return model.eval()
+
+
+def build_read(checkpoint, path, device=None):
+    """Build the dense model of a checkpoint's config, of a size that its weights explain.
+
+    Args:
+        checkpoint (dict): from :func:`blendprune.checkpoint.read_checkpoint`.
+        path (str): of its file, for messages.
+        device (str): as for :func:`load`.
+
+    Returns:
+        nn.Module: with random weights, in training mode.
+
+    Raises:
+        StructError: there is no structure, or its config builds no model here.
+    """
+    struct = struct_in(checkpoint)
+    if struct is None:
+        raise StructError(
+            f'{path!r} has no "struct": pass the dense model, load(path, model=…), or build it '
+            "under MODEL.FINETUNE True with MODEL.WEIGHTS set to the file."
+        )
+    return _build_dense(struct, weights_in(checkpoint), device, path)
 
 
 def check_device(device, name, otherwise):

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 
 import torch
 from tabulate import tabulate
@@ -13,6 +14,9 @@ from ..pruning.search.rounding import AUTO, choose_rounding, rounding_words
 
 # Beside what detectron2's own report has.
 _PACKAGES = ("blendprune", "torch-pruning", "wrapt", "AdelaiDet", *PACKAGES, "nncf")
+# What detectron2's own report says of a build without its extension, as of the wheel on PyPI.
+_NO_EXTENSION = re.compile(r"^detectron2\._C .*not built correctly.*$", re.M)
+_NOT_NEEDED = r"\g<0>; not needed: NMS, ROIAlign and deformable convs are torchvision's"
 _VARIABLES = ("DETECTRON2_DATASETS", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTHONPATH")
 
 
@@ -66,7 +70,8 @@ def doctor_table(found):
     rows += [(f"patches {state}", len(names)) for state, names in found["patches"].items()]
     problems = [f"- {problem}" for problem in found["problems"]] or ["nothing is wrong"]
     table = tabulate(rows, tablefmt="plain", disable_numparse=True)
-    return "\n".join([table, "", found["detectron2"].strip(), "", *problems])
+    detectron2 = _NO_EXTENSION.sub(_NOT_NEEDED, found["detectron2"].strip())
+    return "\n".join([table, "", detectron2, "", *problems])
 
 
 def _devices():

@@ -64,10 +64,8 @@ def check_test_sets(cfg):
         ConfigError: there is no test set, or one is not registered, cannot be read, or is of a kind
             that detectron2 has no evaluator for.
     """
-    if not cfg.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST is empty: name the data sets to evaluate on")
     found = {}
-    for name in cfg.DATASETS.TEST:
+    for name in test_sets(cfg):
         try:
             with _quiet():
                 found[name] = evaluators_of(cfg, name)
@@ -79,6 +77,41 @@ def check_test_sets(cfg):
                 "one that is on this machine, or DETECTRON2_DATASETS to its folder"
             ) from error
     return found
+
+
+def test_sets(cfg):
+    """Names of the test sets.
+
+    Args:
+        cfg (CfgNode): DATASETS.TEST names them.
+
+    Returns:
+        tuple[str]: one or more.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not cfg.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: name the data sets to evaluate on")
+    return cfg.DATASETS.TEST
+
+
+def check_registered(name):
+    """Refuse a data set that is not registered, without detectron2's list of all that are.
+
+    Args:
+        name (str): of the data set.
+
+    Raises:
+        ConfigError: it is not registered.
+    """
+    from detectron2.data import DatasetCatalog
+
+    if name not in DatasetCatalog.list():
+        raise ConfigError(
+            f"the data set {name!r} is not registered: register it in a module, and name that with "
+            "--import"
+        )
 
 
 def evaluators_of(cfg, name):
@@ -94,7 +127,7 @@ def evaluators_of(cfg, name):
     Raises:
         ConfigError: it is not registered, or of another kind.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data import MetadataCatalog
     from detectron2.evaluation import (
         COCOEvaluator,
         COCOPanopticEvaluator,
@@ -102,11 +135,7 @@ def evaluators_of(cfg, name):
         SemSegEvaluator,
     )
 
-    if name not in DatasetCatalog.list():
-        raise ConfigError(
-            f"the data set {name!r} is not registered: register it in a module, and name that with "
-            "--import"
-        )
+    check_registered(name)
     metadata = MetadataCatalog.get(name)
     kind = metadata.get("evaluator_type", "coco" if metadata.get("json_file") else None)
     made = []

@@ -151,7 +151,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
         name = os.path.basename(os.path.abspath(folder))
         reports[name] = report
         page = page_of_prune(
-            unfinished.reports | reports, pictures.through(model), cfg.MODEL.WEIGHTS, folder
+            unfinished.reports | reports, pictures, model, cfg.MODEL.WEIGHTS, folder
         )
         own = write_folder(folder, model, tuning, report, page)
         if folder != output_dir:

@@ -5,11 +5,11 @@ import os
 from tabulate import tabulate
 
 from ..checkpoint import read_checkpoint, struct_in
-from ..checkpoint.loading import load_read
+from ..checkpoint.loading import build_read, load_read
 from ..checkpoint.reading import weights_in
 from ..deployment.runtime.file import read_file
 from ..errors import first_line
-from ..pruning.cost.count import count_costs, total_costs
+from ..pruning.cost.count import count_flops
 from ..pruning.graph.inputs import config_inputs
 from ..structure import is_pruned
 
@@ -29,8 +29,9 @@ def describe_file(path):
         ``"struct"``), ``"values"`` (numbers in the state dict; ``"before"`` pruning and
         ``"now"``), ``"widths"`` (of each layer: ``"before"``, if it was pruned, and ``"now"``),
         ``"iteration"``, ``"gflops"`` (of one image of the config's size) or ``"not_counted"``
-        (why not). Of an exported file: ``"family"``, ``"cores"`` (``"file"``, ``"inputs"`` and
-        ``"outputs"`` of each).
+        (why not), ``"flops_left"`` (fraction of the dense model's, if it was pruned). Of an
+        exported file: ``"family"``, ``"cores"`` (``"file"``, ``"inputs"`` and ``"outputs"`` of
+        each).
 
     Raises:
         CheckpointError: it cannot be read, or is no checkpoint.
@@ -82,12 +83,19 @@ def _checkpoint(path):
     if found["pruned"]:
         found["use"] += f"; to train: MODEL.FINETUNE True MODEL.WEIGHTS {path}"
     try:
-        model = load_read(checkpoint, path, device="cpu")
-        costs = total_costs(model, count_costs(model, config_inputs(model)))
-        found["gflops"] = round(costs["flops"] / 1e9, 3)
+        flops = _flops(load_read(checkpoint, path, device="cpu"))
+        counted = {"gflops": round(flops / 1e9, 3)}
+        if found["pruned"]:
+            dense = _flops(build_read(checkpoint, path, device="cpu").eval())
+            counted["flops_left"] = round(flops / dense, 4)
+        found |= counted
     except Exception as error:  # a config from a file may build what does not run
         found["not_counted"] = first_line(error)
     return found
+
+
+def _flops(model):
+    return sum(count_flops(model, config_inputs(model)).values())
 
 
 def _widths(struct):
@@ -133,7 +141,9 @@ def _checkpoint_rows(found):
         rows.append(("pruned", "no"))
     rows.append(("weights", f"{values['now'] / 1e6:.2f} M"))
     if "gflops" in found:
-        rows.append(("FLOPs", f"{found['gflops']} G, one image as its config has it"))
+        left = found.get("flops_left")
+        share = "" if left is None else f"; {left:.3f} of the dense model's"
+        rows.append(("FLOPs", f"{found['gflops']} G, one image as its config has it{share}"))
     if "not_counted" in found:
         rows.append(("FLOPs", f"not counted: {found['not_counted']}"))
     if "iteration" in found:

@@ -6,22 +6,24 @@ import logging
 import os
 import shlex
 
-from ..errors import error_line
+from ..errors import BlendpruneError, error_line
 from ..pruning.tracing.hooks import evaluating
 from ..report.images import compare_images, outputs_of
 from ..report.page import prune_page
+from .evaluation import check_registered, test_sets
 
 _log = logging.getLogger(__name__)
 
 _IMAGES = 3
 
 
-def page_of_prune(reports, comparisons, dense, folder):
+def page_of_prune(reports, pictures, pruned, dense, folder):
     """Draw the page of a prune.
 
     Args:
         reports (dict[str, dict]): name → report; the last one is this prune's.
-        comparisons (Sequence[Comparison]): test images through both models.
+        pictures (Pictures): of the dense model.
+        pruned (nn.Module): the model that the test images go through, too.
         dense (str): weights of the dense model.
         folder (str): where the files of the prune are going to be.
 
@@ -35,7 +37,8 @@ def page_of_prune(reports, comparisons, dense, folder):
         ("Fine-tune it with your own script:", _line("python train_net.py --config-file", config)),
         *next_commands(dense, config, tuned),
     ]
-    return drawn(prune_page, reports, comparisons, commands)
+    comparisons = pictures.through(pruned)
+    return drawn(prune_page, reports, comparisons, commands, pictures.missing)
 
 
 def drawn(draw, *args):
@@ -62,10 +65,14 @@ class Pictures:
         cfg (CfgNode): of the dense model; names the test set.
         dense (nn.Module): the model.
         data (list[list[dict]] | None): batches whose images serve if the test set cannot be read.
+
+    Attributes:
+        missing (str): why the last call of :meth:`through` gave none; else empty.
     """
 
     def __init__(self, cfg, dense, data=None):
         self._cfg, self._dense, self._data, self._found = cfg, dense, data, None
+        self.missing = ""
 
     def through(self, pruned):
         """Draw what both models find.
@@ -76,6 +83,7 @@ class Pictures:
         Returns:
             Sequence[Comparison]: empty, with a line in the log, if this fails for any reason.
         """
+        self.missing = ""
         try:
             if self._found is None:
                 images = _images(self._cfg, self._data)
@@ -85,7 +93,9 @@ class Pictures:
             with evaluating(pruned):
                 return compare_images(self._cfg, images, found, outputs_of(pruned, images))
         except Exception as error:  # of loaders, models and drawing: many
-            _log.warning("the report has no pictures (%s)", error_line(error))
+            why = str(error) if isinstance(error, BlendpruneError) else error_line(error)
+            self.missing = f"there are no pictures: {why}"
+            _log.warning(f"the page: {self.missing}")
             return ()
 
 
@@ -93,10 +103,14 @@ def _images(cfg, data):
     from detectron2.data import build_detection_test_loader
 
     try:
-        loader = build_detection_test_loader(cfg, cfg.DATASETS.TEST[0], num_workers=0)
+        name = test_sets(cfg)[0]
+        check_registered(name)
+        loader = build_detection_test_loader(cfg, name, num_workers=0)
         batches = list(itertools.islice(loader, _IMAGES))
     except Exception:  # the test set may be on another machine
-        batches = data or []
+        if not data:
+            raise
+        batches = data
     return [image["image"] for batch in batches for image in batch][:_IMAGES]
 
 

@@ -45,8 +45,12 @@ def report_files(paths, output, with_ap=False):
     if with_ap:
         check_test_sets(cfg)
     inputs = config_inputs(dense)
-    before = _counted(dense, inputs)
-    reports = {name: _sizes(before, _counted(model, inputs)) for name, model in pruned}
+    counts = count_costs(dense, inputs)
+    before = _described(dense, counts)
+    reports = {
+        name: _sizes(before, _described(model, count_costs(model, inputs)))
+        for name, model in pruned
+    }
     scores = {}
     for name, model in models.items() if with_ap else ():
         stage(f"evaluating {name}")
@@ -59,19 +63,20 @@ def report_files(paths, output, with_ap=False):
             "latency_ms_by_form": latencies,
             "threads": torch.get_num_threads(),
             "device": str(next(dense.parameters()).device),
-            "notes": notes,
+            "notes": [*notes, *counts.region_notes()],
         }
         if with_ap:
             reports[name]["ap"] = {"dense": next(iter(scores.values())), "pruned": scores[name]}
-    page = prune_page(reports, Pictures(cfg, dense).through(pruned[-1][1]))
+    pictures = Pictures(cfg, dense)
+    comparisons = pictures.through(pruned[-1][1])
+    page = prune_page(reports, comparisons, no_pictures=pictures.missing)
     with explained_write(output), staged(output) as [at], open(at, "w", encoding="utf-8") as file:
         file.write(page)
     return reports
 
 
-def _counted(model, inputs):
-    count = count_costs(model, inputs)
-    return type(model).__name__, total_costs(model, count), count.flops, layer_widths(model)
+def _described(model, counts):
+    return type(model).__name__, total_costs(model, counts), counts.flops, layer_widths(model)
 
 
 def _sizes(before, after):

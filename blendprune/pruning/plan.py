@@ -72,7 +72,8 @@ class PruningPlan:
         memory_mb (dict[str, float]): megabytes (10^6 bytes) of the activation tensors that are
             alive together, at their peak in such a forward; weights do not count.
         notes (list[str]): layers that no group has; settings of some members of a group that hold
-            for all; operators that count as 0 FLOPs. Groups say themselves why they stay.
+            for all; operators that count as 0 FLOPs; heads whose FLOPs are those of many regions.
+            Groups say themselves why they stay.
         uncounted_operators (list[str]): operators without a FLOPs formula; see
             :func:`blendprune.register_flops`.
         round_to (dict): what new widths are multiples of: ``"multiple"``, ``"auto"`` (whether the
@@ -163,7 +164,7 @@ def plan(
             ),
             key=lambda group: order[group.root],
         ),
-        notes=notes + ratio_notes(groups, options) + counts.notes(),
+        notes=notes + ratio_notes(groups, options) + counts.notes() + counts.region_notes(),
         uncounted_operators=list(counts.uncounted),
         round_to=options.rounding.to_dict(),
         memory_mb={when: amount / 1e6 for when, amount in memory.items()},

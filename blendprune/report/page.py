@@ -7,6 +7,7 @@ from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from . import charts
+from .latency import latencies_of, latency_words
 from .reference import reference_words
 from .table import METRICS
 
@@ -27,7 +28,7 @@ class Comparison:
     words: str
 
 
-def prune_page(reports, comparisons=(), commands=()):
+def prune_page(reports, comparisons=(), commands=(), no_pictures=""):
     """Draw one self-contained page: no network, no other file.
 
     Args:
@@ -35,6 +36,7 @@ def prune_page(reports, comparisons=(), commands=()):
             last one is shown in full, and all of them as curves.
         comparisons (Sequence[Comparison]): images.
         commands (Sequence[tuple[str, str]]): what to do next: words, and a command.
+        no_pictures (str): why there are no comparisons, and what to do.
 
     Returns:
         str: HTML.
@@ -50,6 +52,7 @@ def prune_page(reports, comparisons=(), commands=()):
         layers=report.get("layers", {}),
         notes=report.get("notes", ()),
         comparisons=comparisons,
+        no_pictures=no_pictures,
         commands=commands,
     )
 
@@ -110,7 +113,7 @@ def summary(report):
     """
     flops, params = (_kept(report, key) for key in ("flops", "params"))
     words = f"{flops:.0%} of the FLOPs and {params:.0%} of the parameters are left"
-    forms = {form: _ratio(values) for form, values in _latencies(report).items()}
+    forms = {form: _ratio(values) for form, values in latencies_of(report).items()}
     if forms:
         form = min(forms, key=forms.get)
         words += f"; a call takes {forms[form]:.0%} of the time ({form})"
@@ -142,6 +145,8 @@ def facts(report):
         found.append(f"latency: {threads_words(report['threads'])} on {where}")
     if "wall_s" in report:
         found.append(f"this took {report['wall_s'] / 60:.1f} minutes")
+    if words := latency_words(report):
+        found.append(words)
     if "finetuned" in report.get("ap", {}):
         found.append("the fine-tuned model has trained longer than the dense one")
     return found
@@ -156,7 +161,7 @@ def _charts(reports, report):
     if report.get("memory_mb"):
         rows["memory"] = [100.0, 100 * _ratio(report["memory_mb"])]
     found["size"] = charts.bars("size", rows, ("dense", "pruned"), " %")
-    latencies = _latencies(report)
+    latencies = latencies_of(report)
     if latencies:
         rows = {form: [values[key] for key in both] for form, values in latencies.items()}
         found["latency"] = charts.bars("latency", rows, ("dense", "pruned"), " ms")
@@ -242,13 +247,8 @@ def _ratio(values):
     return values["after"] / values["before"]
 
 
-def _latencies(report):
-    found = report.get("latency_ms_by_form") or {"eager": report.get("latency_ms")}
-    return {form: values for form, values in found.items() if values}
-
-
 def _fastest(report, key):
-    return min((values[key] for values in _latencies(report).values()), default=None)
+    return min((values[key] for values in latencies_of(report).values()), default=None)
 
 
 def _names(report):

@@ -5,6 +5,7 @@ from tabulate import tabulate
 from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
+from .latency import latency_words
 from .reference import reference_words, was_pruned
 
 #: Task of an evaluator → how people call its main metric.
@@ -74,6 +75,7 @@ def report_table(report):
         f"widths: {rounding_words(rounding)}" if rounding else "",
         MEMORY_WORDS if report.get("memory_mb") else "",
         _facts(report),
+        latency_words(report),
     ]
     facts = "\n".join(filter(None, lines))
     notes = [f"- {note}" for note in report.get("notes", [])]

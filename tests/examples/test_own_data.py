@@ -74,7 +74,7 @@ def test_sixty_lines_make_a_detector_prunable_that_blendprune_does_not_know(shel
 def test_a_file_runs_on_a_picture_in_either_engine(shell, blendmask, tmp_path):
     for engine in ("onnxruntime", "openvino"):
         output = tmp_path / f"{engine}.png"
-        flags = ("--engine", engine, "--min-score", 0, "--output", output)
+        flags = ("--engine", engine, "--min-score", 0, "--output", output, "--names", *"abcdefghij")
         said = shell(
             "python", "detect.py", blendmask.folder / "model.onnx", blendmask.picture, *flags
         )

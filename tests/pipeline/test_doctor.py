@@ -28,6 +28,14 @@ def test_it_names_what_is_installed_and_what_runs(registered):
     assert "CPUExecutionProvider" in shown and shown.endswith("nothing is wrong")
 
 
+def test_a_detectron2_without_its_extension_is_explained(registered):
+    found = examine(blendprune.status())
+    line = "detectron2._C    not built correctly: No module named 'detectron2._C'"
+    shown = doctor_table({**found, "detectron2": f"PyTorch 2\n{line}\nPillow 13"})
+    [said] = [each for each in shown.splitlines() if each.startswith("detectron2._C")]
+    assert said.startswith(f"{line}; not needed: ") and "Pillow 13" in shown.splitlines()
+
+
 def test_what_is_missing_has_a_next_step(registered, monkeypatch):
     find = importlib.util.find_spec
 

@@ -52,8 +52,10 @@ def test_a_pruned_checkpoint_says_how_much_is_left_and_how_to_load_it(model, tmp
     assert sorted(map(str, changed.values())) == sorted(map(str, widths.values()))
     flops = sum(count_flops(model, config_inputs(model)).values())
     assert found["gflops"] == pytest.approx(flops / 1e9, abs=1e-3)
+    assert found["flops_left"] == pytest.approx(flops / report.flops["before"], abs=1e-3)
     assert isinstance(eval(found["use"].split(";")[0]), type(model))
     table = info_table(found)
+    assert f"; {found['flops_left']:.3f} of the dense model's" in table
     assert f"{len(widths)} layers" in table and "MODEL.FINETUNE True" in table
 
 
@@ -74,6 +76,7 @@ def test_a_dense_checkpoint_and_one_without_a_structure(model, tmp_path, capsys)
     assert main(["info", path, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["pruned"] is False and "FINETUNE" not in found["use"] and found["gflops"] > 0
+    assert "flops_left" not in found and "of the dense" not in info_table(found)
     blendprune.revert()
     path = _saved(model, tmp_path, "plain")
     found = describe_file(path)

@@ -1,9 +1,11 @@
 """``blendprune report``: a page about models in files."""
 
+import html
 import json
 
 import pytest
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog
 
 import blendprune
 from blendprune.__main__ import main
@@ -53,6 +55,21 @@ def test_the_terminal_has_a_sentence_for_each(models, capsys):
     last = capsys.readouterr().out.splitlines()[-2:]
     assert last[0].startswith("third: ") and "of the FLOPs" in last[0]
     assert last[1] == "report.html"
+
+
+def test_a_test_set_that_is_not_registered_is_named_where_its_pictures_would_be(
+    models, capsys, caplog, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.delitem(DatasetCatalog.data, DIGITS_TEST)
+        assert main(["report", "dense.pth", "third.pth"]) == 0
+    page = html.unescape((models / "report.html").read_text())
+    assert "data:image/jpeg" not in page
+    why = f"the data set '{DIGITS_TEST}' is not registered: register it in a module, and name that"
+    assert f"There are no pictures: {why} with --import" in page
+    [line] = [each for each in caplog.messages if "no pictures" in each]
+    assert line.endswith(f"{why} with --import")
+    assert "coco_2017_val" not in "".join([*capsys.readouterr(), caplog.text])
 
 
 @pytest.mark.parametrize(

@@ -244,3 +244,12 @@ def test_ratios_that_leave_less_than_the_target_are_refused(blendmask, images):
         pruning_ratio_dict={"backbone": 0.7},
     )  # fmt: skip
     assert report.flops["after"] <= 1.001 * raised.value.reachable * report.flops["before"]
+
+
+def test_plan_and_prune_say_for_how_many_regions_the_flops_are(build, images):
+    model = build("mask-fpn", "TEST.DETECTIONS_PER_IMAGE", 40)
+    plan = blendprune.plan(model, images)
+    [note] = [note for note in plan.notes if "40 regions an image in roi_heads.mask_head" in note]
+    assert note in plan_table(plan)
+    report = prune(model, images, max_flops=0.8, importance="magnitude", rounds=1)
+    assert note in report.notes

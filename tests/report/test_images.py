@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from blendprune.report.images import compare_images, outputs_of
@@ -101,3 +103,54 @@ def test_what_cannot_be_drawn_is_left_out():
         return [{"features": torch.zeros(1)}]
 
     assert compared(get_cfg(), (model, model), [GRAY]) == []
+
+
+@pytest.fixture
+def red_classes():
+    """A config whose data set has given its 20 classes names, and a mark's colour."""
+    name = "red_classes"
+    names = [f"class {i}" for i in range(20)]
+    MetadataCatalog.get(name).set(thing_classes=names, thing_colors=[(217, 25, 25)] * 20)
+    cfg = get_cfg()
+    cfg.DATASETS.TEST = (name,)
+    yield cfg
+    MetadataCatalog.remove(name)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("number", range(20))
+def test_no_class_can_be_taken_for_a_mark(red_classes, number, masks):
+    model = detector((5, 5, 0.9, number), (60, 30, 0.9, number), masks=masks)
+    [found] = compared(red_classes, (model, model), [GRAY])
+    assert red(pixels(found.dense)) == 0
+    assert (pixels(found.dense) != pixels(found.dense)[0, 0]).any()
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_the_label_of_a_mark_is_drawn_last_and_away_from_others(red_classes, masks, monkeypatch):
+    labels, draw = {}, Visualizer.draw_text
+
+    def record(self, text, position, **how):
+        labels[text] = position
+        return draw(self, text, position, **how)
+
+    monkeypatch.setattr(Visualizer, "draw_text", record)
+    # The same object with a second class below it, as detectors give it.
+    known, double = (40, 30, 0.75, 1), (40, 30, 0.41, 4)
+    models = detector(known, masks=masks), detector(double, known, masks=masks)
+    [found] = compared(red_classes, models, [GRAY])
+    assert [red(pixels(side)) > 100 for side in (found.dense, found.pruned)] == [False, True]
+    assert list(labels) == ["class 1 75%", "class 4 41%"]
+    assert labels["class 4 41%"][1] < 30 <= labels["class 1 75%"][1]
+
+
+def test_a_mark_does_not_hide_the_colour_of_what_both_models_find(red_classes):
+    known, double = (40, 30, 0.75, 0), (40, 30, 0.41, 4)
+    alone, under = (
+        compared(red_classes, (detector(known, masks=True), detector(*pruned, masks=True)), [GRAY])
+        for pruned in ([known], [known, double])
+    )
+    # The box is from (40, 30) to (60, 50), in a picture of 640 instead of 96 pixels.
+    inside = slice(int(35 * 640 / 96), int(42 * 640 / 96)), slice(int(45 * 640 / 96), 350)
+    mean = [pixels(found.pruned)[inside].mean((0, 1)) for [found] in (alone, under)]
+    assert mean[0].argmax() == mean[1].argmax() == 2  # blue

@@ -57,6 +57,9 @@ def exported_table(exported):
         ----------  ------  ----  -------  --------------------------------  ---------  ------------
         model.onnx  image   46.6       20  images (batch, 3, height, width)         21       3.4e-06
 
+    Of an int8 file the difference is that of the float file that it was made from; a line under the
+    table has the error that int8 adds.
+
     Args:
         exported (Exported): from :func:`blendprune.export`.
 
@@ -75,8 +78,9 @@ def exported_table(exported):
         )
         for core in exported.cores
     ]
-    headers = ("file", "core", "MB", "opset", "inputs", "outputs", "difference")
     lines = [_int8_line(core) for core in exported.cores if core.int8]
+    difference = "difference before int8" if lines else "difference"
+    headers = ("file", "core", "MB", "opset", "inputs", "outputs", difference)
     align = ("left", "left", "right", "right", "left", "right", "right")
     return "\n".join([tabulate(rows, headers, disable_numparse=True, colalign=align), *lines])
 

@@ -25,6 +25,7 @@ from ..tracing.hooks import evaluating, forward_hooks
 from ..tracing.view import prunable
 from .formulas import OPERATORS, PRODUCTS, is_free, module_formula, operator_name
 from .live_tensors import LiveTensors
+from .regions import RegionHead, region_notes
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Counts:
         activations (dict[str, int]): numbers in the outputs of its convolutions and products.
         uncounted (dict[str, str]): operators without a FLOPs formula, which count as 0 → the first
             module that ran each.
+        regions (list[RegionHead]): the part of the FLOPs that heads on regions have.
         moments (list[dict[str, float]] | None): what is in memory in the moments that may be the
             peak, see :class:`.live_tensors.LiveTensors`; None unless it was asked for.
     """
@@ -43,6 +45,7 @@ class Counts:
     flops: dict
     activations: dict
     uncounted: dict = field(default_factory=dict)
+    regions: list = field(default_factory=list)
     moments: list | None = None
 
     def notes(self):
@@ -56,6 +59,10 @@ class Counts:
             f"register one with blendprune.register_flops({name!r}, formula)"
             for name, module in self.uncounted.items()
         ]
+
+    def region_notes(self):
+        """For how many regions the FLOPs are, see :func:`.regions.region_notes`."""
+        return region_notes(self.regions, sum(self.flops.values()))
 
 
 def count_flops(model, batched_inputs):
@@ -114,12 +121,16 @@ def count_costs(model, batched_inputs, memory=False):
     model = unwrap(model)
     counter = _Counter(model)
     # In the view a layer is the same operator on every device.
+    regions = []
     with _forward_of(model), prunable(model), evaluating(model), EventStorage(), counter:
         counter.live = LiveTensors(model) if memory else None
         for stage in architecture_of(model).stages(batched_inputs):
+            before = dict(counter.flops)
             _count_stage(stage, counter)
+            if stage.count > 1:
+                regions.append(RegionHead.between(before, counter.flops, stage.count))
     moments = counter.live.moments if memory else None
-    return Counts(counter.flops, counter.activations, counter.uncounted, moments)
+    return Counts(counter.flops, counter.activations, counter.uncounted, regions, moments)
 
 
 def _count_stage(stage, counter):

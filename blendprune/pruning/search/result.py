@@ -22,7 +22,8 @@ class PruningReport:
             ``"before"`` and ``"after"``.
         flops_by_module (dict[str, dict[str, int]]): name of each module that computes → its FLOPs,
             without those of its children, ``"before"`` and ``"after"``.
-        notes (list[str]): what did not take part and why, and operators that count as 0 FLOPs.
+        notes (list[str]): what did not take part and why, operators that count as 0 FLOPs, and
+            heads whose FLOPs are those of many regions.
         wall_s (float): seconds.
         seconds (dict[str, float]): of the stages, which do not overlap: ``"tracing"`` (and proof),
             ``"counting"``, ``"scoring"`` (forwards and backwards), ``"dense features"`` (that the

@@ -349,6 +349,8 @@ class PruningRun:
             self.dense_widths = {group.root: group.width for group in groups}
             self.notes += graph.notes + group_notes(groups) + ratio_notes(groups, self.options)
             self.notes += self._counts.notes()
+            # The note's advice is to prune to a latency.
+            self.notes += [] if self._clock else self._counts.region_notes()
         check_any(groups, self.model, self.notes)
 
     def _check_reach(self, target, goal, groups, dense, cost):

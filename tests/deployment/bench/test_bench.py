@@ -43,6 +43,11 @@ def test_the_clock_compares_each_form_with_the_dense_model(blendmask, monkeypatc
     assert found["image"] == list(images[0]["image"].shape)
     table = bench_table(found)
     assert "| pruned" in table and f"{rows['pruned', 'deployed', 2]['ms']:.1f}" in table
+    assert headers(table)[6:9] == ["times faster", "in this form", "FLOPs"]
+    assert table.splitlines()[-1] == (
+        "times faster: than dense, eager; in this form: than dense in the same form; "
+        "FLOPs: of dense's"
+    )
 
 
 def test_what_took_turns_is_compared_in_pairs(net, monkeypatch):
@@ -74,8 +79,29 @@ def test_the_network_is_timed_alone_on_request(blendmask, monkeypatch):
         assert [len(call()) for call in whole.values()] == [1, 1]
         assert [call() for call in network.values()] == [None, None]  # nothing is decoded
     table = bench_table(found)
-    assert "network, ms" in table and f"{found['rows'][1]['network_ms']:.1f}" in table
+    assert f"{found['rows'][1]['network_ms']:.1f}" in table
+    assert "on as many as the config allows" in table.splitlines()[-1]
     assert "network" not in bench_table(bench({"dense": model}, images, runs=1))
+
+
+def headers(table):
+    return [header.strip() for header in table.splitlines()[0].strip("|").split("|")]
+
+
+@pytest.mark.parametrize("forms", [["eager"], ["eager", "deployed"]])
+def test_columns_of_a_table_differ_and_each_tells_its_rows_apart(net, forms):
+    alone = bench({"a": net}, small_inputs(), forms=forms, runs=1)
+    for row in alone["rows"]:
+        row |= {f"network_{key}": row[key] for key in ("ms", "speedup", "speedup_in_form")}
+    found = headers(bench_table(alone))
+    assert found[:6] == ["model", "form", "images", "ms", "quartiles", "images/s"]
+    faster = ["times faster"] * (len(forms) > 1)
+    network = ["network alone: ms", *["network alone: times faster"][: len(faster)]]
+    assert found[6:] == [*faster, *network, "peak MB"]
+    both = {**alone, "rows": [*alone["rows"], *({**row, "model": "b"} for row in alone["rows"])]}
+    found = headers(bench_table(both))
+    assert len(set(found)) == len(found) and "FLOPs" in found
+    assert ("in this form" in found) == (len(forms) > 1)
 
 
 def test_a_form_that_does_not_run_is_listed_and_the_others_go_on(net, monkeypatch):

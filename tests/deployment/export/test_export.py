@@ -64,6 +64,7 @@ def test_one_file_holds_weights_settings_and_names(exported):
     assert core.outputs["logits_p2"] == ["batch", 5, "height_logits_p2", "width_logits_p2"]
     assert 0 < core.difference < 1e-4
     assert "images (batch, 3, height, width)" in exported_table(found)
+    assert exported_table(found).splitlines()[0].endswith("  difference")
 
 
 def test_nodes_are_named_after_modules_and_no_path_of_this_machine_is_in_the_file(exported):

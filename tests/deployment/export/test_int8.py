@@ -55,7 +55,8 @@ def test_layers_are_quantized_but_the_one_that_sees_the_image(quantized):
     assert sorted(in_float) == sorted(core.int8["float"])
     assert core.int8["float"][0] == "backbone.stem.conv1/Conv"
     assert core.int8["inputs"] == 4 and core.int8["layers"] == kinds["Conv"]
-    assert "int8 from 4 inputs" in exported_table(found)
+    table = exported_table(found)
+    assert "int8 from 4 inputs" in table and "difference before int8" in table.splitlines()[0]
 
 
 def test_the_file_is_small_and_keeps_its_settings(quantized):

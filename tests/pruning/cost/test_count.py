@@ -11,6 +11,7 @@ from blendprune.pruning import count_activations, count_flops, head_outputs
 from blendprune.pruning.architectures import architecture_of
 from blendprune.pruning.cost import count as counting
 from blendprune.pruning.cost.count import count_costs
+from blendprune.pruning.cost.regions import region_notes
 from tests.helpers.small_net import SmallNet, small_inputs
 from tests.zoo import tensors_of
 
@@ -171,3 +172,25 @@ def test_shapes_that_are_kept_serve_other_counts_and_leave_room_for_new_ones(mon
     # Two convs of each width; the second count of a width needs nothing new.
     assert len(kept) == min(4, most)
     assert found == [64 * 4 * 3 + 36 * 2 * 4 * 9, 64 * 8 * 3 + 36 * 2 * 8 * 9, found[0]]
+
+
+def test_large_heads_on_regions_say_how_many_the_flops_are_of(build, images):
+    counts = count_costs(build("mask-fpn", "TEST.DETECTIONS_PER_IMAGE", 40), images)
+    heads = {head.name: head for head in counts.regions}
+    mask, box = heads["roi_heads.mask_head"], heads["roi_heads.box_head"]
+    assert (mask.count, box.count) == (40, 50)
+    own = {head: sum(n for x, n in counts.flops.items() if x.startswith(head)) for head in heads}
+    assert mask.flops == own["roi_heads.mask_head"]
+    share = mask.flops / sum(counts.flops.values())
+    [note] = counts.region_notes()
+    assert (
+        share > 0.1 and f"40 regions an image in roi_heads.mask_head ({share:.0%} of all)" in note
+    )
+    assert "max_latency" in note
+    assert region_notes([mask], 11 * mask.flops) == region_notes([], 1) == []
+    [both] = region_notes([box, mask], box.flops + mask.flops, min_share=0)
+    assert "50 regions an image in roi_heads.box_head" in both and " and 40 regions " in both
+
+
+def test_whole_images_need_no_note_on_regions(build, images):
+    assert count_costs(build("retinanet"), images).regions == []
