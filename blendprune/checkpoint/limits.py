@@ -14,6 +14,10 @@ _GROWTH, _TENSORS = 256, 4
 # But no more than a gigabyte, or 16 times what is there.
 _VALUES, _GROWTH_OF_LARGE = 1 << 28, 16
 
+# What this thread may still build.
+_building = threading.local()
+_hooks, _hooking = [], threading.Lock()
+
 # Far above any width. Norms fill their tensors before anyone can see how large they are.
 _MAX_NUMBER = 1 << 24
 
@@ -66,26 +70,34 @@ def sized_by(weights, path):
     }
     values = sum(storages.values()) + 4096
     values = min(_GROWTH * values, max(_VALUES, _GROWTH_OF_LARGE * values))
-    left = [values, _TENSORS * (len(weights) + 256)]
-    thread = threading.get_ident()
-
-    def count(module, name, tensor):
-        if tensor is None or threading.get_ident() != thread:
-            return
-        left[0] -= tensor.numel()
-        left[1] -= 1
-        if min(left) < 0:
-            raise StructError(
-                f"the config in {path} builds a model that is far larger than the weights beside "
-                "it: pass the dense model, load(path, model=…)."
-            )
-
-    handles = [
-        hooks.register_module_parameter_registration_hook(count),
-        hooks.register_module_buffer_registration_hook(count),
-    ]
+    _watch_modules()
+    _building.left, _building.path = [values, _TENSORS * (len(weights) + 256)], path
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        _building.left = None
+
+
+def _watch_modules():
+    """Let torch tell of each parameter and buffer of a module, from now on.
+
+    Once for the process: torch goes through its hooks without a lock, so they must not come and go
+    while other threads build modules.
+    """
+    with _hooking:
+        if not _hooks:
+            _hooks.append(hooks.register_module_parameter_registration_hook(_count))
+            _hooks.append(hooks.register_module_buffer_registration_hook(_count))
+
+
+def _count(module, name, tensor):
+    left = getattr(_building, "left", None)
+    if left is None or tensor is None:
+        return
+    left[0] -= tensor.numel()
+    left[1] -= 1
+    if min(left) < 0:
+        raise StructError(
+            f"the config in {_building.path} builds a model that is far larger than the weights "
+            "beside it: pass the dense model, load(path, model=…)."
+        )

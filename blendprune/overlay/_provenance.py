@@ -4,6 +4,7 @@ A digest compares source. It cannot see a function that somebody put in place at
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -25,6 +26,7 @@ _LIBRARIES |= {"_pytest", "packaging", "pkg_resources", "pluggy", "pygments", "s
 _BELOW = sys.stdlib_module_names | _LIBRARIES
 _EMPTY = types.CellType()
 _MAX_REFERENCES = 200
+_READS = 3
 
 
 class Wrapper(wrapt.FunctionWrapper):
@@ -270,5 +272,13 @@ def _unwrap(value):
 
 
 def _parse(target):
-    tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
+    tree = ast.parse(textwrap.dedent(_source(target)))
     return tree if isinstance(target, types.ModuleType) else tree.body[0]
+
+
+def _source(target):
+    for _ in range(_READS):
+        # A thread that prints a traceback empties the cache of lines that this reads from.
+        with contextlib.suppress(OSError):
+            return inspect.getsource(target)
+    return inspect.getsource(target)

@@ -1,6 +1,8 @@
 """Applying and reverting while other threads build, run, copy, save and load models."""
 
+import argparse
 import copy
+import inspect
 import io
 import pickle
 import random
@@ -16,6 +18,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, ResNet
 
 import blendprune
 from blendprune import overlay
+from blendprune.overlay import _provenance
 
 
 @pytest.fixture
@@ -198,3 +201,17 @@ def test_the_defaults_are_not_changed_while_they_are_copied():
             assert ("PRUNE" in default_cfg().MODEL) is not prunes
         thread.join()
         assert ("PRUNE" in _C.MODEL) is prunes
+
+
+def test_a_source_is_read_again_when_another_thread_has_emptied_the_cache_of_lines(monkeypatch):
+    read, calls = inspect.getsource, []
+
+    def lost_once(target):
+        calls.append(target)
+        if len(calls) == 1:
+            raise OSError("could not get source code")
+        return read(target)
+
+    monkeypatch.setattr(inspect, "getsource", lost_once)
+    assert _provenance.digest(argparse, ("ArgumentParser.parse_args",)).isalnum()
+    assert len(calls) > 1
