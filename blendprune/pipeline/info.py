@@ -136,7 +136,7 @@ def _checkpoint_rows(found):
     if found["pruned"]:
         changed = [w for w in widths.values() if w.get("before", w["now"]) != w["now"]]
         share = values["now"] / values["before"]
-        rows.append(("pruned", f"{share:.1%} of the weights are left; {len(changed)} layers"))
+        rows.append(("pruned", f"yes: {share:.1%} of the weights are left; {len(changed)} layers"))
     elif found["pruned"] is not None:
         rows.append(("pruned", "no"))
     rows.append(("weights", f"{values['now'] / 1e6:.2f} M"))

@@ -24,6 +24,11 @@ from .tracing.view import prunable
 # Of the data, to see what training runs.
 _IMAGES = 16
 
+_GROUP_WORDS = (
+    "group: layers that can only lose a channel together, named after one of them; width: their "
+    "channels now; min … max: what may be left; layers: how many lose the channel"
+)
+
 
 @dataclass
 class GroupPlan:
@@ -219,6 +224,7 @@ def plan_table(plan):
         backbone.bottom_up.stem.conv1      64            7 … 63         4        0.8
         roi_heads.mask_head.mask_fcn1     256  64 … 224 by 32           3        6.3
         …
+        group: layers that can only lose a channel together, named after one of them; width: …
 
         frozen                               width  reason
         ---------------------------------  -------  ----------------
@@ -256,8 +262,9 @@ def plan_table(plan):
         _total("activations", plan.activations),
         _row("memory (MB)", plan.memory_mb, 1),
     ]
+    table = _table(rows, "group", "width", "min … max", "layers", "FLOPs %")
     parts = [
-        _table(rows, "group", "width", "min … max", "layers", "FLOPs %"),
+        "\n".join(filter(None, [table, table and _GROUP_WORDS])),
         tabulate(frozen, ("frozen", "width", "reason")) if frozen else "",
         _table(totals, "", "now", "min", "min / now"),
         f"widths: {rounding_words(plan.round_to)}\n{MEMORY_WORDS}",

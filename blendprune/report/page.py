@@ -7,7 +7,7 @@ from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from . import charts
-from .latency import latencies_of, latency_words
+from .latency import fastest_form, latencies_of, latency_words
 from .reference import reference_words
 from .table import METRICS
 
@@ -113,10 +113,10 @@ def summary(report):
     """
     flops, params = (_kept(report, key) for key in ("flops", "params"))
     words = f"{flops:.0%} of the FLOPs and {params:.0%} of the parameters are left"
-    forms = {form: _ratio(values) for form, values in latencies_of(report).items()}
-    if forms:
-        form = min(forms, key=forms.get)
-        words += f"; a call takes {forms[form]:.0%} of the time ({form})"
+    fastest = fastest_form(report)
+    if fastest is not None:
+        form, kept = fastest
+        words += f"; a call takes {kept:.0%} of the time ({form})"
     for task in _tasks(report):
         first, *_, last = _scores(report, task)
         if None not in (first, last):

@@ -3,7 +3,7 @@
 import pytest
 
 from blendprune.report.latency import latency_words
-from blendprune.report.page import facts
+from blendprune.report.page import facts, summary
 from blendprune.report.table import report_table
 from tests.docs import DOCS
 
@@ -21,7 +21,7 @@ def report(flops, **latencies):
 FOLLOWS = {
     "as fast as the FLOPs say": report(50, eager=100.0),
     "half of what the FLOPs save": report(50, eager=150.0),
-    "one form is fast enough": report(50, eager=199.0, deployed=120.0),
+    "the fastest form follows": report(50, eager=199.0, deployed=120.0),
     "nothing was timed": report(50),
 }
 
@@ -29,6 +29,13 @@ FOLLOWS = {
 @pytest.mark.parametrize("found", FOLLOWS.values(), ids=FOLLOWS)
 def test_nothing_is_said_where_the_latency_follows(found):
     assert latency_words(found) == ""
+
+
+def test_the_form_that_ships_counts_not_the_one_that_gained_most():
+    found = report(50, eager=100.0)
+    found["latency_ms_by_form"]["deployed"] = {"before": 92.0, "after": 90.0}
+    assert "0.98 of the latency (deployed)" in latency_words(found)
+    assert "98% of the time (deployed)" in summary(found)
 
 
 def test_a_latency_that_hardly_falls_is_said_under_the_table_and_on_the_page():
