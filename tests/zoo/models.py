@@ -100,7 +100,9 @@ def prune_and_compare(model, images, batch, load, max_flops=0.5, **how):
         DetectionCheckpointer(model, folder).save("model_pruned")
         loaded = load(os.path.join(folder, "model_pruned.pth"))
     assert_same(model, loaded, images)
-    return {"flops": flops, "params": report.params, "notes": report.notes, "result": "green"}
+    # For how many regions FLOPs are says nothing against a model.
+    notes = [note for note in report.notes if not note.startswith("FLOPs are those of")]
+    return {"flops": flops, "params": report.params, "notes": notes, "result": "green"}
 
 
 def load_again(path, config, size):
