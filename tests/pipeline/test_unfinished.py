@@ -260,9 +260,10 @@ def test_a_blendmask_goes_on(registered, blendmask_cfg, tmp_path):
     prune_from_config(cfg.clone(), str(folder))
     whole = _contents(folder)
     _emptied(folder)
-    with pytest.raises(KeyboardInterrupt):
-        prune_from_config(cfg.clone(), str(folder), LoggedProgress(write))
+    with pytest.raises(KeyboardInterrupt), LoggedProgress(write).heard():
+        prune_from_config(cfg.clone(), str(folder))
     lines = []
-    prune_from_config(cfg.clone(), str(folder), LoggedProgress(lines.append))
+    with LoggedProgress(lines.append).heard():
+        prune_from_config(cfg.clone(), str(folder))
     assert len(_found(lines, "of the same command: 2 rounds, levels 0.85, 0.7")) == 1
     assert len(_found(lines, "of the FLOPs of")) == 1 and _contents(folder) == whole
