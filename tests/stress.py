@@ -26,6 +26,7 @@ import random
 import sys
 import tempfile
 import threading
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -120,7 +121,8 @@ class Stress:
                 ACTIONS[step](self, f"{name}_{number}")
                 self.taken.append(step)
             except Exception as error:
-                self.problems.append(f"{step} {name}: {error!r:.300}")
+                where = "".join(traceback.format_tb(error.__traceback__)[-3:])
+                self.problems.append(f"{step} {name}: {error!r:.300}\n{where}")
 
     def snapshot(self):
         """Identities of all attributes of what the overlay touches."""

@@ -47,7 +47,7 @@ class Keys:
 
 def _paths(mapping, prefix=()):
     """Yield path and value of every key in nested dicts, parents before children."""
-    for key, value in mapping.items():
+    for key, value in mapping.copy().items():  # another thread may register meanwhile
         yield (*prefix, key), value
         if isinstance(value, dict):
             yield from _paths(value, (*prefix, key))

@@ -338,7 +338,7 @@ def _replace_once(everywhere, by_id):
     for module, names in everywhere:
         # Few modules have one of them: a set of ids is compared faster than a value at a time.
         if not by_id.keys().isdisjoint(map(id, list(names.values()))):
-            for name, value in list(names.items()):
+            for name, value in names.copy().items():
                 if id(value) in by_id:
                     old, new = by_id[id(value)]
                     names[name] = new

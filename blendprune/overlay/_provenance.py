@@ -205,11 +205,14 @@ def globals_above(module):
     Returns:
         list[tuple[module, dict]]: all but those of the standard library and of libraries that
         import nothing of upstream.
+
+    Another thread may import meanwhile. Only a dict's ``copy()`` is safe then: ``list(….items())``
+    makes tuples, so a collection of garbage may start in its middle, and other threads run.
     """
     below = _BELOW - {_package(module.__name__)}
     return [
         (module, module.__dict__)
-        for name, module in list(sys.modules.items())
+        for name, module in sys.modules.copy().items()
         if _package(name) not in below and isinstance(getattr(module, "__dict__", None), dict)
     ]
 
@@ -223,7 +226,7 @@ def _functions(everywhere, name):
     """Yield key and value of every function of a name among the modules' globals, except ours."""
     functions = types.FunctionType, wrapt.FunctionWrapper
     for _, names in everywhere:
-        for key, value in list(names.items()):
+        for key, value in names.copy().items():
             kind = type(value)  # isinstance would make lazy objects import what they stand for
             if kind is types.FunctionType or issubclass(kind, functions):
                 if (key == name or value.__name__ == name) and not is_ours(value):

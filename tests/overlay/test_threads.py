@@ -2,8 +2,10 @@
 
 import argparse
 import copy
+import gc
 import inspect
 import io
+import itertools
 import pickle
 import random
 import sys
@@ -215,3 +217,31 @@ def test_a_source_is_read_again_when_another_thread_has_emptied_the_cache_of_lin
     monkeypatch.setattr(inspect, "getsource", lost_once)
     assert _provenance.digest(argparse, ("ArgumentParser.parse_args",)).isalnum()
     assert len(calls) > 1
+
+
+def test_a_collection_of_garbage_that_imports_disturbs_nothing(monkeypatch):
+    """A collection runs other threads, and others' finalizers, in the middle of a loop."""
+    import detectron2.modeling
+
+    names = (f"grown_{number}" for number in itertools.count())
+    grown = []
+
+    def grow(phase, info):
+        grown.append(next(names))
+        monkeypatch.setitem(sys.modules, grown[-1], types.ModuleType(grown[-1]))
+        monkeypatch.setattr(detectron2.modeling, grown[-1], object(), raising=False)
+
+    overlay.import_targets()
+    blendprune.revert()
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50)
+    gc.callbacks.append(grow)
+    try:
+        with blendprune.applied():
+            states = {line.name: line.state for line in overlay.status()}
+    finally:
+        gc.callbacks.remove(grow)
+        gc.set_threshold(*thresholds)
+    assert len(grown) > 10
+    assert "applied" in states.values()
+    assert not {"drifted", "overridden"} & set(states.values())
