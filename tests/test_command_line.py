@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -633,6 +634,15 @@ def test_an_interrupted_command_says_how_to_go_on(
     monkeypatch.setattr("blendprune.pipeline.prune_from_config", _interrupt)
     assert main(command) == 130
     assert go_on in _sentence(capsys)
+
+
+def test_a_reader_that_ends_early_gets_no_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "blendprune", "status"]
+    with os.fdopen(write, "wb") as output:
+        found = subprocess.run(command, stdout=output, stderr=subprocess.PIPE)
+    assert (found.returncode, found.stderr) == (141, b"")
 
 
 def _interrupt(*args, **kwargs):

@@ -1,6 +1,7 @@
 """The command line; see :mod:`.parser`."""
 
 import importlib.util
+import os
 import sys
 
 from ..errors import BlendpruneError, ConfigError
@@ -16,19 +17,26 @@ def main(argv=None):
 
     Returns:
         int: 0; 1 when ``status`` or ``doctor`` found drift; 2 after a sentence on stderr that says
-        what is wrong; 130 after one that says how to go on, if Ctrl-C has ended it.
+        what is wrong; 130 after one that says how to go on, if Ctrl-C has ended it; 141 without a
+        word, if nobody reads on, as of ``blendprune doctor | head``.
     """
     go_on = "give the same command again; every file that it wrote is complete"
     try:
         args = parse(argv)
         go_on = getattr(args, "go_on", go_on)
-        return _run(args)
+        code = _run(args)
+        sys.stdout.flush()
+        return code
     except BlendpruneError as error:
         print(f"blendprune: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"blendprune: interrupted: {go_on}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Python writes what is left when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _run(args):

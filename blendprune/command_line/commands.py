@@ -48,8 +48,7 @@ def sensitivity(args):
     path = cfg.PRUNER.SENSITIVITY = (
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
-    mapper = find(args.mapper) if args.mapper else None
-    found = sensitivity_from_config(cfg, mapper=mapper)
+    found = sensitivity_from_config(cfg, mapper=_mapper(args))
     print(sensitivity_table(found))
     print(f"\nprune with: --sensitivity {path}")
     return 0
@@ -63,8 +62,7 @@ def prune(args):
 
     cfg = config_of(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
-    mapper = find(args.mapper) if args.mapper else None
-    report = prune_from_config(cfg, output, mapper=mapper)
+    report = prune_from_config(cfg, output, mapper=_mapper(args))
     print(report_table(report))
     weights, config, page = (
         os.path.join(output, name) for name in ("model_pruned.pth", "config.yaml", "report.html")
@@ -83,13 +81,12 @@ def export(args):
     from ..pipeline import export_checkpoint, export_from_config
 
     if args.config_file:
-        cfg, mapper = config_of(args), find(args.mapper) if args.mapper else None
-        found = export_from_config(cfg, args.output, args.int8, mapper)
+        cfg = config_of(args)
+        found = export_from_config(cfg, args.output, args.int8, _mapper(args))
     else:
         _refuse_without_config(args)
         _import_modules(args)
-        mapper = find(args.mapper) if args.mapper else None
-        found = export_checkpoint(args.weights, args.output, args.int8, mapper)
+        found = export_checkpoint(args.weights, args.output, args.int8, _mapper(args))
     return _print(args, found.to_dict(), lambda: exported_table(found))
 
 
@@ -193,6 +190,7 @@ def _run_module(name, args):
 
 def doctor(args):
     """Say what is installed here, and what is missing."""
+    _hide_warnings()
     from ..pipeline.doctor import doctor_table, examine
 
     found = examine(_patches())
@@ -202,12 +200,17 @@ def doctor(args):
 
 def status(args):
     """Show the state of each patch."""
+    _hide_warnings()
     from tabulate import tabulate
 
     rows = _patches()
     table = [(r.name, r.target, r.upstream, " ".join((r.state, r.detail))) for r in rows]
-    headers = ("patch", "target", "upstream", "state")
-    _print(args, [vars(row) for row in rows], lambda: tabulate(table, headers=headers))
+    headers, widths = ("patch", "target", "upstream", "state"), (None, 50, None, 50)
+    _print(
+        args,
+        [vars(row) for row in rows],
+        lambda: tabulate(table, headers=headers, maxcolwidths=widths),
+    )
     return int(any(row.state == "drifted" for row in rows))
 
 
@@ -237,6 +240,11 @@ def _print(args, found, text):
     return 0
 
 
+def _mapper(args):
+    """The ``--mapper``; after the modules of ``--import``, which may register what it needs."""
+    return find(args.mapper) if args.mapper else None
+
+
 def _import_modules(args):
     """Register what files may name: our own models, and the user's modules."""
     from detectron2.config import get_cfg
@@ -248,9 +256,14 @@ def _import_modules(args):
 
 
 def _begin():
-    """Hide warnings that upstream writes for its own developers, and apply the overlay."""
+    _hide_warnings()
+    blendprune.apply()
+
+
+def _hide_warnings():
+    """Hide warnings that upstream writes for its own developers."""
     for module in ("torch", "detectron2", "adet"):
         warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
-    logging.getLogger("torch.fx").setLevel(logging.ERROR)
+    for name in ("torch.fx", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("fvcore").setLevel(logging.WARNING)
-    blendprune.apply()

@@ -69,7 +69,7 @@ def report_files(paths, output, with_ap=False):
             reports[name]["ap"] = {"dense": next(iter(scores.values())), "pruned": scores[name]}
     pictures = Pictures(cfg, dense)
     comparisons = pictures.through(pruned[-1][1])
-    page = prune_page(reports, comparisons, no_pictures=pictures.missing)
+    page = prune_page(reports, comparisons, no_pictures=pictures.missing, joined=False)
     with explained_write(output), staged(output) as [at], open(at, "w", encoding="utf-8") as file:
         file.write(page)
     return reports

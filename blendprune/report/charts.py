@@ -70,15 +70,16 @@ def widths(name, layers):
     return _svg(figure, name, tips)
 
 
-def curve(name, series, label, unit):
+def curve(name, series, label, unit, joined=True):
     """AP over a cost.
 
     Args:
         name (str): of the chart.
-        series (dict[str, list[tuple[str, float, float]]]): name → words, cost and AP of each point;
-            a line joins the points.
+        series (dict[str, list[tuple[str, float, float]]]): name → words, cost and AP of each point.
         label (str): what the cost is.
         unit (str): of the cost.
+        joined (bool): draw a line through the points of a series; else write their words beside
+            them.
 
     Returns:
         str: an ``<svg>`` element.
@@ -88,11 +89,14 @@ def curve(name, series, label, unit):
     for i, points in enumerate(series.values()):
         points = sorted(points, key=lambda point: point[1])
         costs, scores = zip(*((cost, ap) for _, cost, ap in points))
-        axes.plot(costs, scores, color=_color(i), linewidth=1.2)
+        if joined:
+            axes.plot(costs, scores, color=_color(i), linewidth=1.2)
         for j, (words, cost, ap) in enumerate(points):
             [mark] = axes.plot(cost, ap, "o", markersize=7, color=_color(i))
             mark.set_gid(f"point{i}-{j}")
             tips[f"point{i}-{j}"] = f"{words}: {cost:.4g}{unit}, AP {ap:.1f}"
+            if not joined:
+                axes.annotate(words, (cost, ap), (6, 4), textcoords="offset points", color=_INK)
     axes.set_xlabel(label, color=_INK)
     axes.set_ylabel("AP", color=_INK)
     axes.set_xlim(left=0)

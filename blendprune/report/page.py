@@ -28,7 +28,7 @@ class Comparison:
     words: str
 
 
-def prune_page(reports, comparisons=(), commands=(), no_pictures=""):
+def prune_page(reports, comparisons=(), commands=(), no_pictures="", joined=True):
     """Draw one self-contained page: no network, no other file.
 
     Args:
@@ -37,6 +37,8 @@ def prune_page(reports, comparisons=(), commands=(), no_pictures=""):
         comparisons (Sequence[Comparison]): images.
         commands (Sequence[tuple[str, str]]): what to do next: words, and a command.
         no_pictures (str): why there are no comparisons, and what to do.
+        joined (bool): whether the reports differ in their target alone, so that a line may join
+            them in the curves.
 
     Returns:
         str: HTML.
@@ -47,7 +49,7 @@ def prune_page(reports, comparisons=(), commands=(), no_pictures=""):
         title=name,
         summary=summary(report),
         facts=facts(report),
-        charts=_charts(reports, report),
+        charts=_charts(reports, report, joined),
         stages=_names(report) or ["dense", "pruned"],
         layers=report.get("layers", {}),
         notes=report.get("notes", ()),
@@ -152,7 +154,7 @@ def facts(report):
     return found
 
 
-def _charts(reports, report):
+def _charts(reports, report, joined):
     found, both = {}, ("before", "after")
     sizes = {"FLOPs": "flops", "parameters": "params", "activations": "activations"}
     rows = {
@@ -173,10 +175,10 @@ def _charts(reports, report):
     if report.get("flops_by_module"):
         rows = flops_by_stage(report["flops_by_module"])
         found["stages"] = charts.bars("stages", rows, ("dense", "pruned"), " G", 10)
-    return found | _curves(reports, report)
+    return found | _curves(reports, report, joined)
 
 
-def _curves(reports, report):
+def _curves(reports, report, joined):
     task = next(iter(_tasks(report)), None)
     costs = {
         "curve-flops": ("GFLOPs", " G", lambda each, key: each["flops"][key] / 1e9),
@@ -192,7 +194,8 @@ def _curves(reports, report):
             dense = [("dense", cost(each, "before"), ap[0])]
             pruned.append((words, cost(each, "after"), ap[-1]))
         if len(pruned) > 1:
-            found[name] = charts.curve(name, {"dense": dense, "pruned": pruned}, label, unit)
+            series = {"dense": dense, "pruned": pruned}
+            found[name] = charts.curve(name, series, label, unit, joined)
     return found
 
 

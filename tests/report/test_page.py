@@ -123,6 +123,18 @@ def test_several_models_make_a_curve():
     assert "AP over FLOPs" not in page_of({"0.7": without, "0.5": REPORT}).text
 
 
+def test_a_line_joins_models_of_one_pruning_alone():
+    flops = {"before": 1_000_000_000, "after": 700_000_000}
+    reports = {"pruned": {**REPORT, "flops": flops}, "tuned": REPORT}
+    joined, apart = (
+        prune_page(reports, joined=each).split("AP over FLOPs")[1].split("<svg")[1]
+        for each in (True, False)
+    )
+    # A line has the id that matplotlib gives it; marks have the words that they are hovered for.
+    assert joined.count("<path") > apart.count("<path")
+    assert "tuned</" in apart and "tuned</" not in joined
+
+
 def test_the_last_stage_is_named():
     tuned = {**REPORT, "ap": {**REPORT["ap"], "finetuned": {"segm": 37.0, "bbox": 40.5}}}
     page = page_of({"demo": tuned}, [Comparison("data:,", "data:,", "")])
