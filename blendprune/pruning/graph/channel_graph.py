@@ -8,7 +8,7 @@ from torch import nn
 
 from ...errors import ConfigError, error_line
 from ..tracing.composite import CompositeOperator
-from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer
+from ..tracing.layer_kinds import is_depthwise, is_norm, is_prunable_layer, tied_modules
 from .coupling import coupling_of, parts_of
 from .dependencies import Dependencies
 from .groups import ChannelGroup, Member
@@ -54,7 +54,7 @@ class ChannelGraph:
         self.frozen = dict(frozen or {})
         self.names = {module: name for name, module in model.named_modules()}
         self._modules = {name: module for module, name in self.names.items()}
-        self._tied = _tied_modules(self.names)
+        self._tied = tied_modules(self.names)
         self.ignored = resolve_layers(model, ignored_layers)
         self.ratios = resolve_ratios(model, pruning_ratio_dict)
         self._composites = [m for m in self.names if isinstance(m, CompositeOperator)]
@@ -276,22 +276,6 @@ class ChannelGraph:
                         "it: pass data that runs it, with the labels of its loss"
                     )
                 self.notes.append(f"{name}: {why}")
-
-
-def _tied_modules(names):
-    """Modules that hold a parameter of another module → its name.
-
-    Each would lose the channels of its own group, and the tie would break.
-    """
-    holders, tied = {}, {}
-    for module in names:
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                holders.setdefault(parameter, []).append(module)
-    for sharing in holders.values():
-        for module in sharing[1:]:
-            tied[module], tied[sharing[0]] = names[sharing[0]], names[sharing[1]]
-    return tied
 
 
 class _Description:

@@ -16,7 +16,7 @@ from ...progress import Counted
 from ..architectures import architecture_of
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import evaluating, forward_hooks
-from ..tracing.layer_kinds import is_norm
+from ..tracing.layer_kinds import is_norm, tied_modules
 from ..tracing.snapshot import ForwardState
 from ..tracing.view import prunable
 from .linear_maps import linear_map
@@ -158,7 +158,9 @@ class Reconstruction:
                     made[id(output)] = (layer, len(counts), weakref.ref(output))
                 counts.append(rows.count(output))
 
-        layers = [m for m in model.modules() if is_norm(m) or linear_map(m) is not None]
+        # A weight that layers share would become one for each.
+        own = names.keys() - tied_modules(names)
+        layers = [m for m in names if m in own and (is_norm(m) or linear_map(m) is not None)]
         with forward_hooks(layers, record), _forwards(model) as run:
             run(*first)
         for layer, counts in calls.items():

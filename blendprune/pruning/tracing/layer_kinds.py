@@ -64,6 +64,26 @@ def is_dynamic_head(module):
     return is_called(module, "ImplicitPointHead")
 
 
+def tied_modules(names):
+    """Find the modules that share a parameter, which must stay one parameter.
+
+    Args:
+        names (dict[nn.Module, str]): all modules of a model.
+
+    Returns:
+        dict[nn.Module, str]: each module that shares → the name of another one that it shares with.
+    """
+    holders, tied = {}, {}
+    for module in names:
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders.setdefault(parameter, []).append(module)
+    for sharing in holders.values():
+        for module in sharing[1:]:
+            tied[module], tied[sharing[0]] = names[sharing[0]], names[sharing[1]]
+    return tied
+
+
 def is_called(module, *names):
     """Whether a class of the module has one of these names.
 

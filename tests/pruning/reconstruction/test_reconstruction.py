@@ -355,6 +355,14 @@ def test_no_data_or_no_wish_means_no_reconstruction(blendmask, images, batches, 
         prune(blendmask(), data=batches, max_flops=0.7, rounds=1)
 
 
+def test_layers_that_share_a_weight_share_it_afterwards(build, images, batches, randomise):
+    model = randomise(build("retinanet"))
+    first, second = model.head.cls_subnet[0], model.head.bbox_subnet[0]
+    second.weight = first.weight
+    prune(model, images, data=batches, importance="magnitude", max_flops=0.7, rounds=2)
+    assert second.weight is first.weight
+
+
 # With random weights the later stages of a cascade see empty boxes; the last is much like others.
 FOR_IMAGES = [name for name in FAMILIES if name not in ("cascade", "syncbn")]
 
