@@ -18,7 +18,7 @@ from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.scores import as_batches, score_groups
 from blendprune.pruning.search.search import Search
 from tests.helpers.chain import Chain, chain_inputs
-from tests.helpers.processes import in_processes
+from tests.helpers.processes import NO_CPU, in_processes
 from tests.helpers.small_zoo import config_of
 
 IMAGES = [chain_inputs(seed) for seed in range(12)]
@@ -81,6 +81,20 @@ def test_two_processes_prune_as_one_on_all_images(chain, tmp_path):
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-3 * float(value.max()))
         assert not torch.equal(value, one["chosen"]["state"][key])
     assert one["refit"]["report"].layers == first["refit"]["report"].layers
+
+
+def test_nothing_is_exchanged_over_a_default_group_that_takes_no_tensors_of_the_cpu(tmp_path):
+    def run():
+        with pytest.raises(RuntimeError, match="no tensors of the CPU"):
+            torch.distributed.all_reduce(torch.ones(1))
+        model = Chain()
+        with distributed.together():
+            _scores(copy.deepcopy(model), "obs")
+            measure_sensitivity(copy.deepcopy(model), data=_share(), ratios=[0.5])
+            return _prune(model)["state"]
+
+    first, second = in_processes(run, tmp_path, backend=NO_CPU)
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.slow
