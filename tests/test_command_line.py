@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import itertools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from detectron2.modeling import build_model
 import blendprune
 from blendprune import modeling
 from blendprune.__main__ import main
+from blendprune.command_line.parser import GROUPS, make_parser
 from blendprune.data.digits import DIGITS_TEST, DIGITS_TRAIN
 from tests.helpers.digit_scenes import digit_scenes, forget_digits
 from tests.helpers.exportable import one_level_retinanet
@@ -521,6 +523,7 @@ class Others(importlib.machinery.PathFinder):
 
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Others
 from blendprune.__main__ import main
+from blendprune.command_line.parser import GROUPS, make_parser
 print(main(sys.argv[1:]))
 """
 
@@ -588,6 +591,8 @@ def test_sensitivity_is_measured_once_and_serves_every_target(trained_on_digits,
         report = json.loads((out / "report.json").read_text())
         assert 0.98 * target <= report["flops"]["after"] / report["flops"]["before"] <= target
     assert path.read_bytes() == written
+    assert _sensitivity(trained, "--output", path, "--json") == 0
+    assert json.loads(capsys.readouterr().out).items() <= json.loads(written).items()
 
     # Neither for another model nor from another file.
     weights = ["MODEL.WEIGHTS", trained / "pruned0.5/model_pruned.pth"]
@@ -609,7 +614,7 @@ def test_sensitivity_without_images_asks_for_them_and_for_no_other_importance(tr
     assert not path.exists()
 
 
-def test_quiet_leaves_the_result_alone(trained, capsys):
+def test_quiet_and_json_leave_the_result_alone(trained, capsys):
     flags = ("--max-flops", 0.6, "--output", trained / "out")
     assert _prune(trained, *flags) == 0
     told = capsys.readouterr().out
@@ -617,6 +622,15 @@ def test_quiet_leaves_the_result_alone(trained, capsys):
     quiet = capsys.readouterr().out
     assert "- loading" in told and "- loading" not in quiet
     assert "FLOPs" in quiet and "fine-tune with: " in quiet
+    assert _prune(trained, *flags, "--json") == 0
+    report = json.loads((trained / "out/report.json").read_text())
+    assert json.loads(capsys.readouterr().out).items() <= report.items()
+
+
+def test_every_command_but_that_of_a_script_takes_both():
+    for name in itertools.chain(*GROUPS.values()):
+        flags = make_parser()._subparsers._group_actions[0].choices[name]._option_string_actions
+        assert ({"--quiet", "--json"} <= flags.keys()) == (name != "run"), name
 
 
 @pytest.mark.parametrize(

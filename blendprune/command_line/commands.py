@@ -8,6 +8,7 @@ import runpy
 import shlex
 import sys
 import warnings
+from dataclasses import asdict
 
 import blendprune
 
@@ -22,10 +23,9 @@ def demo(args):
     from ..demo import story
     from ..report.table import report_table
 
-    report = story.run(args.output)
-    print(report_table(report))
-    print(f"\n{os.path.join(args.output, 'report.html')}")
-    return 0
+    report = story.run(args.output, quiet=args.quiet or args.json)
+    page = os.path.join(args.output, "report.html")
+    return _print(args, report, lambda: f"{report_table(report)}\n\n{page}")
 
 
 def plan(args):
@@ -49,9 +49,8 @@ def sensitivity(args):
         args.output or cfg.PRUNER.SENSITIVITY or os.path.join(cfg.OUTPUT_DIR, "sensitivity.json")
     )
     found = sensitivity_from_config(cfg, mapper=_mapper(args))
-    print(sensitivity_table(found))
-    print(f"\nprune with: --sensitivity {path}")
-    return 0
+    hint = f"prune with: --sensitivity {path}"
+    return _print(args, asdict(found), lambda: f"{sensitivity_table(found)}\n\n{hint}")
 
 
 def prune(args):
@@ -63,15 +62,21 @@ def prune(args):
     cfg = config_of(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
     report = prune_from_config(cfg, output, mapper=_mapper(args))
-    print(report_table(report))
+    return _print(
+        args, report, lambda: f"{report_table(report)}\n\n{_next_steps(output, args.imports)}"
+    )
+
+
+def _next_steps(output, imports):
     weights, config, page = (
         os.path.join(output, name) for name in ("model_pruned.pth", "config.yaml", "report.html")
     )
-    imports = [part for name in args.imports for part in ("--import", name)]
-    print(f"\nlook at it:     {page}")
-    print(f"AP now:         {shlex.join(['blendprune', 'eval', *imports, '--weights', weights])}")
-    print(f"fine-tune with: {shlex.join(['python', 'train_net.py', '--config-file', config])}")
-    return 0
+    imports = [part for name in imports for part in ("--import", name)]
+    return (
+        f"look at it:     {page}\n"
+        f"AP now:         {shlex.join(['blendprune', 'eval', *imports, '--weights', weights])}\n"
+        f"fine-tune with: {shlex.join(['python', 'train_net.py', '--config-file', config])}"
+    )
 
 
 def export(args):
@@ -230,8 +235,7 @@ def convert(args):
     left_out = blendprune.convert(args.input, args.output, allow_pickle=args.allow_pickle)
     for what in left_out:
         print(f"left out: {what}", file=sys.stderr)
-    print(args.output)
-    return 0
+    return _print(args, {"file": args.output, "left_out": left_out}, lambda: args.output)
 
 
 def _print(args, found, text):

@@ -132,7 +132,6 @@ def make_parser():
     sub = _add(subs, "plan", commands.plan)
     _add_config_argument(sub)
     _add_layer_arguments(sub)
-    _add_json(sub)
     _add_tail(sub)
 
     sub = _add(subs, "sensitivity", commands.sensitivity)
@@ -141,7 +140,6 @@ def make_parser():
     _add_images_argument(sub)
     sub.add_argument("--importance", metavar="NAME", help="which channels go first")
     sub.add_argument("--output", metavar="FILE", help="default: OUTPUT_DIR/sensitivity.json")
-    _add_quiet(sub)
     _add_tail(sub)
 
     _add_prune(_add(subs, "prune", commands.prune))
@@ -154,15 +152,12 @@ def make_parser():
     sub = _add(subs, "info", commands.info)
     sub.add_argument("file", metavar="FILE", help="checkpoint, or .onnx")
     _add_import_argument(sub)
-    _add_json(sub)
 
     sub = _add(subs, "eval", commands.evaluate)
     _add_config_argument(sub, required=False)
     sub.add_argument("--weights", metavar="FILE", help="checkpoint, or .onnx; alone: a checkpoint")
     sub.add_argument("--engine", default="onnxruntime", metavar="NAME",
                      help="of an exported file: onnxruntime, openvino")  # fmt: skip
-    _add_quiet(sub)
-    _add_json(sub)
     _add_tail(sub)
 
     sub = _add(subs, "bench", commands.bench)
@@ -182,15 +177,11 @@ def make_parser():
     sub.add_argument("--ap", action="store_true", help="evaluate each form on DATASETS.TEST")
     output = "for bench.json, bench.html and, with --ap, bench.png"
     sub.add_argument("--output", metavar="DIR", help=output)
-    _add_quiet(sub)
-    _add_json(sub)
 
     sub = _add(subs, "report", commands.report)
     _add_models(sub)
     sub.add_argument("--ap", action="store_true", help="evaluate each on DATASETS.TEST")
     sub.add_argument("--output", default="report.html", metavar="FILE.html", help="the page")
-    _add_quiet(sub)
-    _add_json(sub)
 
     sub = _add(subs, "export", commands.export)
     _add_config_argument(sub, required=False)
@@ -198,8 +189,6 @@ def make_parser():
     sub.add_argument("--output", required=True, metavar="FILE.onnx", help="the file to write")
     sub.add_argument("--int8", action="store_true", help="quantize, on training images")
     _add_mapper_argument(sub)
-    _add_quiet(sub)
-    _add_json(sub)
     _add_tail(sub)
 
     sub = _add(subs, "convert", commands.convert)
@@ -207,8 +196,8 @@ def make_parser():
     sub.add_argument("input", metavar="INPUT", help="any checkpoint")
     sub.add_argument("output", metavar="OUTPUT", help="the file to write")
 
-    _add_json(_add(subs, "doctor", commands.doctor))
-    _add_json(_add(subs, "status", commands.status))
+    _add(subs, "doctor", commands.doctor)
+    _add(subs, "status", commands.status)
     return parser
 
 
@@ -221,6 +210,10 @@ def _add(subs, name, command):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.set_defaults(command=command)
+    if name != "run":  # a script prints what it likes
+        group = sub.add_argument_group("what it prints")
+        group.add_argument("--quiet", action="store_true", help="the result, but no progress")
+        group.add_argument("--json", action="store_true", help="the result alone, as JSON")
     return sub
 
 
@@ -255,21 +248,12 @@ def _add_prune(sub):
     sub.add_argument("--normalize", metavar="UNIT", help="flops, params or activations")
     sub.add_argument("--sensitivity", metavar="FILE", help="measurement to use, or to make")
     sub.add_argument("--output", metavar="DIR", help="default: OUTPUT_DIR/pruned")
-    _add_quiet(sub)
     _add_tail(sub)
 
 
 def _add_models(sub):
     sub.add_argument("models", nargs="+", metavar="MODEL", help="checkpoint or config; dense first")
     _add_import_argument(sub)
-
-
-def _add_quiet(sub):
-    sub.add_argument("--quiet", action="store_true", help="print the result, but no progress")
-
-
-def _add_json(sub):
-    sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_config_argument(sub, required=True):

@@ -48,13 +48,14 @@ _STAGES = 6
 _log = logging.getLogger(__name__)
 
 
-def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
+def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST, quiet=False):
     """Run the demo. Call :func:`blendprune.apply` first.
 
     Args:
         output (str): output folder. Scenes that exist in it are used again.
         opts (Sequence): ``KEY VALUE`` pairs that override ``digits.yaml``.
         num_train (int), num_test (int): number of scenes to draw.
+        quiet (bool): log to the file only.
 
     Returns:
         dict: the contents of ``report.json``: ``flops``, ``params``, ``latency_ms`` (each with
@@ -75,7 +76,7 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST):
             f"cannot write to the output folder {output!r} ({error.strerror}): choose another with "
             "--output."
         ) from None
-    with _logs_to(os.path.join(output, "log.txt")):
+    with _logs_to(os.path.join(output, "log.txt"), quiet):
         report, comparisons = _run(output, list(opts), num_train, num_test)
     report["wall_s"] = round(time.perf_counter() - start, 1)
     with open(os.path.join(output, "report.json"), "w") as file:
@@ -201,9 +202,10 @@ class _Clock:
 
 
 @contextlib.contextmanager
-def _logs_to(path):
+def _logs_to(path, quiet):
     """Log stages and progress to the terminal and a file; log detectron2 to the file only."""
-    on_terminal = {"detectron2": False, "fvcore": False, "py.warnings": False, "blendprune": True}
+    on_terminal = dict.fromkeys(("detectron2", "fvcore", "py.warnings"), False)
+    on_terminal["blendprune"] = not quiet
     loggers = {name: logging.getLogger(name) for name in on_terminal}
     before = {
         name: (each.handlers[:], each.level, each.propagate) for name, each in loggers.items()
