@@ -7,7 +7,6 @@ import torch
 import torch.multiprocessing
 from detectron2.utils import comm
 
-
 #: A backend that refuses tensors of the CPU, as nccl does, and here is given no others.
 NO_CPU = "no_cpu"
 
