@@ -43,7 +43,9 @@ class UnfinishedPrune:
             if found["config"] != self._config:
                 raise ValueError("of another config")
             state, levels = found["state"], found["levels"]
-            removed = len(state["removed"])
+            done = f"{len(state['removed'])} rounds"
+            if "scoring" in state:
+                done += f", {state['scoring']['images']} images of the next scoring"
             reports = {
                 name: read_report(os.path.join(folder, name), own)
                 for name, own in levels.items()
@@ -54,15 +56,15 @@ class UnfinishedPrune:
             return
         self.state, self.levels, self.reports = state, levels, reports
         kept = f", levels {', '.join(levels)}" if levels else ""
-        stage(f"{self._path} is of the same command: {removed} rounds{kept}")
+        stage(f"{self._path} is of the same command: {done}{kept}")
 
     def add_round(self, state):
-        """Keep what the prune goes on from if it is interrupted now.
+        """Keep what the prune goes on from if it is interrupted now, in or behind a round.
 
         Args:
             state (dict): from ``on_round`` of ``blendprune.prune``.
         """
-        if self.state is not None and len(state["removed"]) <= len(self.state["removed"]):
+        if self.state is not None and state["identity"] != self.state.get("identity"):
             # The prune has begun anew: on other images, for example.
             self.levels, self.reports = {}, {}
         self.state = state

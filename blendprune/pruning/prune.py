@@ -132,11 +132,12 @@ def prune(
             counts its own rounds.
         on_level (Callable): called as ``on_level(level, report)`` while the model is at a level, to
             save or evaluate it. The target's own report is returned instead.
-        on_round (Callable): called as ``on_round(state)`` after each round, to save the state, of
-            plain data and tensors: ``torch.load(…, weights_only=True)`` reads it. Not with
-            ``max_latency``, whose rounds follow a clock.
+        on_round (Callable): called as ``on_round(state)`` after each round, and every five minutes
+            of a scoring by gradients in one process, to save the state, of plain data and tensors:
+            ``torch.load(…, weights_only=True)`` reads it. Not with ``max_latency``, whose rounds
+            follow a clock.
         resume (dict): a state that an interrupted prune of the same model, data and arguments gave
-            to ``on_round``: the prune goes on behind that round, and ends (on the CPU, bit for bit)
+            to ``on_round``: the prune goes on from there, and ends (on the CPU, bit for bit)
             like one that was not interrupted. ``on_level`` is not called for levels before it. What
             is of another prune is not used; the log says why.
 
@@ -194,7 +195,8 @@ def prune(
     history = History()
     if target.unit != "latency" and (on_round is not None or resume is not None):
         how = (target, levels, rounds)
-        history = History(identity_of(model, inputs, batches, sensitivity, options, how), resume)
+        identity = identity_of(model, inputs, batches, sensitivity, options, how)
+        history = History(identity, resume, on_round)
     if history.repeats:
         reading = [*reading, _GOES_ON.format(history.repeats)]
     snapshot = Snapshot(model)
@@ -205,8 +207,7 @@ def prune(
         def after_round(done, rounds):
             if progress is not None:
                 progress(done, rounds)
-            if on_round is not None and target.unit != "latency" and history.is_ahead:
-                on_round(history.state(model, run.notes))
+            history.keep(model, run.notes)
 
         for level in [*levels, target]:
             run.reach(level, rounds, after_round, goal=target)

@@ -1,5 +1,6 @@
 """A prune to several levels that is killed: the same command goes on, and keeps what is whole."""
 
+import itertools
 import json
 import os
 import random
@@ -15,7 +16,9 @@ import blendprune
 from blendprune import distributed
 from blendprune.errors import ConfigError
 from blendprune.pipeline import from_config, prune_from_config
+from blendprune.pipeline.unfinished import UnfinishedPrune
 from blendprune.progress import LoggedProgress
+from blendprune.pruning.scores import partial_sums
 from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.kills import run_killed
 from tests.helpers.processes import in_processes
@@ -126,6 +129,28 @@ def test_a_prune_that_is_interrupted_at_any_step_ends_as_if_it_had_not_been(
     notes = json.loads((folder / "report.json").read_text())["notes"]
     assert len(_found(notes, f"went on behind {done} rounds")) == (stop > 1)
     assert len(_found(again, "of the FLOPs of")) == 3 - len(kept)
+
+
+@pytest.mark.parametrize("behind, done", [(2, "0 rounds, 2 images"), (8, "1 rounds, 3 images")])
+def test_a_prune_that_is_interrupted_while_it_scores_goes_on_behind_the_last_image(
+    chain, whole, folder, monkeypatch, behind, done
+):
+    add_round, count = UnfinishedPrune.add_round, itertools.count(1)
+
+    def add_and_stop(self, state):
+        add_round(self, state)
+        if next(count) == behind:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partial_sums, "_SECONDS", 0)
+        patch.setattr(UnfinishedPrune, "add_round", add_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            chain(folder)
+    again = chain(folder)
+    assert _contents(folder) == whole[2]
+    [line] = _found(again, "unfinished.pth")
+    assert f"is of the same command: {done} of the next scoring" in line
 
 
 def test_a_prune_that_ended_leaves_nothing_behind_and_comes_again_the_same(chain, whole, folder):

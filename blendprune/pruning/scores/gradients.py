@@ -6,6 +6,7 @@ import torch_pruning as tp
 from ... import distributed
 from ..graph.layer_sides import sum_by_input
 from .losses import accumulate_gradients, training_loss
+from .partial_sums import SumsByOwner
 from .registry import IMPORTANCES, CollectedImportance, Importance
 
 
@@ -26,7 +27,8 @@ class EffectImportance(CollectedImportance):
         super().__init__()
         self.of_image, self.loss = of_image, loss
 
-    def collect(self, model, groups, batches):
+    def collect(self, model, groups, batches, sums=()):
+        """Learn the scores; other ``sums`` grow beside them, see :func:`accumulate_gradients`."""
         self.scores = {}
 
         def observe():
@@ -34,8 +36,16 @@ class EffectImportance(CollectedImportance):
                 added = self.of_image(channel_effect(group))
                 self.scores[group.root] = self.scores.get(group.root, 0) + added
 
-        accumulate_gradients(model, batches, after_image=observe, loss=self.loss)
+        accumulate_gradients(model, batches, observe, self.loss, [self, *sums])
         self.scores = distributed.summed(self.scores)
+
+    def state_dict(self):
+        """The scores so far."""
+        return dict(self.scores)
+
+    def load_state_dict(self, state):
+        """Go on from scores so far."""
+        self.scores = dict(state)
 
 
 def channel_effect(group):
@@ -89,15 +99,15 @@ class Hessian(Importance):
         self._scores = tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None)
 
     def collect(self, model, groups, batches):
-        squares = {}
+        squares = SumsByOwner(model.parameters())
 
         def observe():
             for p in model.parameters():
                 if p.grad is not None:
-                    squares[p] = squares.get(p, 0) + p.grad.square()
+                    squares.add(p, p.grad.square())
 
-        accumulate_gradients(model, batches, after_image=observe)
-        squares = distributed.summed(squares, model.parameters())
+        accumulate_gradients(model, batches, observe, sums=[squares])
+        squares = distributed.summed(squares.of, model.parameters())
         count = sum(distributed.gathered(sum(len(batch) for batch in batches)))
         for p, total in squares.items():
             p.grad = total / count

@@ -12,6 +12,7 @@ from ...progress import Counted
 from ..tracing.allocator import give_back_memory
 from ..tracing.hooks import full_forward, keeping_random_state
 from ..tracing.snapshot import keeping_state
+from .partial_sums import still_to_sum
 
 
 def training_loss(model, batch):
@@ -51,7 +52,7 @@ def training_loss(model, batch):
     return total
 
 
-def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
+def accumulate_gradients(model, batches, after_image=None, loss=training_loss, sums=()):
     """Gradients of the training losses, in ``.grad`` of every parameter.
 
     Norms use their running statistics. Random choices of the training (proposals, points) follow
@@ -64,6 +65,8 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
         after_image (Callable): called after the backward of each image, with the gradients of that
             image only; None: gradients add up over the batches.
         loss (Callable): of the model and a batch, a scalar.
+        sums (Sequence): what ``after_image`` and ``loss`` add each image to, see
+            :func:`.partial_sums.still_to_sum`.
 
     Raises:
         PruningError: the losses are not finite, or are no dict.
@@ -72,8 +75,9 @@ def accumulate_gradients(model, batches, after_image=None, loss=training_loss):
     if after_image is not None:
         batches, of = [[image] for batch in batches for image in batch], "image"
     model.zero_grad(set_to_none=True)
+    left = still_to_sum(Counted(batches, f"scoring {of}"), sums, next(model.parameters()).device)
     with _training(model):
-        for batch in _seeded(model, Counted(batches, f"scoring {of}")):
+        for batch in _seeded(model, left):
             if after_image is not None:
                 model.zero_grad(set_to_none=True)
             with torch.enable_grad():
@@ -100,7 +104,7 @@ def mean_loss(model, batches):
         PruningError: the losses are not finite, or are no dict.
     """
     with torch.no_grad(), _training(model):
-        seeded = _seeded(model, Counted(batches, "loss of batch"))
+        seeded = _seeded(model, enumerate(Counted(batches, "loss of batch")))
         losses = [training_loss(model, batch).item() for batch in seeded]
     losses = sum(distributed.gathered(losses), [])
     return sum(losses) / len(losses)
@@ -118,14 +122,14 @@ def try_training(model, batch):
             model(batch)
 
 
-def _seeded(model, batches):
-    """The batches; torch's generators follow from the number of each, and are restored in the end.
+def _seeded(model, numbered):
+    """Batches; torch's generators follow from the number of each, and are restored in the end.
 
     Whichever process has a batch, it sees the same random numbers.
     """
     devices = {p.device for p in model.parameters() if p.is_cuda}
     with torch.random.fork_rng(devices):
-        for index, batch in enumerate(batches):
+        for index, batch in numbered:
             torch.manual_seed(distributed.number_of(index))
             yield batch
 

@@ -8,6 +8,7 @@ from torch import nn
 from ... import distributed
 from ..tracing.hooks import forward_hooks
 from .gradients import EffectImportance
+from .partial_sums import SumsByOwner
 from .predictions import PredictionProbe
 from .registry import IMPORTANCES, CollectedImportance
 
@@ -39,9 +40,10 @@ class OBS(CollectedImportance):
     def collect(self, model, groups, batches):
         moments = _Moments([side for group in groups for side in group.readers])
         example = distributed.from_first(lambda: batches[0][:1])
-        effects = EffectImportance(torch.square, PredictionProbe(model, example))
+        probe = PredictionProbe(model, example)
+        effects = EffectImportance(torch.square, probe)
         with forward_hooks(moments.layers, moments.see, before=True):
-            effects.collect(model, groups, batches)
+            effects.collect(model, groups, batches, [probe, *moments.sums])
         moments.add_up()
         self.scores = {
             group.root: _scores(
@@ -68,7 +70,8 @@ class _Moments:
         for side in sides:
             times = _times_read(side)
             self._times[side.layer] = min(times, self._times.get(side.layer, times))
-        self._inputs, self._gradients, self._weights = {}, {}, {}
+        # Of the inputs, of their gradients, and the weights of the rows of the first.
+        self.sums = [SumsByOwner(self.layers) for _ in range(3)]
 
     @property
     def layers(self):
@@ -90,14 +93,13 @@ class _Moments:
         rows = self._rows(layer, x)
         rows = torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
         weight = squares.sum() / max(len(rows), 1)
-        self._inputs[layer] = self._inputs.get(layer, 0) + weight * (rows.T @ rows)
-        self._weights[layer] = self._weights.get(layer, 0) + weight * len(rows)
-        self._gradients[layer] = self._gradients.get(layer, 0) + squares
+        for sums, amount in zip(self.sums, (weight * (rows.T @ rows), squares, weight * len(rows))):
+            sums.add(layer, amount)
 
     def add_up(self):
         """Take what all processes have seen."""
-        for name in ("_inputs", "_gradients", "_weights"):
-            setattr(self, name, distributed.summed(getattr(self, name), self.layers))
+        for sums in self.sums:
+            sums.of = distributed.summed(sums.of, self.layers)
 
     def _rows(self, layer, x):
         rows = (x if isinstance(layer, nn.Linear) else x.movedim(1, -1)).flatten(0, -2)
@@ -115,9 +117,10 @@ class _Moments:
             channels they stand for. None for a layer that no image or no gradient reached.
         """
         layer, inputs, channels = side.layer, side.entries, side.channels
-        if not self._weights.get(layer, 0) > 0:
+        second, gradients, weight = (sums.of.get(layer) for sums in self.sums)
+        if weight is None or not weight > 0:
             return None
-        second = self._inputs[layer].double() / self._weights[layer].double()
+        second = second.double() / weight.double()
         groups = getattr(layer, "groups", 1)
         if groups > 1:
             # Only channels of the same group of a conv can replace one.
@@ -125,8 +128,7 @@ class _Moments:
             second[:-1, :-1] *= part[:, None] == part
         times = self._times[layer]
         inputs, channels = inputs[::times] // times, channels[::times]
-        gradients = self._gradients[layer].double()
-        return second, gradients, inputs.to(second.device), channels.to(second.device)
+        return second, gradients.double(), inputs.to(second.device), channels.to(second.device)
 
 
 def _times_read(side):

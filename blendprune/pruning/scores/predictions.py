@@ -94,6 +94,16 @@ class PredictionProbe:
                 scalar = scalar + probe / math.sqrt(heads[self._stages[layer]])
         return scalar
 
+    def state_dict(self):
+        """The images and predictions so far."""
+        return {"images": self._images, "moments": list(self._moments.values())}
+
+    def load_state_dict(self, state):
+        """Go on behind some images."""
+        self._images = state["images"]
+        moments = (each.cpu() for each in state["moments"])
+        self._moments = dict(zip(self._stages, moments, strict=True))
+
     def _variances(self, labelled):
         """Variance of each layer's labelled predictions up to this image, of all processes."""
         own = {}

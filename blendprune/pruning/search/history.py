@@ -4,13 +4,16 @@ Scores and reconstruction take the time of a round. Which channels they chose, a
 the end, are all that the next round needs of them: the rest follows from the dense model.
 """
 
+import contextlib
 import logging
 import sys
 from dataclasses import asdict
 
 import torch
 
+from ... import distributed
 from ...errors import ConfigError
+from ..scores.partial_sums import PartialSums
 from .digests import data_digests, digest, text_digest
 
 _log = logging.getLogger(__name__)
@@ -46,33 +49,35 @@ class History:
     """The rounds of a prune, and those of an interrupted one that it repeats first.
 
     A round that is repeated removes the same channels, without scores and reconstruction. After the
-    last of them the model gets the weights that it had.
+    last of them the model gets the weights that it had. The next round goes on with what a scoring
+    had summed up.
 
     Args:
         identity (dict[str, str]): from :func:`identity_of`.
-        state (dict | None): from :meth:`state`. What is of another prune is not used: the log says
+        state (dict | None): that ``keep`` got. What is of another prune is not used: the log says
             why.
+        keep (Callable): called with what another run needs to go on, of plain data and tensors:
+            the tensors are those of the model. None: nothing is kept.
 
     Attributes:
         repeats (int): how many rounds are repeated in all.
     """
 
-    def __init__(self, identity=None, state=None):
+    def __init__(self, identity=None, state=None, keep=None):
         self._identity, self._state, self._removed = identity, state, []
+        self._keep = keep
         if state is not None and (why := _misfit(state, identity)):
             _log.warning("what an interrupted prune left is not used (%s): pruning anew", why)
             self._state = None
-        self.repeats = len(self._state["removed"]) if self._state else 0
+        none = {"identity": identity, "removed": [], "weights": {}, "notes": []}
+        # What was kept last, without sums of scores.
+        self._kept = {key: (self._state or none)[key] for key in none}
+        self.repeats = len(self._kept["removed"])
 
     @property
     def is_behind(self):
         """Whether the next round was done before."""
         return len(self._removed) < self.repeats
-
-    @property
-    def is_ahead(self):
-        """Whether the last round was a new one."""
-        return len(self._removed) > self.repeats
 
     def channels(self, groups):
         """What the next round removes, if it was done before.
@@ -113,22 +118,39 @@ class History:
             _give_weights(model, self._state["weights"])
             notes[:] = self._state["notes"]
 
-    def state(self, model, notes):
-        """What another run needs to go on behind the rounds so far: plain data and tensors.
+    def keep(self, model, notes):
+        """Keep what another run needs to go on behind the last round, if that was a new one.
 
         Args:
             model (nn.Module): outside the prunable view.
             notes (list[str]): of the run.
-
-        Returns:
-            dict: the tensors are those of the model.
         """
-        return {
-            "identity": self._identity,
-            "removed": list(self._removed),
-            "weights": dict(model.state_dict()),
-            "notes": list(notes),
-        }
+        if self._keep is not None and len(self._removed) > self.repeats:
+            self._kept = {
+                "identity": self._identity,
+                "removed": list(self._removed),
+                "weights": dict(model.state_dict()),
+                "notes": list(notes),
+            }
+            self._keep(self._kept)
+
+    @contextlib.contextmanager
+    def scoring(self):
+        """Keep the sums of long scorings in a ``with`` block, and go on with those of a state.
+
+        Sums of several processes are not kept.
+        """
+        if distributed.processes() > 1:
+            yield
+            return
+
+        def keep(sums):
+            if self._keep is not None:
+                self._keep(self._kept | {"scoring": sums})
+
+        goes_on = self._state and len(self._removed) == self.repeats
+        with PartialSums(self._state.get("scoring") if goes_on else None, keep).used():
+            yield
 
 
 def _misfit(state, identity):
@@ -139,6 +161,8 @@ def _misfit(state, identity):
         )
         fine = fine and all(isinstance(x, torch.Tensor) for x in state["weights"].values())
         fine = fine and all(isinstance(note, str) for note in state["notes"])
+        if (scoring := state.get("scoring")) is not None:
+            fine = fine and _is_count(scoring["images"]) and isinstance(scoring["sums"], list)
         others = [name for name, value in identity.items() if state["identity"].get(name) != value]
     except (AttributeError, KeyError, TypeError):
         fine = False
@@ -148,7 +172,11 @@ def _misfit(state, identity):
 
 
 def _are_channels(channels):
-    return isinstance(channels, list) and all(type(x) is int and x >= 0 for x in channels)
+    return isinstance(channels, list) and all(map(_is_count, channels))
+
+
+def _is_count(x):
+    return type(x) is int and x >= 0
 
 
 def _no_fit(why):

@@ -375,7 +375,7 @@ class PruningRun:
     def _scores(self, target, groups, dense, costs, limit=None):
         importance = build_importance(self.options.importance)
         prunable_groups = [group for group in groups if group.prunable]
-        with self._naming_data_faults(), self.seconds.of("scoring"):
+        with self._naming_data_faults(), self.seconds.of("scoring"), self.history.scoring():
             scores = iter(score_groups(self.model, prunable_groups, importance, self.batches))
         scores = [next(scores) if group.prunable else None for group in groups]
         if self.sensitivity is not None:

@@ -2,6 +2,8 @@
 
 import copy
 import io
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from detectron2.utils import comm
 from blendprune import distributed
 from blendprune.errors import ConfigError, TargetUnreachable
 from blendprune.pruning import prune
+from blendprune.pruning.scores import partial_sums
 from blendprune.pruning.search import rounds
 from tests.helpers.chain import Chain, chain_inputs
 from tests.helpers.processes import in_processes
@@ -115,6 +118,45 @@ def test_rounds_that_have_nothing_to_remove_are_repeated_too(dense):
     _check_going_on(dense, whole, [removed.index({}) + 1, 5], **how)
 
 
+@pytest.mark.parametrize("importance", ["obs", "fisher", "hessian"])
+def test_a_scoring_goes_on_behind_each_image(dense, monkeypatch, importance):
+    how = {"importance": importance, "max_flops": 0.4, "rounds": 2}
+    plain = _Run(dense, **how)
+    monkeypatch.setattr(partial_sums, "_SECONDS", 0)
+    whole = _Run(dense, **how)
+    # Of each round one behind each image, and one at the end.
+    assert len(whole.states) == 2 * (len(BATCHES) + 1)
+    for number, state in enumerate(whole.states, 1):
+        again = _Run(dense, state, **how)
+        assert len(again.states) == len(whole.states) - number
+        assert _equal(_weights(plain.model), _weights(again.model))
+        assert again.report.layers == plain.report.layers
+
+
+def test_a_scoring_of_minutes_is_kept_every_five_and_at_its_end(dense, monkeypatch):
+    clock = itertools.count(step=200)
+    monkeypatch.setattr(partial_sums, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    images = [chain_inputs(seed) for seed in range(5)]
+    run = _Run(dense, data=images, max_flops=0.7, rounds=1)
+    states = [torch.load(io.BytesIO(state), weights_only=True) for state in run.states]
+    assert [state.get("scoring", {}).get("images") for state in states] == [2, 4, 5, None]
+    assert [len(state["removed"]) for state in states] == [0, 0, 0, 1]
+
+
+def test_a_short_scoring_is_not_kept(whole):
+    assert len(whole.states) == 6
+
+
+def test_sums_that_do_not_fit_are_refused_and_the_model_stays(dense, monkeypatch):
+    monkeypatch.setattr(partial_sums, "_SECONDS", 0)
+    state = torch.load(io.BytesIO(_Run(dense, **LEVELS).states[1]), weights_only=True)
+    state["scoring"]["sums"].pop()
+    before = remember(dense)
+    with pytest.raises(ConfigError, match="scores that an interrupted prune left do not fit"):
+        prune(dense, chain_inputs(), data=BATCHES, round_to=1, resume=state, **LEVELS)
+    assert unchanged(dense, before)
+
+
 def test_levels_that_are_done_are_not_told_of_again(dense, whole):
     told = _check_going_on(dense, whole, range(1, 7), **LEVELS)
     # A level whose last round was the last of all may not have been saved.
@@ -201,6 +243,7 @@ def test_the_state_of_another_prune_is_not_used_and_the_log_says_why(dense, whol
         lambda state: state["removed"].append({"first": [1.5]}),
         lambda state: state["notes"].append(3),
         lambda state: state.update(identity={}),
+        lambda state: state.update(scoring={"images": -1, "sums": []}),
     ],
 )
 def test_what_is_no_state_is_not_used(dense, whole, change, caplog):
@@ -267,7 +310,6 @@ def test_weights_that_layers_share_stay_shared():
             return {"loss": x.square().mean()} if self.training else x
 
     dense, how = Tied().eval(), {"max_flops": 0.9, "rounds": 2, "importance": "magnitude"}
-    how["data"] = None  # the reconstruction gives each layer a weight of its own
     whole = _Run(dense, **how)
     again = _Run(dense, whole.states[0], **how)
     assert _equal(_weights(whole.model), _weights(again.model))
