@@ -63,22 +63,25 @@ def explained_write(path):
 
     Raises:
         CheckpointError: in place of an OSError, also of one that torch turned into another error.
+        KeyboardInterrupt: in place of an error that torch turned it into.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
-        failure = _os_error(error)
+        failure = _first_fault(error)
         if failure is None:
             raise
+        if isinstance(failure, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         full = failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         otherwise = "make room; what was there before is intact" if full else "choose another file"
         reason = failure.strerror or first_line(failure)
         raise CheckpointError(f"cannot write {path!r} ({reason}): {otherwise}.") from error
 
 
-def _os_error(error):
-    """The OSError in a chain of errors: torch's writer reports a short file instead."""
-    while error is not None and not isinstance(error, OSError):
+def _first_fault(error):
+    """What was first in a chain of errors: torch's writer reports a short file instead."""
+    while error is not None and not isinstance(error, (OSError, KeyboardInterrupt)):
         error = error.__cause__ or error.__context__
     return error
 

@@ -551,6 +551,19 @@ def test_another_missing_module_is_not_explained_away(tmp_path, monkeypatch):
         main(["run", str(tmp_path / "train.py")])
 
 
+def test_an_unknown_key_of_a_script_is_named_behind_its_traceback(tmp_path, monkeypatch, capsys):
+    for name in ("argv", "path"):
+        monkeypatch.setattr(sys, name, list(getattr(sys, name)))
+    (tmp_path / "train.py").write_text(
+        "import sys\nfrom detectron2.config import get_cfg\nget_cfg().merge_from_list(sys.argv[1:])"
+    )
+    assert main(["run", str(tmp_path / "train.py"), "PRUNER.MAX_FLOP", "0.5"]) == 2
+    traceback, sentence = capsys.readouterr().err.split("blendprune: ")
+    assert "train.py" in traceback and "AssertionError" in traceback
+    assert sentence.startswith("PRUNER.MAX_FLOP is no key of this config (did you mean")
+    assert "'PRUNER.MAX_FLOPS'" in sentence
+
+
 def test_run_of_a_missing_script_is_named(capsys):
     assert main(["run", "no.py"]) == 2
     assert "there is no script 'no.py'" in _sentence(capsys)
@@ -637,7 +650,10 @@ def test_every_command_but_that_of_a_script_takes_both():
     "command, go_on",
     [
         (["prune", "--config-file", "config.yaml"], "give the same command again"),
-        (["run", "train_net.py"], "goes on from its last checkpoint with --resume"),
+        (
+            ["run", "train_net.py"],
+            "a pruning goes on with the same command, a training with --resume",
+        ),
     ],
 )
 def test_an_interrupted_command_says_how_to_go_on(

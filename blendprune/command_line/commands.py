@@ -1,5 +1,6 @@
 """What each command does with its arguments."""
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -7,12 +8,14 @@ import os
 import runpy
 import shlex
 import sys
+import traceback
 import warnings
 from dataclasses import asdict
 
 import blendprune
 
 from ..config.imports import find, import_into
+from ..config.messages import unknown_key
 from ..errors import ConfigError
 from .config import config_of
 
@@ -68,6 +71,8 @@ def prune(args):
 
 
 def _next_steps(output, imports):
+    from ..pipeline.page import tuning_command
+
     weights, config, page = (
         os.path.join(output, name) for name in ("model_pruned.pth", "config.yaml", "report.html")
     )
@@ -75,7 +80,7 @@ def _next_steps(output, imports):
     return (
         f"look at it:     {page}\n"
         f"AP now:         {shlex.join(['blendprune', 'eval', *imports, '--weights', weights])}\n"
-        f"fine-tune with: {shlex.join(['python', 'train_net.py', '--config-file', config])}"
+        f"fine-tune with: {tuning_command(config)}"
     )
 
 
@@ -173,7 +178,8 @@ def run(args):
     blendprune.apply()
     sys.argv = [args.script, *args.args]
     sys.path[0] = os.path.dirname(os.path.abspath(args.script))
-    runpy.run_path(args.script, run_name="__main__")
+    with _naming_unknown_keys():
+        runpy.run_path(args.script, run_name="__main__")
     return 0
 
 
@@ -189,8 +195,23 @@ def _run_module(name, args):
         )
     blendprune.apply()
     sys.argv = [name, *args]  # runpy puts the module's path there
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    with _naming_unknown_keys():
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
     return 0
+
+
+@contextlib.contextmanager
+def _naming_unknown_keys():
+    """Add a sentence to a traceback of the script's: yacs names no key like it."""
+    try:
+        yield
+    except (AssertionError, KeyError) as error:
+        from detectron2.config import get_cfg
+
+        if not (words := unknown_key(error, get_cfg())):
+            raise
+        traceback.print_exc()
+        raise ConfigError(f"{words}: correct it, or add it in the script") from None
 
 
 def doctor(args):

@@ -145,7 +145,7 @@ def make_parser():
     _add_prune(_add(subs, "prune", commands.prune))
 
     sub = _add(subs, "run", commands.run)
-    sub.set_defaults(go_on="a training goes on from its last checkpoint with --resume")
+    sub.set_defaults(go_on="a pruning goes on with the same command, a training with --resume")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
 

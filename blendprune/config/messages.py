@@ -37,15 +37,27 @@ def explained(source, cfg):
         raise ConfigError(f"cannot use {source}: {_problem(error, cfg)}") from None
 
 
+def unknown_key(error, cfg):
+    """What is wrong with a key that yacs does not know.
+
+    Args:
+        error (Exception): of a merge into a config.
+        cfg (CfgNode): with the keys that are known.
+
+    Returns:
+        str: empty if that is not the error.
+    """
+    unknown = _UNKNOWN.search(str(error))
+    if not unknown:
+        return ""
+    return f"{unknown[1]} is no key of this config{similar(unknown[1], _keys(cfg))}"
+
+
 def _problem(error, cfg):
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = text.strip() or type(error).__name__
-    if unknown := _UNKNOWN.search(text):
-        [key] = unknown.groups()
-        return (
-            f"{key} is no key of this config{similar(key, _keys(cfg))}: correct it, or add "
-            "it with --import MODULE:FUNCTION"
-        )
+    if words := unknown_key(error, cfg):
+        return f"{words}: correct it, or add it with --import MODULE:FUNCTION"
     if mismatch := _TYPE.search(text):
         return _mismatch(*mismatch.groups(), cfg)
     if odd := _ODD.search(text):

@@ -77,17 +77,16 @@ def run(output, opts=(), num_train=NUM_TRAIN, num_test=NUM_TEST, quiet=False):
             "--output."
         ) from None
     with _logs_to(os.path.join(output, "log.txt"), quiet):
-        report, comparisons = _run(output, list(opts), num_train, num_test)
+        report, pictures, tuned = _run(output, list(opts), num_train, num_test)
     report["wall_s"] = round(time.perf_counter() - start, 1)
     with open(os.path.join(output, "report.json"), "w") as file:
         json.dump(report, file, indent=2)
     files = "dense/model_final.pth", "pruned/config.yaml", "finetuned/model_final.pth"
-    commands = [
-        (what, f"{command} --import blendprune.demo.data:register")
-        for what, command in next_commands(*(os.path.join(output, name) for name in files))
-    ]
+    paths = (os.path.join(output, name) for name in files)
+    commands = next_commands(*paths, ["blendprune.demo.data:register"])
+    page = drawn(prune_page, {"demo": report}, pictures.through(tuned), commands, pictures.missing)
     with open(os.path.join(output, "report.html"), "w", encoding="utf-8") as file:
-        file.write(drawn(prune_page, {"demo": report}, comparisons, commands))
+        file.write(page)
     return report
 
 
@@ -148,7 +147,7 @@ def _run(output, opts, num_train, num_test):
         "threads": torch.get_num_threads(),
         "device": tuned_cfg.MODEL.DEVICE,
     }
-    return report, Pictures(cfg, models["before"]).through(models["after"])
+    return report, Pictures(cfg, models["before"]), models["after"]
 
 
 def _train(cfg):

@@ -29,7 +29,7 @@ from ..wrappers import unwrap
 from .finetune import finetune_config
 from .latencies import form_latencies
 from .metrics import main_metrics
-from .page import Pictures, page_of_prune
+from .page import Pictures, page_of_prune, tuning_command
 from .pruned_folder import write_folder
 from .trial import try_config
 from .unfinished import UnfinishedPrune
@@ -73,7 +73,7 @@ def prune_from_config(
     return prune_trained(cfg, model, output_dir, lambda: _read(cfg, model, mapper))
 
 
-def prune_trained(cfg, model, output_dir, read, evaluate=None):
+def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_command):
     """Prune a trained model in place as the ``PRUNER`` node says, and write the files.
 
     Of processes that prune together, the first one measures latencies and writes.
@@ -86,6 +86,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
             detectron2's format.
         evaluate (Callable): called with the dense and with the pruned model; returns what an
             evaluator of detectron2 gives: task → metric → value. None: no ``"ap"`` in the report.
+        tune (Callable): config → the command that fine-tunes by it.
 
     Returns:
         dict: the report, as from :func:`prune_from_config`; ``ap`` holds ``dense`` and ``pruned``,
@@ -151,7 +152,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None):
         name = os.path.basename(os.path.abspath(folder))
         reports[name] = report
         page = page_of_prune(
-            unfinished.reports | reports, pictures, model, cfg.MODEL.WEIGHTS, folder
+            unfinished.reports | reports, pictures, model, cfg.MODEL.WEIGHTS, folder, tune
         )
         own = write_folder(folder, model, tuning, report, page)
         if folder != output_dir:

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 _IMAGES = 3
 
 
-def page_of_prune(reports, pictures, pruned, dense, folder):
+def page_of_prune(reports, pictures, pruned, dense, folder, tune):
     """Draw the page of a prune.
 
     Args:
@@ -26,6 +26,7 @@ def page_of_prune(reports, pictures, pruned, dense, folder):
         pruned (nn.Module): the model that the test images go through, too.
         dense (str): weights of the dense model.
         folder (str): where the files of the prune are going to be.
+        tune (Callable): config → the command that fine-tunes by it.
 
     Returns:
         str: HTML.
@@ -34,7 +35,7 @@ def page_of_prune(reports, pictures, pruned, dense, folder):
         os.path.join(folder, name) for name in ("config.yaml", "finetune/model_final.pth")
     )
     commands = [
-        ("Fine-tune it with your own script:", _line("python train_net.py --config-file", config)),
+        ("Fine-tune it with your own script:", tune(config)),
         *next_commands(dense, config, tuned),
     ]
     comparisons = pictures.through(pruned)
@@ -114,23 +115,31 @@ def _images(cfg, data):
     return [image["image"] for batch in batches for image in batch][:_IMAGES]
 
 
-def next_commands(dense, config, tuned):
+def next_commands(dense, config, tuned, imports=()):
     """What to do with a fine-tuned model.
 
     Args:
         dense (str): weights of the dense model.
         config (str): of the pruned one.
         tuned (str): its weights after the fine-tuning.
+        imports (Sequence[str]): what registers its data sets; empty: the words ask for it.
 
     Returns:
         list[tuple[str, str]]: words, and a command.
     """
-    export = _line("blendprune export --config-file", config, "--weights", tuned)
+    ask = "" if imports else " Add --import MODULE if a module of yours registers data sets."
+    config = ("--config-file", config, "--weights", tuned, "--output", "model.onnx")
     return [
-        ("Export it for onnxruntime and OpenVINO:", f"{export} --output model.onnx"),
-        ("Measure it in every form:", _line("blendprune bench", dense, tuned, "--ap")),
+        (f"Export it for onnxruntime and OpenVINO.{ask}", _line("export", config, imports)),
+        (f"Measure it in every form.{ask}", _line("bench", (dense, tuned, "--ap"), imports)),
     ]
 
 
-def _line(command, *arguments):
-    return " ".join([command, *map(shlex.quote, arguments)])
+def tuning_command(config):
+    """The command that fine-tunes by a config, where the script is not known."""
+    return shlex.join(["blendprune", "run", "train_net.py", "--config-file", config])
+
+
+def _line(command, arguments, imports):
+    imports = [part for name in imports for part in ("--import", name)]
+    return shlex.join(["blendprune", command, *arguments, *imports])

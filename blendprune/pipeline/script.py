@@ -94,11 +94,15 @@ def _prune_in_script(cfg, model, data_loader, evaluate):
         return split_batches(first_batches(data_loader, model, images))
 
     with LoggedProgress(_say).heard():
-        report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate)
+        report = prune_trained(cfg, model, cfg.OUTPUT_DIR, read, evaluate, _fine_tuning)
     _say(f"pruned instead of trained, because of MODEL.PRUNE:\n{report_table(report)}")
-    _say(f"fine-tune with: {command('--config-file', os.path.join(cfg.OUTPUT_DIR, 'config.yaml'))}")
+    _say(f"fine-tune with: {_fine_tuning(os.path.join(cfg.OUTPUT_DIR, 'config.yaml'))}")
     if evaluate is None:
         _say("evaluate with the same command and --eval-only")
+
+
+def _fine_tuning(config):
+    return command("--config-file", config)
 
 
 def command(*args):
@@ -113,6 +117,9 @@ def command(*args):
     given = sys.argv[1:]
     end = len(sys.orig_argv) - len(given)
     before = sys.orig_argv[:end] if sys.orig_argv[end:] == given else ["python", sys.argv[0]]
+    # An installed command is a script of the interpreter's.
+    if os.path.basename(before[1]) == "blendprune":
+        before = before[1:]
     return shlex.join([os.path.basename(before[0]), *before[1:], *args])
 
 

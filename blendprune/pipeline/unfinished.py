@@ -43,9 +43,11 @@ class UnfinishedPrune:
             if found["config"] != self._config:
                 raise ValueError("of another config")
             state, levels = found["state"], found["levels"]
-            done = f"{len(state['removed'])} rounds"
+            done = [f"rounds done: {len(state['removed'])}"]
             if "scoring" in state:
-                done += f", {state['scoring']['images']} images of the next scoring"
+                done.append(f"images scored for the next: {state['scoring']['images']}")
+            if levels:
+                done.append(f"levels written: {', '.join(levels)}")
             reports = {
                 name: read_report(os.path.join(folder, name), own)
                 for name, own in levels.items()
@@ -55,8 +57,7 @@ class UnfinishedPrune:
             stage(f"{self._path} is not used ({first_line(error)}): pruning anew")
             return
         self.state, self.levels, self.reports = state, levels, reports
-        kept = f", levels {', '.join(levels)}" if levels else ""
-        stage(f"{self._path} is of the same command: {done}{kept}")
+        stage(f"found {self._path} of an interrupted prune ({'; '.join(done)})")
 
     def add_round(self, state):
         """Keep what the prune goes on from if it is interrupted now, in or behind a round.

@@ -23,7 +23,7 @@ from .search.sensitivity_file import load_sensitivity
 from .tracing.entry import entry_point, refuse_nonfinite
 from .tracing.snapshot import Snapshot
 
-_GOES_ON = "went on behind {} rounds of an interrupted prune: seconds are those since then"
+_GOES_ON = "went on behind round {} of an interrupted prune: seconds are those since then"
 
 
 @entry_point(changes_widths=True)
@@ -205,9 +205,9 @@ def prune(
         run = PruningRun(model, inputs, options, batches, sensitivity, memory, history)
 
         def after_round(done, rounds):
+            history.keep(model, run.notes)
             if progress is not None:
                 progress(done, rounds)
-            history.keep(model, run.notes)
 
         for level in [*levels, target]:
             run.reach(level, rounds, after_round, goal=target)

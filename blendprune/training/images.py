@@ -78,6 +78,10 @@ class ImageStream:
         """Whether a batch was taken: a loop may read the loader instead."""
         return self._position > 0
 
+    def reorder(self, seed):
+        """Take the order of the images from a seed; of a random subset, the order alone."""
+        self._sampler._seed = seed
+
     def state_dict(self):
         """Where the stream stands, and what it is made of."""
         attributes = _SAMPLERS[type(self._sampler)]
@@ -136,6 +140,29 @@ class ImageStream:
             held[:] = [each for each in held if id(each[1]) in waiting]
             note([place for place, _ in held], position)
             yield batch
+
+
+def same_images(loader, cfg):
+    """Let a loader give the same images in each run of a script.
+
+    Without a SEED, detectron2 draws another one in each run, and an interrupted prune that is
+    started again would see other images.
+
+    Args:
+        loader (Iterable): the script's; nothing was read from it, and nothing else reads it.
+        cfg (CfgNode): its config.
+
+    Returns:
+        Iterable: the loader itself if SEED is set, or if it is of a kind that is not known.
+    """
+    if cfg.SEED >= 0:
+        return loader
+    try:
+        stream = ImageStream(loader, seed=0)
+    except TypeError:
+        return loader
+    stream.reorder(0)
+    return stream
 
 
 def _remembering(positions, images, held):

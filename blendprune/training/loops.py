@@ -10,6 +10,7 @@ from ..first_forward import on_first_training_forward
 from ..pipeline.script import prune_in_script
 from .attach import attach
 from .from_config import has_trainer
+from .images import same_images
 
 _log = logging.getLogger("detectron2.blendprune")
 
@@ -35,7 +36,7 @@ def _prune(cfg, model, loader, optimizer):
             "build_detection_train_loader built none: add "
             "blendprune.prune_in_script(cfg, model, data_loader) before the training loop."
         )
-    prune_in_script(cfg, model, loader)
+    prune_in_script(cfg, model, same_images(loader, cfg))
 
 
 def _run_hooks(cfg, model, loader, optimizer):

@@ -5,6 +5,7 @@ import functools
 from detectron2.engine.train_loop import HookBase
 
 from ..pipeline.script import prune_in_script
+from .images import same_images
 
 
 class PruneInstead(HookBase):
@@ -18,7 +19,8 @@ class PruneInstead(HookBase):
         trainer = self.trainer
         test = functools.partial(trainer.test, trainer.cfg) if trainer.cfg.DATASETS.TEST else None
         try:
-            prune_in_script(trainer.cfg, trainer.model, trainer.data_loader, test)
+            loader = same_images(trainer.data_loader, trainer.cfg)
+            prune_in_script(trainer.cfg, trainer.model, loader, test)
         finally:
             # Their ``after_train`` would evaluate and save a training that never was.
             trainer._hooks.clear()

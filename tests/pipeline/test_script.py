@@ -293,6 +293,10 @@ def test_the_command_is_the_one_that_started_the_script(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", [*python, *sys.argv[1:]])
     wanted = "python3 -m blendprune run 'train net.py' --config-file p/config.yaml"
     assert script.command("--config-file", "p/config.yaml") == wanted
+    python[1:3] = ["/usr/bin/blendprune"]
+    monkeypatch.setattr(sys, "orig_argv", [*python, *sys.argv[1:]])
+    wanted = "blendprune run 'train net.py' --config-file p/config.yaml"
+    assert script.command("--config-file", "p/config.yaml") == wanted
 
 
 TRAIN_NET = """

@@ -114,24 +114,23 @@ def test_a_prune_that_is_interrupted_at_any_step_ends_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         chain(folder, stop=stop)
     done, kept = stop // 3, ["0.8", "0.6"][: stop // 3]
-    assert (folder / "unfinished.pth").is_file() == (stop > 1)
+    assert (folder / "unfinished.pth").is_file()
     stamps = {path: path.stat().st_mtime_ns for name in kept for path in folder.glob(f"{name}/*")}
     assert len(stamps) == 4 * len(kept)
     again = chain(folder)
     assert _contents(folder) == whole[2]
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     assert (folder / "report.html").read_text() == "0.8 0.6 out"
-    done = (stop + 1) // 3  # a round is told of before it is kept
-    if stop > 1:
-        [line] = _found(again, "unfinished.pth")
-        words = f", levels {', '.join(kept)}" if kept else ""
-        assert line.endswith(f"is of the same command: {done} rounds{words}")
+    done = (stop + 2) // 3  # a round is kept before it is told of
+    [line] = _found(again, "unfinished.pth")
+    words = f"; levels written: {', '.join(kept)}" if kept else ""
+    assert line.endswith(f"of an interrupted prune (rounds done: {done}{words})")
     notes = json.loads((folder / "report.json").read_text())["notes"]
-    assert len(_found(notes, f"went on behind {done} rounds")) == (stop > 1)
+    assert _found(notes, f"went on behind round {done} of")
     assert len(_found(again, "of the FLOPs of")) == 3 - len(kept)
 
 
-@pytest.mark.parametrize("behind, done", [(2, "0 rounds, 2 images"), (8, "1 rounds, 3 images")])
+@pytest.mark.parametrize("behind, done", [(2, (0, 2)), (8, (1, 3))])
 def test_a_prune_that_is_interrupted_while_it_scores_goes_on_behind_the_last_image(
     chain, whole, folder, monkeypatch, behind, done
 ):
@@ -150,7 +149,7 @@ def test_a_prune_that_is_interrupted_while_it_scores_goes_on_behind_the_last_ima
     again = chain(folder)
     assert _contents(folder) == whole[2]
     [line] = _found(again, "unfinished.pth")
-    assert f"is of the same command: {done} of the next scoring" in line
+    assert "(rounds done: {}; images scored for the next: {}".format(*done) in line
 
 
 def test_a_prune_that_ended_leaves_nothing_behind_and_comes_again_the_same(chain, whole, folder):
@@ -267,7 +266,8 @@ def test_two_processes_go_on_together(chain, folder, tmp_path):
     in_processes(lambda: prune(stop=4 if comm.get_rank() == 0 else None), tmp_path / "2")
     assert sorted(os.listdir(folder)) == ["0.8", "unfinished.pth"]
     first, second = in_processes(prune, tmp_path / "3")
-    assert len(_found(first, "1 rounds, levels 0.8")) == 1 and not _found(second, "levels 0.8")
+    assert len(_found(first, "rounds done: 2; levels written: 0.8")) == 1
+    assert not _found(second, "rounds done")
     assert _contents(folder) == wanted
 
 
@@ -290,5 +290,5 @@ def test_a_blendmask_goes_on(registered, blendmask_cfg, tmp_path):
     lines = []
     with LoggedProgress(lines.append).heard():
         prune_from_config(cfg.clone(), str(folder))
-    assert len(_found(lines, "of the same command: 2 rounds, levels 0.85, 0.7")) == 1
+    assert len(_found(lines, "rounds done: 2; levels written: 0.85, 0.7")) == 1
     assert len(_found(lines, "of the FLOPs of")) == 1 and _contents(folder) == whole

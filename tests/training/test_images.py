@@ -1,6 +1,7 @@
 """A stream of training images goes on where another one was, image for image."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 
-from blendprune.training.images import ImageStream
+from blendprune.training.images import ImageStream, same_images
 
 _IMAGES = [{"number": i, "height": 4, "width": 4 + 4 * (i % 3 == 0)} for i in range(10)]
 
@@ -124,3 +125,23 @@ def test_another_data_set_is_named():
         ImageStream(_loader(), 5).load_state_dict({**state, "size": 12})
     with pytest.raises(ValueError, match="another sampler than before, RepeatFactor"):
         ImageStream(_loader(RepeatFactorTrainingSampler), 5).load_state_dict(state)
+
+
+@pytest.mark.parametrize("grouping", [False, True])
+@pytest.mark.parametrize("sampler", [TrainingSampler, RepeatFactorTrainingSampler])
+def test_without_a_seed_every_run_of_a_script_gives_the_same_images(sampler, grouping):
+    def images(seed):
+        random.seed(seed), torch.manual_seed(seed), np.random.seed(seed)
+        loader = _loader(sampler, grouping)
+        return _take(iter(loader), 6), _take(iter(same_images(loader, SimpleNamespace(SEED=-1))), 6)
+
+    (theirs, ours), (other_theirs, other_ours) = images(1), images(2)
+    assert theirs != other_theirs
+    assert ours == other_ours
+
+
+def test_the_images_of_a_seed_or_of_a_loader_of_the_scripts_own_are_left_alone():
+    loader = _loader()
+    assert same_images(loader, SimpleNamespace(SEED=0)) is loader
+    own = [[{"image": None}]]
+    assert same_images(own, SimpleNamespace(SEED=-1)) is own

@@ -82,7 +82,7 @@ def _check_going_on(dense, whole, numbers, **how):
         for name in ("flops", "layers", "round_to", "memory_mb"):
             assert getattr(again.report, name) == getattr(whole.report, name)
         [note] = set(again.report.notes) - set(whole.report.notes)
-        assert note.startswith(f"went on behind {number} rounds of an interrupted prune")
+        assert note.startswith(f"went on behind round {number} of an interrupted prune")
         assert [x for x in again.report.notes if x != note] == whole.report.notes
         for level, (weights, flops) in again.levels.items():
             assert _equal(weights, whole.levels[level][0]) and flops == whole.levels[level][1]
@@ -205,7 +205,7 @@ def test_two_processes_go_on_together(dense, tmp_path):
     again = in_processes(lambda: run([one[0][0], two[0][0]]), tmp_path / "2")
     for (_, before, _), (states, after, notes) in zip((one, two), again):
         assert _equal(before, after) and len(states) == 1
-        assert any("went on behind 1 rounds" in note for note in notes)
+        assert any("went on behind round 1 of" in note for note in notes)
 
 
 OTHERS = {
