@@ -392,7 +392,7 @@ def test_bench_times_checkpoints_and_configs(retinanet, capsys):
     threads = torch.get_num_threads()
     assert main(["bench", *files, *how, "--threads", "1", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
-    assert "1 thread; 64 x 96; medians of 1" in shown
+    assert "1 thread; random pixels, 64 x 96; medians of 1" in shown
     found = json.loads((output / "bench.json").read_text())
     assert [(row["model"], row["batch"]) for row in found["rows"]] == [
         ("dense", 2),

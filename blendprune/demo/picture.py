@@ -10,7 +10,7 @@ _MARGIN = 4
 _CAPTION = 18
 
 
-def detections_picture(path, images, rows, metadata, min_score=0.4):
+def detections_picture(path, images, rows, metadata, min_score=0.5):
     """Draw detections and write them as a PNG file.
 
     Args:

@@ -144,6 +144,7 @@ def _run(output, opts, num_train, num_test):
         "round_to": pruned["round_to"],
         "reloaded_identical": are_identical(found["after"], again),
         "stages_s": clock.seconds,
+        "timed_on": "a test scene",
         "threads": torch.get_num_threads(),
         "device": tuned_cfg.MODEL.DEVICE,
     }

@@ -21,6 +21,7 @@ from ..progress import stage
 from ..report.page import bench_page
 from ..structure import config_of
 from .evaluation import check_test_sets, evaluate
+from .latencies import timing_inputs
 from .page import drawn
 
 _ALWAYS, _ENGINES = ("eager", "deployed"), ("onnxruntime", "openvino")
@@ -47,13 +48,13 @@ def bench_files(
             engines that are installed.
         batch_sizes (Sequence[int]), runs (int), threads (int), network (bool): as for
             :func:`blendprune.bench`.
-        size (tuple[int, int]): height and width of the image in pixels; None: as the config of the
-            first model has it.
+        size (tuple[int, int]): height and width of an image of random pixels; None: the first image
+            of DATASETS.TEST of the first model, or random pixels of the size in its config.
         with_ap (bool): evaluate every form on DATASETS.TEST of the first model.
         output (str): folder for ``bench.json`` and, with AP, ``bench.png``: AP over latency.
 
     Returns:
-        dict: see :func:`blendprune.bench`.
+        dict: see :func:`blendprune.bench`; and ``"timed_on"``, which image, in words.
 
     Raises:
         ConfigError: an argument is invalid, or the data sets of the config are not registered.
@@ -67,9 +68,9 @@ def bench_files(
     cfg = config_in(next(iter(models.values())))
     if with_ap:
         check_test_sets(cfg)
-    inputs = None
+    inputs, words = timing_inputs(cfg, next(iter(models.values())))
     if size is not None:
-        random = torch.Generator().manual_seed(0)
+        words, random = "random pixels", torch.Generator().manual_seed(0)
         inputs = [{"image": 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), *size, generator=random)}]
     found = bench(
         models,
@@ -82,6 +83,7 @@ def bench_files(
         data=_calibration(cfg) if needs_data else None,
         evaluate=functools.partial(evaluate, cfg) if with_ap else None,
     )
+    found["timed_on"] = words
     if output:
         write_bench(found, output)
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 
 from ..errors import ConfigError, error_line
@@ -112,6 +113,29 @@ def check_registered(name):
             f"the data set {name!r} is not registered: register it in a module, and name that with "
             "--import"
         )
+
+
+def first_images(cfg, count):
+    """The first images of the first test set, as the network gets them.
+
+    Args:
+        cfg (CfgNode): DATASETS.TEST names the data set.
+        count (int): most images.
+
+    Returns:
+        list[Tensor]: (C, H, W).
+
+    Raises:
+        ConfigError: there is no test set, or it is not registered.
+        Exception: of the loader: the data set cannot be read.
+    """
+    from detectron2.data import build_detection_test_loader
+
+    name = test_sets(cfg)[0]
+    check_registered(name)
+    loader = build_detection_test_loader(cfg, name, num_workers=0)
+    batches = itertools.islice(loader, count)
+    return [image["image"] for batch in batches for image in batch][:count]
 
 
 def evaluators_of(cfg, name):

@@ -1,5 +1,6 @@
 """The latency of the dense and the pruned model in each form, for the report."""
 
+import contextlib
 import functools
 import os
 import statistics
@@ -10,8 +11,28 @@ import torch
 from ..errors import error_line
 from ..pruning.cost.forms import FormOptions, forms
 from ..pruning.cost.latency import time_in_turns
+from ..pruning.graph.inputs import config_inputs
+from .evaluation import first_images
 
 _RUNS, _WARMUP = 7, 1
+
+
+def timing_inputs(cfg, model):
+    """What models are timed on: with an image of the data, decoding has what it has to do there.
+
+    Args:
+        cfg (CfgNode): DATASETS.TEST names the data set.
+        model (nn.Module): built from it.
+
+    Returns:
+        tuple[list[dict], str]: one image, and which it is, in words: the first one of the test set,
+        or random pixels where that cannot be read or is not all that the model needs.
+    """
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        with contextlib.suppress(Exception):  # of loaders: many
+            [image] = first_images(cfg, 1)
+            return [{"image": image}], f"the first image of {cfg.DATASETS.TEST[0]}"
+    return config_inputs(model), "random pixels"
 
 
 def form_latencies(models, inputs, names):

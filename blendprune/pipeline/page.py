@@ -1,7 +1,6 @@
 """``report.html`` of a prune: its numbers, and test images through both models."""
 
 import html
-import itertools
 import logging
 import os
 import shlex
@@ -10,7 +9,7 @@ from ..errors import BlendpruneError, error_line
 from ..pruning.tracing.hooks import evaluating
 from ..report.images import compare_images, outputs_of
 from ..report.page import prune_page
-from .evaluation import check_registered, test_sets
+from .evaluation import first_images
 
 _log = logging.getLogger(__name__)
 
@@ -101,18 +100,12 @@ class Pictures:
 
 
 def _images(cfg, data):
-    from detectron2.data import build_detection_test_loader
-
     try:
-        name = test_sets(cfg)[0]
-        check_registered(name)
-        loader = build_detection_test_loader(cfg, name, num_workers=0)
-        batches = list(itertools.islice(loader, _IMAGES))
+        return first_images(cfg, _IMAGES)
     except Exception:  # the test set may be on another machine
         if not data:
             raise
-        batches = data
-    return [image["image"] for batch in batches for image in batch][:_IMAGES]
+    return [image["image"] for batch in data for image in batch][:_IMAGES]
 
 
 def next_commands(dense, config, tuned, imports=()):

@@ -13,7 +13,7 @@ from ..pruning.search.rounds import layer_widths
 from ..report.page import prune_page
 from .bench import config_in, read_models
 from .evaluation import check_test_sets, evaluate
-from .latencies import form_latencies
+from .latencies import form_latencies, timing_inputs
 from .page import Pictures
 
 _FORMS = ("eager", "deployed")
@@ -47,6 +47,7 @@ def report_files(paths, output, with_ap=False):
     inputs = config_inputs(dense)
     counts = count_costs(dense, inputs)
     before = _described(dense, counts)
+    timed, words = timing_inputs(cfg, dense)
     reports = {
         name: _sizes(before, _described(model, count_costs(model, inputs)))
         for name, model in pruned
@@ -58,9 +59,10 @@ def report_files(paths, output, with_ap=False):
     for name, model in pruned:
         stage(f"timing {name}")
         pair = {"before": dense, "after": model}
-        latencies, notes = form_latencies(pair, inputs, _FORMS)
+        latencies, notes = form_latencies(pair, timed, _FORMS)
         reports[name] |= {
             "latency_ms_by_form": latencies,
+            "timed_on": words,
             "threads": torch.get_num_threads(),
             "device": str(next(dense.parameters()).device),
             "notes": [*notes, *counts.region_notes()],

@@ -107,14 +107,20 @@ def _ap_row(name, values, tuned):
     values = [values.get(stage) for stage in stages]
     shown = ["" if value is None else f"{value:.1f}" for value in values]
     known = None not in (values[0], values[-1])
-    return [name, *shown, f"{values[-1] - values[0]:+.1f}" if known else ""]
+    return [name, *shown, _change(values[0], values[-1]) if known else ""]
+
+
+def _change(before, after):
+    """The difference of the numbers that are shown."""
+    return f"{round(after, 1) - round(before, 1):+.1f}"
 
 
 def _facts(report):
     facts = []
     if "threads" in report:
         where = report.get("device", "cpu")
-        facts.append(f"{threads_words(report['threads'])} on {where}")
+        image = f", {report['timed_on']}" if report.get("timed_on") else ""
+        facts.append(f"{threads_words(report['threads'])} on {where}{image}")
     if "wall_s" in report:
         seconds = report["wall_s"]
         facts.append(f"{seconds / 60:.1f} min in all" if seconds >= 60 else f"{seconds:.0f} s")

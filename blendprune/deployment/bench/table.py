@@ -96,9 +96,10 @@ def bench_facts(found):
     """
     height, width = found["image"][-2:]
     threads = threads_words(found["threads"])
+    image = f"{found.get('timed_on', 'one image')}, {height} x {width}"
     failed = {(row["model"], row["form"]): row["error"] for row in found["rows"] if "error" in row}
     return [
-        f"{found['machine']}; {threads}; {height} x {width}; medians of {found['runs']}",
+        f"{found['machine']}; {threads}; {image}; medians of {found['runs']}",
         *filter(None, [_compared_with(found["rows"])]),
         *([_NETWORK_WORDS] if any("network_ms" in row for row in found["rows"]) else []),
         *(f"{model}, {form}: {error}" for (model, form), error in failed.items()),
