@@ -24,6 +24,10 @@ def main(argv=None):
     try:
         args = parse(argv)
         go_on = getattr(args, "go_on", go_on)
+        if getattr(args, "waits_passively", True):
+            # Read when PyTorch is imported. Threads that spin while they wait take most of the time
+            # of a machine that has other work.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         code = _run(args)
         sys.stdout.flush()
         return code

@@ -145,6 +145,7 @@ def make_parser():
     _add_prune(_add(subs, "prune", commands.prune))
 
     sub = _add(subs, "run", commands.run)
+    sub.set_defaults(waits_passively=False)
     sub.set_defaults(go_on="a pruning goes on with the same command, a training with --resume")
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
@@ -161,6 +162,7 @@ def make_parser():
     _add_tail(sub)
 
     sub = _add(subs, "bench", commands.bench)
+    sub.set_defaults(waits_passively=False)  # as what users ship
     _add_models(sub)
     sub.add_argument(
         "--form",

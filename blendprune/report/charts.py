@@ -70,7 +70,7 @@ def widths(name, layers):
     return _svg(figure, name, tips)
 
 
-def curve(name, series, label, unit, joined=True):
+def curve(name, series, label, unit, metric="AP", joined=True):
     """AP over a cost.
 
     Args:
@@ -78,6 +78,7 @@ def curve(name, series, label, unit, joined=True):
         series (dict[str, list[tuple[str, float, float]]]): name → words, cost and AP of each point.
         label (str): what the cost is.
         unit (str): of the cost.
+        metric (str): what is measured, such as ``"mask AP"``.
         joined (bool): draw a line through the points of a series; else write their words beside
             them.
 
@@ -96,11 +97,13 @@ def curve(name, series, label, unit, joined=True):
             mark.set_gid(f"point{i}-{j}")
             tips[f"point{i}-{j}"] = f"{words}: {cost:.4g}{unit}, AP {ap:.1f}"
             if not joined:
-                axes.annotate(words, (cost, ap), (6, 4), textcoords="offset points", color=_INK)
+                # Neighbours have theirs above and below.
+                place = (6, 5 if j % 2 else -13)
+                axes.annotate(words, (cost, ap), place, textcoords="offset points", color=_INK)
     axes.set_xlabel(label, color=_INK)
-    axes.set_ylabel("AP", color=_INK)
+    axes.set_ylabel(metric, color=_INK)
+    axes.margins(x=0.25, y=0.2)
     axes.set_xlim(left=0)
-    axes.margins(y=0.2)
     axes.grid(color=_FAINT, linewidth=0.5)
     return _svg(figure, name, tips)
 

@@ -15,7 +15,7 @@ from PIL import Image
 from .page import Comparison
 
 _WIDTH = 640
-_MIN_SCORE, _SAME_BOX = 0.4, 0.5
+_MIN_SCORE, _SAME_BOX = 0.5, 0.5
 # Of classes, in turns: none can be taken for a mark.
 _CLASS_COLORS = (
     (66, 133, 244), (52, 168, 83), (150, 110, 220), (0, 172, 193), (205, 190, 40),

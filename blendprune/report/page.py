@@ -56,6 +56,7 @@ def prune_page(reports, comparisons=(), commands=(), no_pictures="", joined=True
         comparisons=comparisons,
         no_pictures=no_pictures,
         commands=commands,
+        models=_models(reports) if len(reports) > 1 else (),
     )
 
 
@@ -144,7 +145,8 @@ def facts(report):
         found.append(MEMORY_WORDS)
     if "threads" in report:
         where = report.get("device", "cpu")
-        found.append(f"latency: {threads_words(report['threads'])} on {where}")
+        image = f", {report['timed_on']}" if report.get("timed_on") else ""
+        found.append(f"latency: {threads_words(report['threads'])} on {where}{image}")
     if "wall_s" in report:
         found.append(f"this took {report['wall_s'] / 60:.1f} minutes")
     if words := latency_words(report):
@@ -178,6 +180,21 @@ def _charts(reports, report, joined):
     return found | _curves(reports, report, joined)
 
 
+def _models(reports):
+    """Rows of all models, a heading first: size, latency in the fastest form, and scores."""
+    tasks = list(dict.fromkeys(task for report in reports.values() for task in _tasks(report)))
+    rows = [["model", "FLOPs", "parameters", "latency", *(METRICS.get(t, t) for t in tasks)]]
+    for name, report in reports.items():
+        row = [name, *(f"{_kept(report, key):.1%}" for key in ("flops", "params"))]
+        fastest = fastest_form(report)
+        row.append(f"{fastest[1]:.1%} ({fastest[0]})" if fastest else "")
+        for task in tasks:
+            first, *_, last = _scores(report, task) or [None, None]
+            row.append("" if None in (first, last) else f"{first:.1f} → {last:.1f}")
+        rows.append(row)
+    return rows
+
+
 def _curves(reports, report, joined):
     task = next(iter(_tasks(report)), None)
     costs = {
@@ -194,8 +211,8 @@ def _curves(reports, report, joined):
             dense = [("dense", cost(each, "before"), ap[0])]
             pruned.append((words, cost(each, "after"), ap[-1]))
         if len(pruned) > 1:
-            series = {"dense": dense, "pruned": pruned}
-            found[name] = charts.curve(name, series, label, unit, joined)
+            series, metric = {"dense": dense, "pruned": pruned}, METRICS.get(task, task)
+            found[name] = charts.curve(name, series, label, unit, metric, joined)
     return found
 
 

@@ -136,16 +136,16 @@ def test_the_label_of_a_mark_is_drawn_last_and_away_from_others(red_classes, mas
 
     monkeypatch.setattr(Visualizer, "draw_text", record)
     # The same object with a second class below it, as detectors give it.
-    known, double = (40, 30, 0.75, 1), (40, 30, 0.41, 4)
+    known, double = (40, 30, 0.75, 1), (40, 30, 0.61, 4)
     models = detector(known, masks=masks), detector(double, known, masks=masks)
     [found] = compared(red_classes, models, [GRAY])
     assert [red(pixels(side)) > 100 for side in (found.dense, found.pruned)] == [False, True]
-    assert list(labels) == ["class 1 75%", "class 4 41%"]
-    assert labels["class 4 41%"][1] < 30 <= labels["class 1 75%"][1]
+    assert list(labels) == ["class 1 75%", "class 4 61%"]
+    assert labels["class 4 61%"][1] < 30 <= labels["class 1 75%"][1]
 
 
 def test_a_mark_does_not_hide_the_colour_of_what_both_models_find(red_classes):
-    known, double = (40, 30, 0.75, 0), (40, 30, 0.41, 4)
+    known, double = (40, 30, 0.75, 0), (40, 30, 0.61, 4)
     alone, under = (
         compared(red_classes, (detector(known, masks=True), detector(*pruned, masks=True)), [GRAY])
         for pruned in ([known], [known, double])

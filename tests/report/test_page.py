@@ -135,6 +135,13 @@ def test_a_line_joins_models_of_one_pruning_alone():
     assert "tuned</" in apart and "tuned</" not in joined
 
 
+def test_all_models_are_in_a_table():
+    page = page_of({"first": REPORT, "second": {**REPORT, "ap": {}}})
+    assert "All models" in page.text and "All models" not in page_of({"first": REPORT}).text
+    sizes = "45.0% 30.0% 50.0% (deployed)"
+    assert f"first {sizes} 36.6 → 36.1" in page.text and f"second {sizes}" in page.text
+
+
 def test_the_last_stage_is_named():
     tuned = {**REPORT, "ap": {**REPORT["ap"], "finetuned": {"segm": 37.0, "bbox": 40.5}}}
     page = page_of({"demo": tuned}, [Comparison("data:,", "data:,", "")])
