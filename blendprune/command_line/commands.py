@@ -64,7 +64,7 @@ def prune(args):
 
     cfg = config_of(args)
     output = args.output or os.path.join(cfg.OUTPUT_DIR, "pruned")
-    report = prune_from_config(cfg, output, mapper=_mapper(args))
+    report = prune_from_config(cfg, output, mapper=_mapper(args), imports=args.imports)
     return _print(
         args, report, lambda: f"{report_table(report)}\n\n{_next_steps(output, args.imports)}"
     )

@@ -4,7 +4,7 @@ import copy
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ def prune_from_config(
     cfg: CfgNode,
     output_dir: str,
     mapper: Callable[..., Any] | None = None,
+    imports: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Prune the model at ``MODEL.WEIGHTS`` as the ``PRUNER`` node says.
 
@@ -53,13 +54,15 @@ def prune_from_config(
         output_dir (str): a local folder, made if needed.
         mapper (Callable): dataset mapper of the training, called as ``mapper(cfg, True)``; None:
             the one that upstream's training scripts have for the architecture.
+        imports (Sequence[str]): ``MODULE:FUNCTION`` of what registers data sets and models, for the
+            commands that ``report.html`` shows.
 
     Returns:
         dict: the report: ``flops``, ``params``, ``latency_ms`` (each with ``before`` and
         ``after``), ``latency_ms_by_form`` (the same for each form: eager, deployed, and
-        PRUNER.RUNTIME), ``wall_s``, ``seconds`` (of the stages of pruning), ``layers``,
-        ``flops_by_module`` (own FLOPs of each module, without its children), ``notes``,
-        ``relative_to`` (see :func:`blendprune.report.reference.reference_of`).
+        PRUNER.RUNTIME), ``timed_on`` (which image), ``wall_s``, ``seconds`` (of the stages of
+        pruning), ``layers``, ``flops_by_module`` (own FLOPs of each module, without its children),
+        ``notes``, ``relative_to`` (see :func:`blendprune.report.reference.reference_of`).
 
     Raises:
         ConfigError: a key of the config is invalid, or the folder is not writable.
@@ -70,10 +73,11 @@ def prune_from_config(
     _check(cfg, output_dir)
     stage(f"loading {cfg.MODEL.WEIGHTS}")
     model = build_trained(cfg)
-    return prune_trained(cfg, model, output_dir, lambda: _read(cfg, model, mapper))
+    read = functools.partial(_read, cfg, model, mapper)
+    return prune_trained(cfg, model, output_dir, read, imports=imports)
 
 
-def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_command):
+def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_command, imports=()):
     """Prune a trained model in place as the ``PRUNER`` node says, and write the files.
 
     Of processes that prune together, the first one measures latencies and writes.
@@ -87,6 +91,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_comma
         evaluate (Callable): called with the dense and with the pruned model; returns what an
             evaluator of detectron2 gives: task → metric → value. None: no ``"ap"`` in the report.
         tune (Callable): config → the command that fine-tunes by it.
+        imports (Sequence[str]): as for :func:`prune_from_config`.
 
     Returns:
         dict: the report, as from :func:`prune_from_config`; ``ap`` holds ``dense`` and ``pruned``,
@@ -157,7 +162,9 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_comma
         name = os.path.basename(os.path.abspath(folder))
         reports[name] = report
         page = page_of_prune(
-            unfinished.reports | reports, pictures, model, cfg.MODEL.WEIGHTS, folder, tune
+            unfinished.reports | reports,
+            *(pictures, model, cfg.MODEL.WEIGHTS, folder),
+            *(tune, imports),
         )
         own = write_folder(folder, model, tuning, report, page)
         if folder != output_dir:

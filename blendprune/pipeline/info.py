@@ -121,12 +121,13 @@ def info_table(found):
     rows = [("file", found["file"]), ("kind", found["kind"])]
     if found["kind"] == "exported":
         rows.append(("family", found["family"]))
+        rows.append(("size", f"{found['mb']} MB"))
         for name, core in found["cores"].items():
             rows.append((f"core {name!r}", f"{core['file']}: {', '.join(core['inputs'])} →"))
             rows.append(("", ", ".join(core["outputs"])))
     else:
         rows += _checkpoint_rows(found)
-    rows += [("size", f"{found['mb']} MB"), ("use", found["use"])]
+    rows.append(("use", found["use"]))
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 
 
@@ -139,7 +140,7 @@ def _checkpoint_rows(found):
         rows.append(("pruned", f"yes: {share:.1%} of the weights are left; {len(changed)} layers"))
     elif found["pruned"] is not None:
         rows.append(("pruned", "no"))
-    rows.append(("weights", f"{values['now'] / 1e6:.2f} M"))
+    rows.append(("weights", f"{values['now'] / 1e6:.2f} M, {found['mb']} MB of the file"))
     if "gflops" in found:
         left = found.get("flops_left")
         share = "" if left is None else f"; {left:.3f} of the dense model's"

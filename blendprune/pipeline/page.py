@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _IMAGES = 3
 
 
-def page_of_prune(reports, pictures, pruned, dense, folder, tune):
+def page_of_prune(reports, pictures, pruned, dense, folder, tune, imports=()):
     """Draw the page of a prune.
 
     Args:
@@ -26,6 +26,7 @@ def page_of_prune(reports, pictures, pruned, dense, folder, tune):
         dense (str): weights of the dense model.
         folder (str): where the files of the prune are going to be.
         tune (Callable): config → the command that fine-tunes by it.
+        imports (Sequence[str]): as for :func:`next_commands`.
 
     Returns:
         str: HTML.
@@ -35,7 +36,7 @@ def page_of_prune(reports, pictures, pruned, dense, folder, tune):
     )
     commands = [
         ("Fine-tune it with your own script:", tune(config)),
-        *next_commands(dense, config, tuned),
+        *next_commands(dense, config, tuned, imports),
     ]
     comparisons = pictures.through(pruned)
     return drawn(prune_page, reports, comparisons, commands, pictures.missing)

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 
 # Of the audit events of CPython that concern files; before the operation.
 _EVENTS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.utime")
@@ -28,6 +29,7 @@ def run_killed(work, folder, operation=None, seconds=None):
         try:
             work()
         except BaseException:
+            traceback.print_exc()
             os._exit(3)
         os._exit(0)
     if seconds is not None:

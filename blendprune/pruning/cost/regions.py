@@ -60,5 +60,5 @@ def region_notes(heads, total, min_share=_MIN_SHARE):
     return [
         f"FLOPs are those of {' and '.join(large)}, as many as inference keeps at most; on images "
         "with fewer, such heads take less of the time: to make inference faster, prune to "
-        "max_latency (--max-latency)"
+        "max_latency (--max-latency, PRUNER.MAX_LATENCY)"
     ]
