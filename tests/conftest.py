@@ -32,6 +32,9 @@ if not all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
 
 def pytest_configure(config):
     torch.set_num_threads(1)
+    # The first backward of a process decides whether those that it forks may have any: it starts
+    # threads if an export, for example, has made a device known.
+    torch.ones(1, requires_grad=True).backward()
     # Before any test registers a BlendMask: whose it is must not depend on their order.
     root = os.environ.get("ADELAIDET_ROOT")
     if root:

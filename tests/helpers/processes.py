@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import traceback
 
 import torch
 import torch.multiprocessing
@@ -68,5 +69,6 @@ def _work(function, folder, count, rank, backend):
     try:
         found = function()
     except Exception as error:
+        traceback.print_exc()
         found = error
     torch.save(found, f"{folder}/{rank}.pth")
