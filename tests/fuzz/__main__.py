@@ -2,7 +2,7 @@
 
 ::
 
-    make fuzz                                          # 10 000 files
+    make fuzz                                          # more than 10 000 files
     python -m tests.fuzz --count 2000 --seed 3
     python -m tests.fuzz --kind pickle --kind archive
 
@@ -30,7 +30,7 @@ from tests.fuzz.watch import peak_mb
 def main():
     """Read the files, and print what happened, kind by kind."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
-    parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--count", type=int, default=11_000)  # some kinds have fewer
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", action="append", choices=KINDS)
     args = parser.parse_args()
