@@ -40,6 +40,7 @@ def test_the_page_compares_all_models_and_shows_the_last(models, capsys):
     assert third["params"]["after"] == weights
     assert set(third["ap"]["dense"]) == {"bbox", "segm"} and third["ap"]["pruned"].keys()
     assert set(third["latency_ms_by_form"]) == {"eager", "deployed"}
+    assert third["timed_on"] == f"the first image of {DIGITS_TEST}"
     stem = third["layers"]["backbone.bottom_up.stem.conv1"]
     assert stem["before"] == 64 > stem["after"]
     own = third["flops_by_module"]
