@@ -672,7 +672,7 @@ def test_a_reader_that_ends_early_gets_no_traceback():
     command = [sys.executable, "-m", "blendprune", "status"]
     with os.fdopen(write, "wb") as output:
         found = subprocess.run(command, stdout=output, stderr=subprocess.PIPE)
-    assert (found.returncode, found.stderr) == (141, b"")
+    assert found.returncode == 141 and b"Traceback" not in found.stderr
 
 
 def _interrupt(*args, **kwargs):
