@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import runpy
-import shlex
 import sys
 import traceback
 import warnings
@@ -71,15 +70,14 @@ def prune(args):
 
 
 def _next_steps(output, imports):
-    from ..pipeline.page import tuning_command
+    from ..pipeline.page import command_line, tuning_command
 
     weights, config, page = (
         os.path.join(output, name) for name in ("model_pruned.pth", "config.yaml", "report.html")
     )
-    imports = [part for name in imports for part in ("--import", name)]
     return (
         f"look at it:     {page}\n"
-        f"AP now:         {shlex.join(['blendprune', 'eval', *imports, '--weights', weights])}\n"
+        f"AP now:         {command_line('eval', ('--weights', weights), imports)}\n"
         f"fine-tune with: {tuning_command(config)}"
     )
 

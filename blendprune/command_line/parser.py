@@ -145,8 +145,8 @@ def make_parser():
     _add_prune(_add(subs, "prune", commands.prune))
 
     sub = _add(subs, "run", commands.run)
-    sub.set_defaults(waits_passively=False)
-    sub.set_defaults(go_on="a pruning goes on with the same command, a training with --resume")
+    go_on = "a pruning goes on with the same command, a training with --resume"
+    sub.set_defaults(waits_passively=False, go_on=go_on)
     sub.add_argument("-m", dest="module", metavar="MODULE", help="a module instead of a script")
     sub.add_argument("script", nargs="?", metavar="SCRIPT", help="its arguments follow")
 

@@ -68,8 +68,9 @@ def bench_files(
     cfg = config_in(next(iter(models.values())))
     if with_ap:
         check_test_sets(cfg)
-    inputs, words = timing_inputs(cfg, next(iter(models.values())))
-    if size is not None:
+    if size is None:
+        inputs, words = timing_inputs(cfg, next(iter(models.values())))
+    else:
         words, random = "random pixels", torch.Generator().manual_seed(0)
         inputs = [{"image": 255 * torch.rand(len(cfg.MODEL.PIXEL_MEAN), *size, generator=random)}]
     found = bench(

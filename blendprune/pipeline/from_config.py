@@ -27,7 +27,7 @@ from ..pruning.search.rounding import rounding_words
 from ..report.reference import reference_of, reference_words
 from ..wrappers import unwrap
 from .finetune import finetune_config
-from .latencies import form_latencies, timing_inputs
+from .latencies import form_latencies, random_inputs, timing_inputs
 from .metrics import main_metrics
 from .page import Pictures, page_of_prune, tuning_command
 from .pruned_folder import write_folder
@@ -119,6 +119,11 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_comma
     unfinished = UnfinishedPrune(cfg, output_dir)
     distributed.from_first(unfinished.read)
 
+    @functools.cache  # all levels are timed on the same image
+    def timing():
+        # A target of latency is one of random pixels.
+        return random_inputs(dense) if arguments.get("max_latency") else timing_inputs(cfg, dense)
+
     def at_level(level, result):
         folder = os.path.join(output_dir, f"{level:g}")
         if not distributed.from_first(lambda: os.path.basename(folder) in unfinished.levels):
@@ -133,10 +138,7 @@ def prune_trained(cfg, model, output_dir, read, evaluate=None, tune=tuning_comma
 
     def finish(result, folder, tuning, frozen, ap):
         stage("measuring latency")
-        # A target of latency is one of random pixels.
-        timed, words = timing_inputs(cfg, model)
-        if arguments.get("max_latency"):
-            timed, words = pruning.config_inputs(model), "random pixels"
+        timed, words = timing()
         latencies, missing = form_latencies(
             {"before": dense, "after": model},
             timed,

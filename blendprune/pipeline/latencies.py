@@ -32,6 +32,11 @@ def timing_inputs(cfg, model):
         with contextlib.suppress(Exception):  # of loaders: many
             [image] = first_images(cfg, 1)
             return [{"image": image}], f"the first image of {cfg.DATASETS.TEST[0]}"
+    return random_inputs(model)
+
+
+def random_inputs(model):
+    """As :func:`timing_inputs`, without the test set."""
     return config_inputs(model), "random pixels"
 
 

@@ -124,16 +124,26 @@ def next_commands(dense, config, tuned, imports=()):
     ask = "" if imports else " Add --import MODULE if a module of yours registers data sets."
     config = ("--config-file", config, "--weights", tuned, "--output", "model.onnx")
     return [
-        (f"Export it for onnxruntime and OpenVINO.{ask}", _line("export", config, imports)),
-        (f"Measure it in every form.{ask}", _line("bench", (dense, tuned, "--ap"), imports)),
+        (f"Export it for onnxruntime and OpenVINO.{ask}", command_line("export", config, imports)),
+        (f"Measure it in every form.{ask}", command_line("bench", (dense, tuned, "--ap"), imports)),
     ]
 
 
 def tuning_command(config):
     """The command that fine-tunes by a config, where the script is not known."""
-    return shlex.join(["blendprune", "run", "train_net.py", "--config-file", config])
+    return command_line("run", ("train_net.py", "--config-file", config))
 
 
-def _line(command, arguments, imports):
+def command_line(command, arguments, imports=()):
+    """A command of blendprune, quoted for a shell.
+
+    Args:
+        command (str): its name.
+        arguments (Sequence[str]): what follows.
+        imports (Sequence[str]): values of its ``--import``.
+
+    Returns:
+        str: one line.
+    """
     imports = [part for name in imports for part in ("--import", name)]
     return shlex.join(["blendprune", command, *arguments, *imports])

@@ -1,5 +1,7 @@
 """Latencies of a report, and how they follow the FLOPs."""
 
+from ..pruning.cost.latency import threads_words
+
 # A latency that saves less than this fraction of what the FLOPs save is worth a sentence.
 _FOLLOWS = 0.5
 
@@ -32,6 +34,19 @@ def fastest_form(report):
         return None
     form = min(found, key=lambda form: found[form]["after"])
     return form, found[form]["after"] / found[form]["before"]
+
+
+def clock_words(report):
+    """What latencies hold for.
+
+    Args:
+        report (dict): as ``report.json`` holds it, with ``threads``.
+
+    Returns:
+        str: threads, device, and the image if the report names it.
+    """
+    words = f"{threads_words(report['threads'])} on {report.get('device', 'cpu')}"
+    return f"{words}, {report['timed_on']}" if report.get("timed_on") else words
 
 
 def latency_words(report):

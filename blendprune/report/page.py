@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from ..deployment.bench.table import bench_facts, bench_rows
-from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
 from . import charts
-from .latency import fastest_form, latencies_of, latency_words
+from .latency import clock_words, fastest_form, latencies_of, latency_words
 from .reference import reference_words
 from .table import METRICS
 
@@ -144,9 +143,7 @@ def facts(report):
     if report.get("memory_mb"):
         found.append(MEMORY_WORDS)
     if "threads" in report:
-        where = report.get("device", "cpu")
-        image = f", {report['timed_on']}" if report.get("timed_on") else ""
-        found.append(f"latency: {threads_words(report['threads'])} on {where}{image}")
+        found.append(f"latency: {clock_words(report)}")
     if "wall_s" in report:
         found.append(f"this took {report['wall_s'] / 60:.1f} minutes")
     if words := latency_words(report):

@@ -2,10 +2,9 @@
 
 from tabulate import tabulate
 
-from ..pruning.cost.latency import threads_words
 from ..pruning.cost.memory import MEMORY_WORDS
 from ..pruning.search.rounding import rounding_words
-from .latency import latency_words
+from .latency import clock_words, latency_words
 from .reference import reference_words, was_pruned
 
 #: Task of an evaluator → how people call its main metric.
@@ -118,9 +117,7 @@ def _change(before, after):
 def _facts(report):
     facts = []
     if "threads" in report:
-        where = report.get("device", "cpu")
-        image = f", {report['timed_on']}" if report.get("timed_on") else ""
-        facts.append(f"{threads_words(report['threads'])} on {where}{image}")
+        facts.append(clock_words(report))
     if "wall_s" in report:
         seconds = report["wall_s"]
         facts.append(f"{seconds / 60:.1f} min in all" if seconds >= 60 else f"{seconds:.0f} s")
