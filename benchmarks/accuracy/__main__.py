@@ -10,9 +10,9 @@ All results of a model and seed start from the same dense model. It is pruned to
 evaluated without fine-tuning. Then it is fine-tuned for a fifth of the dense training, without a
 teacher (the default of blendprune) and with distillation from the dense model
 (``PRUNER.FINETUNE_DISTILL True``). The last model counts, not the best one (``PRUNER.KEEP_BEST
-False``). Controls:
+False``). ``--recipes 5% 50% 100%`` fine-tunes for other parts of the dense training. Controls:
 
-- the dense model, trained on with the same recipe;
+- the dense model, trained on with the same recipe for as long;
 - Torch-Pruning's default and random channels, fine-tuned in the same way;
 - a uniformly slim model, trained from scratch for as long as training and fine-tuning together.
 
@@ -39,7 +39,7 @@ from blendprune.errors import BlendpruneError
 
 from .curve import draw_curves
 from .data import coco_folder, digit_scenes, name_of
-from .methods import LEVELS, METHODS, RECIPES
+from .methods import LEVELS, METHODS, RECIPES, USUAL
 from .models import DEPTHS, MODELS
 from .runs import Runs
 from .steps import run_steps
@@ -82,10 +82,14 @@ def _parser():
     )
     choose = {"nargs": "*", "metavar": "NAME"}
     methods = (*METHODS, "slim")
-    for flag, names in ("models", MODELS), ("methods", methods), ("recipes", tuple(RECIPES)):
-        parser.add_argument(
-            f"--{flag}", default=names, choices=names, help=", ".join(names), **choose
-        )
+    for flag, names, default in (
+        ("models", MODELS, MODELS),
+        ("methods", methods, methods),
+        ("recipes", tuple(RECIPES), USUAL),
+    ):
+        # argparse formats help texts with %.
+        described = ", ".join(names).replace("%", "%%")
+        parser.add_argument(f"--{flag}", default=default, choices=names, help=described, **choose)
     parser.add_argument("--seeds", nargs="*", type=int, default=[1, 2, 3], metavar="N")
     parser.add_argument(
         "--levels",

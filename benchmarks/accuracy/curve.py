@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .methods import METHODS, RECIPES
 from .table import levels_of, mean, read
 
-_STYLES = {"": "o-", RECIPES["distilled"]: "s--", RECIPES["alone"]: "^:"}
+_STYLES = {"": "o-", RECIPES["distilled"].suffix: "s--", RECIPES["alone"].suffix: "^:"}
 # Lower end of the AP axis, as a fraction of the dense model's AP.
 _LEAST = 0.7
 _LABELS = {"slim": "slim from scratch"}

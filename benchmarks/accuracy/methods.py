@@ -1,5 +1,7 @@
 """What is compared: pruning methods, FLOPs, and recipes for the fine-tuning."""
 
+from dataclasses import dataclass
+
 #: FLOPs to keep, as fractions.
 LEVELS = (0.6667, 0.5, 0.3333, 0.25)
 #: Levels at which models are fine-tuned or trained from scratch.
@@ -21,13 +23,54 @@ METHODS = {
     "no reconstruction": {"RECONSTRUCT": False, "ROUNDS": 5},
     "taylor": {"IMPORTANCE": "taylor", "RECONSTRUCT": False, "ROUNDS": 5},
 }
-#: Recipes for the fine-tuning → suffix of the steps that use it.
-RECIPES = {"alone": ", fine-tuned without a teacher", "distilled": ", fine-tuned"}
-#: Recipes → methods that are fine-tuned with it.
-TUNED_METHODS = {
-    "alone": (
-        *("blendprune", "free widths", "multiples of 16", "multiples of 32"),
-        *("torch-pruning", "random"),
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How models are fine-tuned.
+
+    Attributes:
+        suffix (str): ends the names of its steps.
+        folder (str): for its checkpoints, within the folder of the pruned model.
+        methods (tuple[str, ...]): what is fine-tuned with it, names of :data:`METHODS`.
+        schedule (float): iterations, as a fraction of the dense training's.
+        distill (bool): whether the dense model is the teacher.
+        trained_on (str): name of the step that trains the dense model on for as long.
+    """
+
+    suffix: str
+    folder: str
+    methods: tuple
+    schedule: float = SCHEDULE
+    distill: bool = False
+    trained_on: str = "dense, trained on"
+
+    @classmethod
+    def of_length(cls, percent):
+        """The default recipe for another length, in percent of the dense training's."""
+        length = f" for {percent} %"
+        return cls(
+            suffix=f", fine-tuned{length}",
+            folder=f"finetune_{percent}_percent",
+            methods=("blendprune",),
+            schedule=percent / 100,
+            trained_on=f"dense, trained on{length}",
+        )
+
+
+_ALONE = ("blendprune", "free widths", "multiples of 16", "multiples of 32")
+_CONTROLS = ("torch-pruning", "random")
+#: Recipes for the fine-tuning.
+RECIPES = {
+    "alone": Recipe(
+        ", fine-tuned without a teacher", "finetune_alone", methods=(*_ALONE, *_CONTROLS)
     ),
-    "distilled": ("blendprune", "torch-pruning", "random"),
+    "distilled": Recipe(
+        ", fine-tuned", "finetune", methods=("blendprune", *_CONTROLS), distill=True
+    ),
+    "5%": Recipe.of_length(5),
+    "50%": Recipe.of_length(50),
+    "100%": Recipe.of_length(100),
 }
+#: Those that run where none is named.
+USUAL = ("alone", "distilled")

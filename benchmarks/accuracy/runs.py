@@ -20,15 +20,13 @@ from blendprune.pipeline import prune_from_config
 from blendprune.pipeline.finetune import finetune_config
 from blendprune.pruning.cost.latency import compare_latency
 
-from .methods import LEVELS, METHODS, RECIPES, SCHEDULE, TUNED, TUNED_METHODS
+from .methods import LEVELS, METHODS, RECIPES, SCHEDULE, TUNED, USUAL
 from .models import dense_config
 from .steps import Results, Step
 
 # Checkpoints by suffix of the step, relative to the folder of the pruned model.
-_FILES = {
-    "": "model_pruned.pth",
-    RECIPES["distilled"]: "finetune/model_final.pth",
-    RECIPES["alone"]: "finetune_alone/model_final.pth",
+_FILES = {"": "model_pruned.pth"} | {
+    recipe.suffix: os.path.join(recipe.folder, "model_final.pth") for recipe in RECIPES.values()
 }
 # What may change between two runs that share results.
 _PLACES = ("MODEL.DEVICE", "DATALOADER.NUM_WORKERS", "OUTPUT_DIR")
@@ -60,7 +58,7 @@ class Runs:
         opts=(),
         methods=(*METHODS, "slim"),
         levels=LEVELS,
-        recipes=tuple(RECIPES),
+        recipes=USUAL,
     ):
         self.folder = os.path.abspath(folder)
         os.makedirs(self.folder, exist_ok=True)
@@ -70,7 +68,8 @@ class Runs:
         self._check_config()
         self.levels = sorted(levels, reverse=True)
         self.tuned = [level for level in self.levels if level in TUNED]
-        self.methods, self.recipes = methods, recipes
+        self.methods = methods
+        self.recipes = [recipe for name, recipe in RECIPES.items() if name in recipes]
 
     def steps(self):
         """The steps, the most important ones first.
@@ -90,8 +89,8 @@ class Runs:
         for method in [method for method in METHODS if method in self.methods]:
             steps += self._prunings(method)
             if method == "blendprune":
-                steps.append(self._step("dense, trained on", self._train_on))
-            steps += tuning.pop((method, "alone"), [])
+                steps += self._trainings_on()
+            steps += tuning.pop((method, RECIPES["alone"]), [])
         for rest in tuning.values():
             steps += rest
         if "slim" in self.methods:
@@ -116,11 +115,11 @@ class Runs:
 
     def _tunings(self):
         found = {}
-        for recipe in [recipe for recipe in RECIPES if recipe in self.recipes]:
-            for method in [each for each in TUNED_METHODS[recipe] if each in self.methods]:
+        for recipe in self.recipes:
+            for method in [each for each in recipe.methods if each in self.methods]:
                 found[method, recipe] = [
                     self._step(
-                        f"{method} {level:g}{RECIPES[recipe]}",
+                        f"{method} {level:g}{recipe.suffix}",
                         lambda method=method, level=level, recipe=recipe: self._tune(
                             method, level, recipe
                         ),
@@ -129,6 +128,14 @@ class Runs:
                     for level in self.tuned
                 ]
         return found
+
+    def _trainings_on(self):
+        """The controls: one for each length of the fine-tuning."""
+        lengths = {recipe.trained_on: recipe for recipe in (RECIPES["alone"], *self.recipes)}
+        return [
+            self._step(name, lambda recipe=recipe: self._train_on(recipe))
+            for name, recipe in lengths.items()
+        ]
 
     def _prune(self, method):
         cfg = self.cfg.clone()
@@ -187,26 +194,29 @@ class Runs:
                 for suffix, file in _FILES.items():
                     files[f"{method} {level:g}{suffix}"] = os.path.join(folder, file)
         for level in self.tuned:
-            files[f"slim {level:g}"] = os.path.join(self._slim(level), _FILES[RECIPES["distilled"]])
+            files[f"slim {level:g}"] = os.path.join(
+                self._slim(level), _FILES[RECIPES["distilled"].suffix]
+            )
         return {step: file for step, file in files.items() if step in steps}
 
     def _tune(self, method, level, recipe):
         folder = self._pruned(method, level)
-        cfg = finetune_config(self._alone(), folder) if recipe == "alone" else _read(folder)
-        cfg.OUTPUT_DIR = os.path.join(folder, os.path.dirname(_FILES[RECIPES[recipe]]))
+        cfg = _read(folder) if recipe.distill else finetune_config(self._alone(recipe), folder)
+        cfg.OUTPUT_DIR = os.path.join(folder, recipe.folder)
         return _train(cfg)
 
-    def _train_on(self):
-        """Train the dense model on with the fine-tuning recipe, without a teacher."""
-        cfg = finetune_config(self._alone(), self.cfg.OUTPUT_DIR)
+    def _train_on(self, recipe):
+        """Train the dense model on, as long as the recipe says, without a teacher."""
+        cfg = finetune_config(self._alone(recipe), self.cfg.OUTPUT_DIR)
         # The checkpoint has "struct", so that the recipe's hooks run, too.
         cfg.MODEL.WEIGHTS = self.cfg.MODEL.WEIGHTS
+        cfg.OUTPUT_DIR = os.path.join(self.cfg.OUTPUT_DIR, recipe.folder)
         return _train(cfg)
 
-    def _alone(self):
+    def _alone(self, recipe=RECIPES["alone"]):
         """Return the config of a training without a teacher."""
         cfg = self.cfg.clone()
-        cfg.PRUNER.FINETUNE_DISTILL = False
+        cfg.PRUNER.FINETUNE_DISTILL, cfg.PRUNER.FINETUNE_SCHEDULE = False, recipe.schedule
         return cfg
 
     def _train_slim(self, level):

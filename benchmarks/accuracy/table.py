@@ -8,7 +8,7 @@ import statistics
 
 from tabulate import tabulate
 
-from .methods import METHODS, RECIPES, TUNED_METHODS
+from .methods import METHODS, RECIPES
 
 # In the name of a step: the FLOPs of its model.
 _LEVEL = re.compile(r" (0\.\d+)(?:,|$)")
@@ -73,12 +73,13 @@ def levels_of(runs):
 def _table(runs, task):
     kept = levels_of(runs) or ["1"]
     rows = [["dense", *(["dense"] * len(kept))]]
-    rows.append(["dense, trained on", *(["dense, trained on"] * len(kept))])
+    controls = dict.fromkeys(recipe.trained_on for recipe in RECIPES.values())
+    rows += [[control, *([control] * len(kept))] for control in controls]
     rows += [[method, *(f"{method} {level}" for level in kept)] for method in METHODS]
     rows += [
-        [method + suffix, *(f"{method} {level}{suffix}" for level in kept)]
-        for recipe, suffix in RECIPES.items()
-        for method in TUNED_METHODS[recipe]
+        [method + recipe.suffix, *(f"{method} {level}{recipe.suffix}" for level in kept)]
+        for recipe in RECIPES.values()
+        for method in recipe.methods
     ]
     rows.append(["slim from scratch", *(f"slim {level}" for level in kept)])
     cells = [[name, *(_cell(runs, step, task) for step in steps)] for name, *steps in rows]

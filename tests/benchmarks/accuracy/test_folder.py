@@ -23,7 +23,7 @@ BlendMask:
 # Too little to learn anything.
 QUICK = [
     *("--models", "blendmask", "--seeds", "1", "--methods", "blendprune", "--levels", "0.5"),
-    *("--recipes", "alone", "--iterations", "2", "--batch", "2", "--workers", "0", "--"),
+    *("--recipes", "alone", "5%", "--iterations", "2", "--batch", "2", "--workers", "0", "--"),
     *("PRUNER.CALIBRATION_IMAGES", "2", "PRUNER.ROUNDS", "1", "MODEL.FPN.OUT_CHANNELS", "32"),
 ]
 
@@ -86,13 +86,15 @@ def test_a_folder_goes_from_training_to_the_table_and_no_step_runs_twice(
     main([*flags, *QUICK])
     shown = capsys.readouterr().out
     results = json.loads((output / "blendmask" / "1" / "results.json").read_text())
-    steps = ["dense", "blendprune 0.5", "dense, trained on"]
-    steps.append("blendprune 0.5, fine-tuned without a teacher")
-    for step in steps:
+    steps = ["dense", "blendprune 0.5", "blendprune 0.5, fine-tuned without a teacher"]
+    steps.append("blendprune 0.5, fine-tuned for 5 %")
+    controls = ["dense, trained on", "dense, trained on for 5 %"]
+    for step in (*steps, *controls):
         assert 0 <= results[step]["segm"] <= 100 and 0 <= results[step]["bbox"] <= 100
         assert f"{step}: " in shown
     assert results["blendprune 0.5"]["flops"] <= 0.5
-    assert set(results["latency"]) == {*steps, "wall_s"} - {"dense, trained on"}
+    assert set(results["latency"]) == {*steps, "wall_s"}
+    assert "| blendprune, fine-tuned for 5 % " in shown and "| dense, trained on for 5 % " in shown
     assert "| FLOPs left" in shown and "steps are left" not in shown
 
     model = output / "blendmask" / "1" / "blendprune" / "to_0.5" / "model_pruned.pth"
