@@ -1,8 +1,13 @@
 """Ridge regression of the missing outputs of a layer on its inputs."""
 
+import functools
+
 import torch
 
 from ... import distributed
+
+# Positions that are summed up at a time: centred copies of all of them would take much memory.
+_BLOCK = 4096
 
 
 def ridge_regression(inputs, lacking, shifts, ridge):
@@ -21,25 +26,43 @@ def ridge_regression(inputs, lacking, shifts, ridge):
         tuple[Tensor, Tensor]: the change of the matrix, (G, o, d), and of the shifts of the
         outputs, (shifts, G, o).
     """
-    x, y = inputs, lacking
     if shifts is None:
-        x_mean, y_mean = x.new_zeros(0, *x.shape[1:]), y.new_zeros(0, *y.shape[1:])
+        x_mean, y_mean = (rows.new_zeros(0, *rows.shape[1:]) for rows in (inputs, lacking))
     else:
-        x_mean, y_mean = _means(shifts, x, y)
-        x, y = x - x_mean[shifts], y - y_mean[shifts]
-    x, y = x.transpose(0, 1), y.transpose(0, 1)
-    width = x.shape[2]
-    squares = x.double().square().sum((1, 2))
+        x_mean, y_mean = _means(shifts, inputs, lacking)
+
+    def centred(part):
+        x, y = inputs[part], lacking[part]
+        if shifts is not None:
+            x, y = x - x_mean[shifts[part]], y - y_mean[shifts[part]]
+        return x.transpose(0, 1), y.transpose(0, 1)
+
+    count, width = len(inputs), inputs.shape[2]
+    blocks = [slice(start, start + _BLOCK) for start in range(0, max(count, 1), _BLOCK)]
     # Of the two forms of the solution, the one with the smaller system.
-    if sum(distributed.gathered(x.shape[1])) >= width:
-        gram, right, squares = _summed(x.mT @ x, x.mT @ y, squares)
+    if sum(distributed.gathered(count)) >= width:
+        sums = (_products(*centred(block)) for block in blocks)
+        gram, right, squares = _summed(*functools.reduce(_added, sums))
         change = _solve(gram, right, ridge * squares / width + 1e-12)
     else:
-        [squares] = _summed(squares)
+        x, y = centred(slice(None))
+        [squares] = _summed(_squares(x))
         x, y = distributed.joined(x, 1), distributed.joined(y, 1)
         change = x.mT.double() @ _solve(x @ x.mT, y, ridge * squares / width + 1e-12)
-    change = change.to(x.dtype).mT
+    change = change.to(inputs.dtype).mT
     return change, y_mean - torch.einsum("ngd,god->ngo", x_mean, change)
+
+
+def _products(x, y):
+    return x.mT @ x, x.mT @ y, _squares(x)
+
+
+def _squares(x):
+    return x.double().square().sum((1, 2))
+
+
+def _added(sums, more):
+    return [each.add_(other) for each, other in zip(sums, more)]
 
 
 def _means(which, *rows):

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from blendprune.pruning import ChannelGraph, prunable, prune
 from blendprune.pruning.graph.kept_entries import KeptEntries
 from blendprune.pruning.graph.outputs import head_outputs
-from blendprune.pruning.reconstruction import Reconstruction, reconstruction
+from blendprune.pruning.reconstruction import Reconstruction, reconstruction, solve
 from blendprune.pruning.reconstruction import output_cache as replay
 from blendprune.pruning.reconstruction.solve import ridge_regression
 from blendprune.pruning.reconstruction.sums import Sums
@@ -26,7 +26,8 @@ from tests.helpers.small_zoo import FAMILIES
 
 
 @pytest.mark.parametrize("count", [40, 5], ids=["more rows", "more columns"])
-def test_ridge_regression_minimises_what_it_says(count):
+def test_ridge_regression_minimises_what_it_says(count, monkeypatch):
+    monkeypatch.setattr(solve, "_BLOCK", 16)
     torch.manual_seed(0)
     x, y, ridge = torch.randn(count, 3, 8).double(), torch.randn(count, 3, 2).double(), 0.1
     which = torch.arange(count) % 2
@@ -327,6 +328,20 @@ def test_as_many_images_take_part_as_have_their_features_in_memory(some_batches,
     ]
     monkeypatch.setattr(reconstruction, "_BUDGET", 1)
     assert len(Reconstruction(model, some_batches).batches) == 1
+
+
+def test_layers_with_more_inputs_are_refit_on_more_positions(some_batches, monkeypatch):
+    monkeypatch.setattr(reconstruction, "_POSITIONS", 198)
+    made = Reconstruction(Residual(nn.BatchNorm2d), some_batches)
+    taken = {name: sum(map(len, target.where)) for name, target in made._targets.items()}
+    # Inputs of one group: 27 and 36, of the others at most 8.
+    assert (taken["stem"], taken["grouped"]) == (8 * 27, 8 * 36)
+    assert taken["branch"] == taken["shortcut"] == taken["predictor"] == 198
+    # As many as fit in memory, but not fewer than of other layers.
+    monkeypatch.setattr(reconstruction, "_MOST_NUMBERS", 204 * 27)
+    made = Reconstruction(Residual(nn.BatchNorm2d), some_batches)
+    taken = {name: sum(map(len, target.where)) for name, target in made._targets.items()}
+    assert (taken["stem"], taken["grouped"]) == (204, 198)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="Linux says how much is free")
