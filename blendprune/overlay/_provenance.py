@@ -209,15 +209,23 @@ def globals_above(module):
     Another thread may import meanwhile. Only a dict's ``copy()`` is safe then: ``list(….items())``
     makes tuples, so a collection of garbage may start in its middle, and other threads run.
     """
-    below = _BELOW - {_package(module.__name__)}
-    return [
-        (module, module.__dict__)
-        for name, module in sys.modules.copy().items()
-        if _package(name) not in below and isinstance(getattr(module, "__dict__", None), dict)
-    ]
+    package = _package(module.__name__)
+    below, seen = _BELOW - {package}, _below(package)
+    modules, found = sys.modules.copy(), []
+    for name in [name for name in modules if name not in seen]:
+        if _package(name) in below:
+            seen.add(name)
+        elif isinstance(names := getattr(modules[name], "__dict__", None), dict):
+            found.append((modules[name], names))
+    return found
 
 
 @functools.cache
+def _below(package):
+    """Names of modules that were seen to be of libraries that import nothing of a package."""
+    return set()
+
+
 def _package(name):
     return name.partition(".")[0]
 
