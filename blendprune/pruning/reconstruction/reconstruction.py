@@ -28,9 +28,8 @@ _log = logging.getLogger(__name__)
 
 # Bytes of outputs of finished parts, of all images.
 _BUDGET = 3 << 30
-# Positions of each layer that a regression uses, over all images: so many, or so many for each
-# input as long as the inputs stay below so many numbers (512 MB).
-_POSITIONS, _PER_INPUT, _MOST_NUMBERS = 8192, 8, 1 << 27
+# Positions of each layer that a regression uses, over all images.
+_POSITIONS = 8192
 # Penalty on the change of the weights, as a fraction of the mean squared input.
 _RIDGE = 0.01
 
@@ -179,13 +178,13 @@ class Reconstruction:
 
     def _collect(self, model):
         generator = torch.Generator()
-        images = sum(distributed.gathered(len(self.batches)))
+        most = _POSITIONS / sum(distributed.gathered(len(self.batches)))
         names = {model.get_submodule(name): name for name in self._targets}
 
         def take(layer, inputs, output):
             target, rows = self._targets[names[layer]], linear_map(layer)
             count = rows.count(output)
-            share = min(1.0, _wanted_positions(rows) / images / target.positions)
+            share = min(1.0, most / target.positions)
             kept = min(count, max(1, round(share * count)))
             where = torch.randperm(count, generator=generator)[:kept].to(output.device)
             target.where.append(where)
@@ -196,9 +195,9 @@ class Reconstruction:
             rows = linear_map(model.get_submodule(name))
             target.totals.append(rows.outputs(result, target.where[-1]).clone())
 
-        pairs = Counted(list(zip(self.batches, self._regions)), "features of image")
+        images = Counted(list(zip(self.batches, self._regions)), "features of image")
         with forward_hooks(names, take), _forwards(model) as run:
-            for number, (batch, regions) in enumerate(pairs):
+            for number, (batch, regions) in enumerate(images):
                 # The positions are those of the image, whichever process has it.
                 generator.manual_seed(distributed.number_of(number))
                 with self._sums(model, self._targets, total):
@@ -367,11 +366,6 @@ def _forwards(model):
             yield run
     finally:
         state.restore()
-
-
-def _wanted_positions(rows):
-    groups, _, inputs = rows.matrix().shape
-    return max(_POSITIONS, min(_PER_INPUT * inputs, _MOST_NUMBERS // (groups * inputs)))
 
 
 def _is_affine(norm):

@@ -330,20 +330,6 @@ def test_as_many_images_take_part_as_have_their_features_in_memory(some_batches,
     assert len(Reconstruction(model, some_batches).batches) == 1
 
 
-def test_layers_with_more_inputs_are_refit_on_more_positions(some_batches, monkeypatch):
-    monkeypatch.setattr(reconstruction, "_POSITIONS", 198)
-    made = Reconstruction(Residual(nn.BatchNorm2d), some_batches)
-    taken = {name: sum(map(len, target.where)) for name, target in made._targets.items()}
-    # Inputs of one group: 27 and 36, of the others at most 8.
-    assert (taken["stem"], taken["grouped"]) == (8 * 27, 8 * 36)
-    assert taken["branch"] == taken["shortcut"] == taken["predictor"] == 198
-    # As many as fit in memory, but not fewer than of other layers.
-    monkeypatch.setattr(reconstruction, "_MOST_NUMBERS", 204 * 27)
-    made = Reconstruction(Residual(nn.BatchNorm2d), some_batches)
-    taken = {name: sum(map(len, target.where)) for name, target in made._targets.items()}
-    assert (taken["stem"], taken["grouped"]) == (204, 198)
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/meminfo"), reason="Linux says how much is free")
 def test_features_are_kept_in_a_quarter_of_the_free_memory(monkeypatch):
     free = replay._free_memory()
