@@ -8,7 +8,7 @@ from ..pruning import build_importance, is_data_driven
 
 # Warm-up, as a fraction of the fine-tuning's iterations.
 _WARMUP = 0.1
-# Learning-rate factor with and without distillation.
+# Learning-rate factor with distillation, and the largest one without.
 _DISTILLED, _ALONE = 1.0, 0.5
 # Evaluations of the fine-tuning, at least, the last one included.
 _EVALUATIONS = 4
@@ -31,7 +31,8 @@ def finetune_config(cfg, output_dir):
 
     The recipe uses upstream's keys:
 
-    - SOLVER.BASE_LR is half of the dense training's, or all of it with a teacher.
+    - SOLVER.BASE_LR is the dense training's, times PRUNER.FINETUNE_SCHEDULE, but at most half of it:
+      a short training cannot make good what a large rate undoes. With a teacher it is all of it.
     - SOLVER.MAX_ITER is multiplied by PRUNER.FINETUNE_SCHEDULE. So are SOLVER.STEPS, for step
       schedules; the default here is a warm-up over the first tenth, then a cosine to the end.
     - FrozenBN becomes BN in every key of the MODEL node: its scale and shift have to learn.
@@ -76,7 +77,8 @@ def finetune_config(cfg, output_dir):
     if pruner.FINETUNE_DISTILL:
         distillation.TEACHER = distillation.TEACHER or dense
     training = _dense_training(cfg)
-    _shorten(cfg, training, _DISTILLED if distillation.TEACHER else _ALONE)
+    alone = min(_ALONE, pruner.FINETUNE_SCHEDULE)
+    _shorten(cfg, training, _DISTILLED if distillation.TEACHER else alone)
 
     reconstructed = pruner.RECONSTRUCT and is_data_driven(build_importance(pruner.IMPORTANCE))
     kept = {

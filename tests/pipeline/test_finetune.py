@@ -26,8 +26,18 @@ def _rates(cfg):
     return rates
 
 
-@pytest.mark.parametrize("schedule", [0.5, 0.2])
-@pytest.mark.parametrize(("distill", "rate"), [(True, 0.02), (False, 0.01)])
+@pytest.mark.parametrize(
+    ("schedule", "distill", "rate"),
+    [
+        (0.2, True, 0.02),
+        (0.5, True, 0.02),
+        # Half of the dense rate; less for less than half of the iterations.
+        (0.05, False, 0.001),
+        (0.2, False, 0.004),
+        (0.5, False, 0.01),
+        (0.8, False, 0.01),
+    ],
+)
 def test_detectron2_warms_up_to_the_rate_and_follows_a_cosine_to_nothing(
     blendmask_cfg, schedule, distill, rate
 ):
@@ -107,7 +117,7 @@ def test_a_model_that_is_pruned_again_gets_the_schedule_of_the_first_time(blendm
     assert cfg.PRUNER.DENSE_TRAINING.SOLVER.LR_SCHEDULER_NAME == "WarmupMultiStepLR"
     again = finetune_config(cfg, "again")
     assert again.SOLVER == once.SOLVER and again.TEST == once.TEST
-    assert again.SOLVER.MAX_ITER == 200 and again.SOLVER.BASE_LR == 0.01
+    assert again.SOLVER.MAX_ITER == 200 and again.SOLVER.BASE_LR == 0.2 * 0.02
     assert again.PRUNER.dump() == once.PRUNER.dump()
     cfg.PRUNER.FINETUNE_SCHEDULE = 1.0
     assert finetune_config(cfg, "again").SOLVER.MAX_ITER == 1000
