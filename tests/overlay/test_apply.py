@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -321,7 +322,9 @@ def test_a_pickled_blendmask_loads_in_a_fresh_process(python, registered, blendm
     torch.save((model, image, expected), tmp_path / "model.pth")
     python(
         """
-        import sys, torch, blendprune
+        import sys
+        sys.path[:0] = sys.argv[2:]
+        import torch, blendprune
         torch.set_num_threads(1)
         blendprune.apply()
         model, image, expected = torch.load(sys.argv[1], weights_only=False)
@@ -331,6 +334,8 @@ def test_a_pickled_blendmask_loads_in_a_fresh_process(python, registered, blendm
         assert META_ARCH_REGISTRY.get("BlendMask") is type(model)
         """,
         str(tmp_path / "model.pth"),
+        # A model of AdelaiDet's own class.
+        *filter(None, [os.environ.get("ADELAIDET_ROOT")]),
     )
 
 
