@@ -32,7 +32,8 @@ def finetune_config(cfg, output_dir):
     The recipe uses upstream's keys:
 
     - SOLVER.BASE_LR is the dense training's, times PRUNER.FINETUNE_SCHEDULE, but at most half of
-      it: a short training cannot make good what a large rate undoes. With a teacher it is all of it.
+      it: a short training cannot make good what a large rate undoes. With a teacher it is all of
+      it.
     - SOLVER.MAX_ITER is multiplied by PRUNER.FINETUNE_SCHEDULE. So are SOLVER.STEPS, for step
       schedules; the default here is a warm-up over the first tenth, then a cosine to the end.
     - FrozenBN becomes BN in every key of the MODEL node: its scale and shift have to learn.
