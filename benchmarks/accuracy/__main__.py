@@ -12,7 +12,7 @@ teacher (the default of blendprune) and with distillation from the dense model
 (``PRUNER.FINETUNE_DISTILL True``). The last model counts, not the best one (``PRUNER.KEEP_BEST
 False``). ``--recipes 5% 50% 100%`` fine-tunes for other parts of the dense training. Controls:
 
-- the dense model, trained on with the same recipe for as long;
+- the dense model, trained on with the same recipe and as many iterations;
 - Torch-Pruning's default and random channels, fine-tuned in the same way;
 - a uniformly slim model, trained from scratch for as long as training and fine-tuning together.
 

@@ -35,7 +35,7 @@ class Recipe:
         methods (tuple[str, ...]): what is fine-tuned with it, names of :data:`METHODS`.
         schedule (float): iterations, as a fraction of the dense training's.
         distill (bool): whether the dense model is the teacher.
-        trained_on (str): name of the step that trains the dense model on for as long.
+        trained_on (str): name of the step that trains the dense model on by as many iterations.
     """
 
     suffix: str
@@ -58,12 +58,12 @@ class Recipe:
         )
 
 
-_ALONE = ("blendprune", "free widths", "multiples of 16", "multiples of 32")
+_OURS = ("blendprune", "free widths", "multiples of 16", "multiples of 32")
 _CONTROLS = ("torch-pruning", "random")
 #: Recipes for the fine-tuning.
 RECIPES = {
     "alone": Recipe(
-        ", fine-tuned without a teacher", "finetune_alone", methods=(*_ALONE, *_CONTROLS)
+        ", fine-tuned without a teacher", "finetune_alone", methods=(*_OURS, *_CONTROLS)
     ),
     "distilled": Recipe(
         ", fine-tuned", "finetune", methods=("blendprune", *_CONTROLS), distill=True
